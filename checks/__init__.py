@@ -1,0 +1,1 @@
+"""Measurements of opened artifacts: metrics, images, decoding, parity, reports."""

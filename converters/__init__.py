@@ -1,0 +1,1 @@
+"""Networks, checkpoints and artifact formats: everything that writes or opens a model file."""

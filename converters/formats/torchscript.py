@@ -1,0 +1,160 @@
+"""TorchScript: traced, frozen, one file that loads with torch alone.
+
+torch deprecates it: a DeprecationWarning in 2.13, a FutureWarning in 2.15. It still runs
+everywhere that libtorch runs, so it stays, and the one warning is kept away on purpose.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scrfdconv.converters.architecture import Architecture, require_shape
+from scrfdconv.converters.artifact import readable
+from scrfdconv.converters.checkpoint import Checkpoint
+from scrfdconv.converters.errors import ArtifactError
+from scrfdconv.converters.formats import Format, Source
+from scrfdconv.converters.metadata import architecture_from_metadata, metadata_for
+from scrfdconv.converters.runner import (
+    CHANNELS,
+    Interface,
+    Runner,
+    canonical_outputs,
+    trace_size,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+METADATA_FILE = "scrfdconv.json"  # inside the archive, read through `_extra_files`
+PROBE_SIZE = (128, 128)  # whole cells at every stride up to 128
+
+
+@dataclass(frozen=True)
+class TorchScriptOptions:
+    """Dynamic unless ``shape`` (H, W) is given; then ``batch`` images of that shape."""
+
+    shape: tuple[int, int] | None = None
+    batch: int = 1
+
+
+class TorchScript(Format):
+    """A traced and frozen module."""
+
+    name = "torchscript"
+    suffix = ".pt"
+    sources = ("pytorch",)
+    options = TorchScriptOptions
+
+    def build(self, source: Source, options: TorchScriptOptions) -> bytes:
+        """Trace the network; it reads sizes from its input, unless the shape is fixed."""
+        import torch
+
+        assert isinstance(source, Checkpoint)
+        a = source.architecture
+        if options.shape:
+            require_shape(options.shape, a.size_multiple)
+        model: Any = source.model()
+        # A batch of 2: tracing does not tell a size of 1 from a constant in every operator.
+        images = (2, CHANNELS, *trace_size(a))
+        if options.shape:
+            images = (options.batch, CHANNELS, *options.shape)
+            model = _of_one_shape(model, images)
+        metadata = metadata_for(source, "fp32", options.shape, options.batch)
+        buffer = io.BytesIO()
+        with without_deprecation(), torch.inference_mode():
+            module = torch.jit.trace(model, torch.zeros(images), check_trace=False)
+            frozen = torch.jit.freeze(module.eval())
+            torch.jit.save(frozen, buffer, {METADATA_FILE: json.dumps(metadata)})
+        return buffer.getvalue()
+
+    def open(self, path: Path, threads: int | None = None) -> Runner:
+        """Load a TorchScript file with the outputs of an SCRFD."""
+        return TorchScriptRunner(path, threads)
+
+
+def _of_one_shape(model: Any, shape: tuple[int, ...]) -> Any:
+    """``model`` that refuses images of another shape, as a fixed ONNX model does."""
+    import torch
+
+    require = torch.jit.script(_require_shape)  # tracing keeps the condition of scripted code
+
+    class OneShape(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, images: torch.Tensor) -> Any:
+            return self.model(require(images, list(shape)))
+
+    return OneShape().eval()
+
+
+def _require_shape(images: torch.Tensor, shape: list[int]) -> torch.Tensor:
+    if list(images.shape) != shape:
+        raise ValueError(f"images must have the shape {shape}")
+    return images
+
+
+@contextmanager
+def without_deprecation() -> Iterator[None]:
+    """Keep torch's one warning about TorchScript away; the README tells of it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r".*torch\.jit.*", DeprecationWarning)
+        warnings.filterwarnings("ignore", r".*torch\.jit.*", FutureWarning)
+        yield
+
+
+class TorchScriptRunner(Runner):
+    """A TorchScript module on the CPU."""
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        import torch
+
+        self._path, self._threads = path, threads
+        extra = {METADATA_FILE: ""}
+        try:
+            with without_deprecation():
+                self._module = torch.jit.load(str(readable(path)), "cpu", extra)
+        except (RuntimeError, ValueError) as error:
+            raise ArtifactError(f"{path}: is no loadable TorchScript ({_first(error)}).") from error
+        text: str | bytes = extra[METADATA_FILE]
+        self.metadata: dict[str, str] = json.loads(text) if text else {}
+        a = architecture_from_metadata(self.metadata)
+        super().__init__(self._interface(a))
+
+    def _interface(self, a: Architecture | None) -> Interface:
+        if a is None:  # a foreign file: only a run tells its outputs
+            probe = self._run(np.zeros((1, CHANNELS, *PROBE_SIZE), np.float32))
+            return Interface(canonical_outputs([str(i) for i in range(len(probe))], self._path))
+        size, batch = self.metadata["shape"], self.metadata["batch"]
+        if size == "dynamic":
+            return Interface.of(a)
+        height, _, width = size.partition("x")
+        return Interface.of(a, int(batch), (int(height), int(width)))
+
+    def _run(self, images: np.ndarray) -> Sequence[np.ndarray]:
+        import torch
+
+        if self._threads:
+            torch.set_num_threads(self._threads)
+        try:
+            with torch.inference_mode():
+                return [output.numpy() for output in self._module(torch.from_numpy(images))]
+        except (RuntimeError, torch.jit.Error) as error:
+            raise ArtifactError(
+                f"{self._path.name}: fails on images of shape {images.shape} ({_first(error)})."
+            ) from error
+
+
+def _first(error: Exception) -> str:
+    """The line that says what went wrong; TorchScript prints its own traceback before it."""
+    return str(error).strip().rpartition("\n")[2].rstrip(".")

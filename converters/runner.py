@@ -1,0 +1,122 @@
+"""An opened model: images in, named outputs out, whatever kind of file it came from."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from scrfdconv.converters.architecture import OUTPUT_KINDS, SIZE_MULTIPLE, Architecture
+from scrfdconv.converters.errors import ArtifactError
+
+Outputs = dict[str, np.ndarray]
+
+INPUT_NAME = "input.1"  # upstream's name; deployers bind to it
+CHANNELS = 3
+
+# The exporters trace a picture of this many cells (H, W) at the coarsest stride: small, so fast,
+# and not square, so that a swap shows.
+TRACE_CELLS = (2, 3)
+
+# Outputs of released models, which have numbers for names: (kinds, strides), by their count.
+# All scores come first, then all boxes, then all keypoints.
+_LAYOUTS = {6: (2, 3), 9: (3, 3), 10: (2, 5), 15: (3, 5)}
+_FIRST_STRIDE = 8  # of every released model
+_NAME = re.compile(rf"({'|'.join(OUTPUT_KINDS)})_(\d+)")
+_MATRIX = 2  # rank of outputs without a batch axis, as all models before 2021-10 have
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What a model accepts and returns. None stands for a dimension that is free."""
+
+    outputs: tuple[str, ...]  # score_8 ..., in the order of the model
+    batch: int | None = None
+    height: int | None = None
+    width: int | None = None
+    size_multiple: int = SIZE_MULTIPLE
+    channels: int = CHANNELS
+
+    @classmethod
+    def of(
+        cls, architecture: Architecture, batch: int | None = None,
+        shape: tuple[int, int] | None = None,
+    ) -> Interface:  # fmt: skip
+        """The interface of a network's artifact, dynamic unless ``shape`` (H, W) is given."""
+        height, width = shape or (None, None)
+        return cls(architecture.output_names, batch, height, width, architecture.size_multiple)
+
+    @property
+    def shape(self) -> tuple[int, int] | None:
+        """Height and width of a fixed-shape model, else None."""
+        return (self.height, self.width) if self.height and self.width else None
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """The strides of the outputs, finest first."""
+        return tuple(sorted({int(name.rpartition("_")[2]) for name in self.outputs}))
+
+    def accepts(self, batch: int, height: int, width: int) -> bool:
+        """True if images of this shape fit the fixed dimensions and the stride."""
+        fixed = zip((self.batch, self.height, self.width), (batch, height, width), strict=True)
+        sizes_fit = height % self.size_multiple == 0 and width % self.size_multiple == 0
+        return sizes_fit and all(want is None or want == have for want, have in fixed)
+
+
+class Runner(ABC):
+    """Runs one model. ``interface`` says what it takes."""
+
+    def __init__(self, interface: Interface) -> None:
+        self.interface = interface
+
+    def run(self, images: np.ndarray) -> Outputs:
+        """Outputs for ``images`` (N, 3, H, W) float32, each (N, rows, width), in canonical names.
+
+        Raises ArtifactError where the model refuses the images or fails on them.
+        """
+        names = self.interface.outputs
+        values = self._run(np.ascontiguousarray(images, dtype=np.float32))
+        return {
+            name: np.asarray(value)[None] if np.ndim(value) == _MATRIX else np.asarray(value)
+            for name, value in zip(names, values, strict=True)
+        }
+
+    @abstractmethod
+    def _run(self, images: np.ndarray) -> Sequence[np.ndarray]:
+        """The outputs in the order of ``interface.outputs``."""
+
+
+def canonical_outputs(names: Sequence[str], where: Path) -> tuple[str, ...]:
+    """The names ``score_8 ...`` for a model's outputs, in the model's order.
+
+    Our names and those of upstream's export are kept; the numeric names of older models are
+    replaced by position. Raises ArtifactError for a count that no SCRFD has.
+    """
+    if all(_NAME.fullmatch(name) for name in names) and names:
+        return tuple(names)
+    if len(names) not in _LAYOUTS:
+        shown = ", ".join(names[:_LAYOUTS[6][1]]) or "none"
+        raise ArtifactError(
+            f"{where}: is not an SCRFD: it has {len(names)} outputs ({shown} ...), expected "
+            "score_8 score_16 score_32 bbox_8 bbox_16 bbox_32 and perhaps kps_8 kps_16 kps_32."
+        )
+    kinds, levels = _LAYOUTS[len(names)]
+    strides = [_FIRST_STRIDE << level for level in range(levels)]
+    return tuple(f"{kind}_{stride}" for kind in OUTPUT_KINDS[:kinds] for stride in strides)
+
+
+def require_order(names: Sequence[str]) -> list[str]:
+    """Faults in the order of outputs: consumers take scores, boxes, keypoints by position."""
+    rank = {kind: i for i, kind in enumerate(OUTPUT_KINDS)}
+    keys = [(rank[kind], int(stride)) for kind, _, stride in (n.partition("_") for n in names)]
+    return [] if keys == sorted(keys) else [f"outputs come as {' '.join(names)}"]
+
+
+def trace_size(architecture: Architecture) -> tuple[int, int]:
+    """Height and width of the picture that exporters trace: 64x96 for strides up to 32."""
+    height, width = TRACE_CELLS
+    return height * architecture.size_multiple, width * architecture.size_multiple

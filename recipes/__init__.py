@@ -1,0 +1,1 @@
+"""What to build and what to demand of it."""
