@@ -262,7 +262,9 @@ def _architecture_from_table(table: Mapping[str, Any], path: Path) -> Architectu
     known = {field.name: str(field.type) for field in fields(Architecture)}
     for key, value in values.items():
         if key not in known:
-            raise InputFileError(f"{path}: unknown key {key!r}; known are base, {', '.join(known)}.")
+            raise InputFileError(
+                f"{path}: unknown key {key!r}; known are base, {', '.join(known)}."
+            )
         values[key] = _typed(key, value, known[key], path)
     try:
         return Architecture(**values)

@@ -156,7 +156,9 @@ def writing_to(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise MissingError(f"{out}: no space left on the disk; free some and repeat.") from error
+            raise MissingError(
+                f"{out}: no space left on the disk; free some and repeat."
+            ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG):
             raise OutputError(f"{out}: cannot be written ({error.strerror}).") from error
         raise

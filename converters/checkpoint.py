@@ -263,9 +263,7 @@ def _tensors(state: Mapping[str, Any], path: Path) -> tuple[dict[str, Tensor], l
     return tensors, notes
 
 
-def _float32(
-    weights: Mapping[str, Tensor], path: Path, notes: list[str]
-) -> dict[str, Tensor]:
+def _float32(weights: Mapping[str, Tensor], path: Path, notes: list[str]) -> dict[str, Tensor]:
     import torch
 
     others = {str(t.dtype).removeprefix("torch.") for t in weights.values()} - {"float32"}
@@ -343,7 +341,9 @@ def _require_fit(
 
 def _count(keys: list[str], word: str) -> str:
     named = ", ".join(keys[:_NAMED]) + (", ..." if len(keys) > _NAMED else "")
-    return f"{len(keys)} tensors {word} ({named})" if len(keys) > 1 else f"1 tensor {word} ({named})"
+    return (
+        f"{len(keys)} tensors {word} ({named})" if len(keys) > 1 else f"1 tensor {word} ({named})"
+    )
 
 
 def _digest_of_weights(weights: Mapping[str, Tensor]) -> str:

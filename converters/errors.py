@@ -1,13 +1,13 @@
 """Every error that a user can meet, as one tree. Each message says what, where, and what to do.
 
-    ScrfdconvError
-    ├── CheckFailed          1  a measurement was outside its limit
-    ├── UsageError           2  the command asks for something that cannot be
-    │   └── OutputError      2  the place to write to is not usable
-    ├── InputFileError       3  a file that was given is bad
-    │   ├── CheckpointError  3  ... a checkpoint
-    │   └── ArtifactError    3  ... an ONNX, TorchScript or engine file
-    └── MissingError         4  something is not installed or not on this machine
+ScrfdconvError
+├── CheckFailed          1  a measurement was outside its limit
+├── UsageError           2  the command asks for something that cannot be
+│   └── OutputError      2  the place to write to is not usable
+├── InputFileError       3  a file that was given is bad
+│   ├── CheckpointError  3  ... a checkpoint
+│   └── ArtifactError    3  ... an ONNX, TorchScript or engine file
+└── MissingError         4  something is not installed or not on this machine
 """
 
 from __future__ import annotations
@@ -20,9 +20,16 @@ class ScrfdconvError(Exception):
 
 
 class CheckFailed(ScrfdconvError):
-    """A check measured a value outside its limit, or could not measure at all."""
+    """A check measured a value outside its limit, or could not measure at all.
+
+    ``report`` has the measurements, for whoever prints the error.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str, report: object = None) -> None:
+        super().__init__(message)
+        self.report = report
 
 
 class UsageError(ScrfdconvError):

@@ -264,5 +264,3 @@ def _anchors(generator: _Table) -> int:
     if scales is None:  # mmdet's other spelling
         return len(generator.need("ratios")) * int(generator.need("scales_per_octave"))
     return len(generator.need("ratios")) * len(scales)
-
-

@@ -62,22 +62,21 @@ def separable(inputs: int, outputs: int, stride: int) -> nn.Sequential:
 class Backbone(nn.Module):
     """A stem to stride 4 and four stages, named ``layer1`` to ``layer4``."""
 
-    def __init__(self, stem: nn.Module, stages: list[nn.Sequential]) -> None:
+    def __init__(
+        self, stem: nn.Module, stages: list[nn.Sequential], maxpool: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.stem = stem
+        self.maxpool = maxpool or nn.Identity()
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        x = self.reduce(self.stem(images))
+        x = self.maxpool(self.stem(images))
         levels = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)
             levels.append(x)
         return levels  # (N, C1, H/4, W/4) ... (N, C4, H/32, W/32)
-
-    def reduce(self, x: Tensor) -> Tensor:
-        """What stands between stem and stages; nothing unless a backbone says otherwise."""
-        return x
 
 
 class MobileNet(Backbone):
@@ -117,18 +116,19 @@ class ResNet(Backbone):
             inputs = planes * block.expansion
             units += [block(inputs, planes, 1) for _ in range(blocks - 1)]
             stages.append(nn.Sequential(*units))
-        super().__init__(nn.Sequential(*stem), stages)
-
-    def reduce(self, x: Tensor) -> Tensor:
         # 2x2 without padding, floor mode: not the 3x3 pool of other ResNets.
-        return F.max_pool2d(x, 2, 2)  # (N, C0, H/2, W/2) -> (N, C0, H/4, W/4)
+        super().__init__(nn.Sequential(*stem), stages, nn.MaxPool2d(2, 2))
+
+
+class NoPool(nn.Identity):
+    """Upstream's 1x1 average pool: it changes nothing, but would be a node in every export."""
 
 
 def shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
     """Identity path of a block that changes size or channels; None where nothing changes."""
     if stride == 1 and inputs == outputs:
         return None
-    pool: nn.Module = nn.Identity()  # upstream pools 1x1 here: nothing, but a node in every export
+    pool: nn.Module = NoPool()
     if stride > 1:
         pool = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
     return nn.Sequential(pool, conv1x1(inputs, outputs), nn.BatchNorm2d(outputs))
@@ -144,11 +144,12 @@ class BasicBlock(nn.Module):
         self.conv1, self.bn1 = conv3x3(inputs, planes, stride), nn.BatchNorm2d(planes)
         self.conv2, self.bn2 = conv3x3(planes, planes), nn.BatchNorm2d(planes)
         self.downsample = shortcut(inputs, planes, stride)
+        self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         identity = x if self.downsample is None else self.downsample(x)
-        x = F.relu_(self.bn1(self.conv1(x)))
-        return F.relu_(self.bn2(self.conv2(x)) + identity)
+        x = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(x)) + identity)  # type: ignore[no-any-return]
 
 
 class BottleneckBlock(nn.Module):
@@ -163,12 +164,13 @@ class BottleneckBlock(nn.Module):
         self.conv2, self.bn2 = conv3x3(planes, planes, stride), nn.BatchNorm2d(planes)
         self.conv3, self.bn3 = conv1x1(planes, outputs), nn.BatchNorm2d(outputs)
         self.downsample = shortcut(inputs, outputs, stride)
+        self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         identity = x if self.downsample is None else self.downsample(x)
-        x = F.relu_(self.bn1(self.conv1(x)))
-        x = F.relu_(self.bn2(self.conv2(x)))
-        return F.relu_(self.bn3(self.conv3(x)) + identity)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn2(self.conv2(x)))
+        return self.relu(self.bn3(self.conv3(x)) + identity)  # type: ignore[no-any-return]
 
 
 # ---------------------------------------------------------------- neck
@@ -226,9 +228,10 @@ class NormConv(nn.Module):
         self.add_module(
             self.norm_name, nn.GroupNorm(norm, outputs) if norm else nn.BatchNorm2d(outputs)
         )
+        self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu_(self.get_submodule(self.norm_name)(self.conv(x)))
+        return self.relu(self.get_submodule(self.norm_name)(self.conv(x)))  # type: ignore[no-any-return]
 
 
 class SeparableConv(nn.Module):

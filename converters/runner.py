@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,10 +68,16 @@ class Interface:
 
 
 class Runner(ABC):
-    """Runs one model. ``interface`` says what it takes."""
+    """Runs one model. ``interface`` says what it takes, ``metadata`` what it says of itself."""
 
-    def __init__(self, interface: Interface) -> None:
+    def __init__(self, interface: Interface, metadata: Mapping[str, str] | None = None) -> None:
         self.interface = interface
+        self.metadata = dict(metadata or {})
+
+    @property
+    def precision(self) -> str:
+        """fp32 unless the model says otherwise."""
+        return self.metadata.get("precision", "fp32")
 
     def run(self, images: np.ndarray) -> Outputs:
         """Outputs for ``images`` (N, 3, H, W) float32, each (N, rows, width), in canonical names.
@@ -99,7 +105,7 @@ def canonical_outputs(names: Sequence[str], where: Path) -> tuple[str, ...]:
     if all(_NAME.fullmatch(name) for name in names) and names:
         return tuple(names)
     if len(names) not in _LAYOUTS:
-        shown = ", ".join(names[:_LAYOUTS[6][1]]) or "none"
+        shown = ", ".join(names[: _LAYOUTS[6][1]]) or "none"
         raise ArtifactError(
             f"{where}: is not an SCRFD: it has {len(names)} outputs ({shown} ...), expected "
             "score_8 score_16 score_32 bbox_8 bbox_16 bbox_32 and perhaps kps_8 kps_16 kps_32."
@@ -109,11 +115,9 @@ def canonical_outputs(names: Sequence[str], where: Path) -> tuple[str, ...]:
     return tuple(f"{kind}_{stride}" for kind in OUTPUT_KINDS[:kinds] for stride in strides)
 
 
-def require_order(names: Sequence[str]) -> list[str]:
-    """Faults in the order of outputs: consumers take scores, boxes, keypoints by position."""
-    rank = {kind: i for i, kind in enumerate(OUTPUT_KINDS)}
-    keys = [(rank[kind], int(stride)) for kind, _, stride in (n.partition("_") for n in names)]
-    return [] if keys == sorted(keys) else [f"outputs come as {' '.join(names)}"]
+def order_faults(expected: Sequence[str], names: Sequence[str]) -> list[str]:
+    """What is wrong with the order of outputs: many consumers take them by position."""
+    return [] if tuple(expected) == tuple(names) else [f"outputs come as {' '.join(names)}"]
 
 
 def trace_size(architecture: Architecture) -> tuple[int, int]:

@@ -45,9 +45,7 @@ class Format(ABC):
             part.write_bytes(self.build(source, options))
             if verify is not None:
                 verify(part)
-        return Artifact(
-            out, self.name, self.precision(options), digest_of(out), (source.digest,)
-        )
+        return Artifact(out, self.name, self.precision(options), digest_of(out), (source.digest,))
 
     def precision(self, options: Any) -> str:
         """The precision of what ``options`` build."""

@@ -174,6 +174,11 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     return model
 
 
+def node_count(path: Path) -> int:
+    """Number of nodes in the graph of an ONNX file."""
+    return len(load_onnx(path).graph.node)
+
+
 def opset_of(model: onnx.ModelProto) -> int:
     """The version of the default operator set."""
     return int(next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0))
@@ -472,17 +477,18 @@ class OnnxRunner(Runner):
             raise ArtifactError(f"{path}: is not an SCRFD: expected one image input (N, 3, H, W).")
         self._input = inputs[0]
         self.output_names = tuple(output.name for output in outputs)
-        self.metadata = _own(self._session.get_modelmeta().custom_metadata_map)
+        metadata = _own(self._session.get_modelmeta().custom_metadata_map)
         names = canonical_outputs(self.output_names, path) if scrfd else self.output_names
         batch, channels, height, width = (
             d if isinstance(d, int) and d > 0 else None for d in self._input.shape
         )
         if scrfd and channels not in (CHANNELS, None):
             raise ArtifactError(f"{path}: is not an SCRFD: its input has {channels} channels.")
-        a = architecture_from_metadata(self.metadata)
+        a = architecture_from_metadata(metadata)
         multiple = {"size_multiple": a.size_multiple} if a else {}
         super().__init__(
-            Interface(names, batch, height, width, channels=channels or CHANNELS, **multiple)
+            Interface(names, batch, height, width, channels=channels or CHANNELS, **multiple),
+            metadata,
         )
 
     def _run(self, images: np.ndarray) -> Sequence[np.ndarray]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scrfdconv.converters.architecture import Architecture, require_shape
+from scrfdconv.converters.architecture import require_shape
 from scrfdconv.converters.artifact import readable
 from scrfdconv.converters.checkpoint import Checkpoint
 from scrfdconv.converters.errors import ArtifactError
@@ -127,15 +127,15 @@ class TorchScriptRunner(Runner):
         except (RuntimeError, ValueError) as error:
             raise ArtifactError(f"{path}: is no loadable TorchScript ({_first(error)}).") from error
         text: str | bytes = extra[METADATA_FILE]
-        self.metadata: dict[str, str] = json.loads(text) if text else {}
-        a = architecture_from_metadata(self.metadata)
-        super().__init__(self._interface(a))
+        metadata: dict[str, str] = json.loads(text) if text else {}
+        super().__init__(self._interface(metadata), metadata)
 
-    def _interface(self, a: Architecture | None) -> Interface:
+    def _interface(self, metadata: dict[str, str]) -> Interface:
+        a = architecture_from_metadata(metadata)
         if a is None:  # a foreign file: only a run tells its outputs
             probe = self._run(np.zeros((1, CHANNELS, *PROBE_SIZE), np.float32))
             return Interface(canonical_outputs([str(i) for i in range(len(probe))], self._path))
-        size, batch = self.metadata["shape"], self.metadata["batch"]
+        size, batch = metadata["shape"], metadata["batch"]
         if size == "dynamic":
             return Interface.of(a)
         height, _, width = size.partition("x")

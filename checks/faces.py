@@ -1,0 +1,70 @@
+"""Do two models find the same faces? The unit in which users judge a detector."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from scrfdconv.checks.decode import LOW_THRESHOLD, Faces, decode
+from scrfdconv.checks.detections import Agreement, agreement
+from scrfdconv.checks.images import letterbox, normalise, read_image
+from scrfdconv.checks.report import CheckResult
+from scrfdconv.converters.runner import Runner
+
+CHECK = "faces"
+
+# Share of the reference's faces that must be found, and of the artifact's faces that must be the
+# reference's. Float artifacts differ by rounding only: a face lost or won sits on the threshold.
+LIMITS = {"fp32": 0.999}
+
+
+def compare_faces(
+    reference: Runner,
+    artifact: Runner,
+    images: Sequence[np.ndarray],
+    precision: str,
+) -> Iterator[CheckResult]:
+    """Yield recall and precision of ``artifact``'s faces with ``reference``'s as truth.
+
+    ``images`` are inputs (3, H, W) as ``model_input`` makes them. No face in the reference is a
+    failure: nothing was compared.
+    """
+    found = agreement(faces_on(reference, artifact, images))
+    yield from results_of(found, LIMITS[precision])
+
+
+def results_of(found: Agreement, limit: float) -> Iterator[CheckResult]:
+    """The agreement as results: recall and precision are limited, the rest is for information."""
+    detail = found.undefined or (
+        f"{found.reference_faces} faces on {found.images} images, {found.extra} extra; "
+        f"AP50 {found.ap50:.4f}, mean IoU {found.mean_iou:.4f}, "
+        f"largest score difference {found.score_difference:.2e}"
+    )
+    for metric in ("recall", "precision"):
+        value = getattr(found, metric)
+        yield CheckResult(CHECK, "faces", metric, value, limit, at_least=True, detail=detail)
+
+
+def faces_on(
+    reference: Runner, artifact: Runner, images: Sequence[np.ndarray]
+) -> Iterator[tuple[Faces, Faces]]:
+    """Faces of both models on each image, in pixels of the input, at the low threshold."""
+    for image in images:
+        yield detect(reference, image), detect(artifact, image)
+
+
+def detect(runner: Runner, image: np.ndarray) -> Faces:
+    """Faces on one input (3, H, W), before the deployment threshold.
+
+    A model with a fixed batch gets the image in every slot, and the first one counts.
+    """
+    batch = np.repeat(image[None], runner.interface.batch or 1, axis=0)
+    return decode(runner.run(batch), image.shape[1:], threshold=LOW_THRESHOLD)[0]
+
+
+def model_input(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """The photograph at ``path`` as deployment feeds it: (3, H, W) float32."""
+    canvas, _ = letterbox(read_image(path), size)
+    return np.asarray(normalise(canvas)[0])

@@ -1,0 +1,170 @@
+"""Are two opened models the same function? Runs both on the same images and compares outputs.
+
+No guessing: outputs match by name, shape and order; NaN fails, a constant output fails, and so
+does a comparison in which nothing was compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from scrfdconv.checks.metrics import Errors, errors
+from scrfdconv.checks.report import CheckResult
+from scrfdconv.checks.stimuli import STIMULI, stimuli
+from scrfdconv.checks.tolerances import limits_for
+from scrfdconv.converters.errors import ArtifactError, MissingError
+from scrfdconv.converters.runner import Interface, Outputs, Runner, order_faults
+
+CHECK = "parity"
+
+# (batch, height, width) that dynamic models are compared at: upstream's size, a batch of
+# portrait pictures, and a batch of the smallest landscape ones, where a baked size would show.
+DYNAMIC_SHAPES = ((1, 640, 640), (2, 320, 256), (3, 64, 96))
+
+# Both models and their buffers, against the largest layer alone; measured 4 to 6 at 640x640.
+MEMORY_FACTOR = 6
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Images (N, 3, H, W) for both models, and how a report calls them."""
+
+    name: str
+    images: np.ndarray
+
+
+def compare(
+    reference: Runner,
+    artifact: Runner,
+    samples: Iterable[Sample],
+    *,
+    precision: str = "fp32",
+    loosen: float = 1.0,
+) -> Iterator[CheckResult]:
+    """Yield every comparison of ``artifact`` with ``reference``, failed ones included."""
+    yield from _compare_interfaces(reference.interface, artifact.interface)
+    names = [n for n in reference.interface.outputs if n in artifact.interface.outputs]
+    outputs = {name: _OutputComparison(name) for name in names}
+    compared = 0
+    for sample in samples:
+        try:
+            want, got = reference.run(sample.images), artifact.run(sample.images)
+        except ArtifactError as error:
+            yield _fault("runs", sample.name, str(error))
+            continue
+        for output in outputs.values():
+            output.add(sample.name, want, got)
+        compared += 1
+    detail = "" if compared else "the models share no input shape, or failed on all of them"
+    yield CheckResult(CHECK, "samples", "compared", compared, 1, at_least=True, detail=detail)
+    for output in outputs.values():
+        yield from output.results(precision, loosen)
+
+
+def samples_for(reference: Interface, artifact: Interface) -> Iterator[Sample]:
+    """Seeded images at shapes that both models take; every batch slot has its own content."""
+    for batch, height, width in common_shapes(reference, artifact):
+        # A batch of one sees every kind of picture in turn, larger batches all of them at once.
+        for seed in range(len(STIMULI) if batch == 1 else 1):
+            kind = STIMULI[seed] if batch == 1 else "mixed"
+            yield Sample(f"{kind} {batch}x3x{height}x{width}", stimuli(batch, height, width, seed))
+
+
+def common_shapes(a: Interface, b: Interface) -> list[tuple[int, int, int]]:
+    """Shapes (N, H, W) that both interfaces accept; none if they are fixed to different ones."""
+    multiple = max(a.size_multiple, b.size_multiple)
+    shapes = []
+    for batch, height, width in DYNAMIC_SHAPES:
+        shape = (
+            a.batch or b.batch or batch,
+            a.height or b.height or _whole(height, multiple),
+            a.width or b.width or _whole(width, multiple),
+        )
+        if a.accepts(*shape) and b.accepts(*shape) and shape not in shapes:
+            shapes.append(shape)
+    return shapes
+
+
+def require_memory(live_bytes_per_pixel: float, shapes: Iterable[tuple[int, int, int]]) -> None:
+    """Raise MissingError if a comparison at ``shapes`` would not fit into this machine's memory."""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    for batch, height, width in shapes:
+        need = MEMORY_FACTOR * live_bytes_per_pixel * batch * height * width
+        if need > free:
+            raise MissingError(
+                f"Verification at {batch}x3x{height}x{width} needs about {need / 2**30:.0f} GiB of "
+                f"memory, {free / 2**30:.0f} GiB are free here: choose a smaller shape or a larger "
+                "machine, or pass --no-verify and verify elsewhere."
+            )
+
+
+def _whole(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
+
+
+def _compare_interfaces(reference: Interface, artifact: Interface) -> Iterator[CheckResult]:
+    faults = [f"missing {name}" for name in reference.outputs if name not in artifact.outputs]
+    faults += [f"extra {name}" for name in artifact.outputs if name not in reference.outputs]
+    if not faults:
+        faults = order_faults(reference.outputs, artifact.outputs)
+    yield CheckResult(CHECK, "interface", "faults", len(faults), 0, detail="; ".join(faults))
+
+
+def _fault(metric: str, subject: str, detail: str) -> CheckResult:
+    return CheckResult(CHECK, subject, metric, 1, 0, detail=detail)
+
+
+class _OutputComparison:
+    """Collects the differences of one output over all samples; the worst ones count."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.worst: Errors | None = None
+        self.where = ""  # sample and slot of the largest error
+        self.faults: list[CheckResult] = []
+
+    def add(self, sample: str, want: Outputs, got: Outputs) -> None:
+        a, b = want[self.name], got[self.name]
+        fault = self._fault_of(a, b)
+        if fault:
+            metric, detail = fault
+            self.faults.append(_fault(metric, self.name, f"{detail} on {sample}"))
+            return
+        # Each slot on its own: rows of one image among those of another must not average out.
+        for slot, (x, y) in enumerate(zip(a, b, strict=True)):
+            found = errors(x, y)
+            if self.worst is None or found.max_abs > self.worst.max_abs:
+                self.where = f"largest on {sample}" + (f", slot {slot}" if len(a) > 1 else "")
+            self.worst = found if self.worst is None else self.worst.worst(found)
+
+    def _fault_of(self, a: np.ndarray, b: np.ndarray) -> tuple[str, str] | None:
+        if a.shape != b.shape:
+            return "shape", f"{list(b.shape)} instead of {list(a.shape)}"
+        if not a.size:
+            return "shape", "empty"
+        if not np.isfinite(b).all():
+            return "finite", f"{int((~np.isfinite(b)).sum())} values are NaN or infinite"
+        if not np.isfinite(a).all():
+            return "finite", "the reference itself has NaN or infinite values"
+        if np.ptp(b) == 0:
+            return "alive", f"every value is {b.flat[0]:g}"
+        return None
+
+    def results(self, precision: str, loosen: float) -> Iterator[CheckResult]:
+        yield from self.faults
+        if self.worst is None:
+            if not self.faults:
+                yield _fault("compared", self.name, "nothing was compared")
+            return
+        limits, worst = limits_for(precision, self.name, loosen), self.worst
+        for metric in ("max_abs", "mean_abs", "p999_abs", "cosine", "sqnr"):
+            at_least = metric in ("cosine", "sqnr")
+            yield CheckResult(
+                CHECK, self.name, metric, getattr(worst, metric), getattr(limits, metric), at_least,
+                self.where,
+            )  # fmt: skip

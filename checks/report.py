@@ -1,0 +1,96 @@
+"""What was measured: results with their limits, as data first and prose second."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """One measured value and its limit. NaN fails, on either side."""
+
+    check: str  # parity, weights, faces ...
+    subject: str  # score_8, interface ...
+    metric: str
+    measured: float
+    limit: float
+    at_least: bool = False  # True: the limit is a lower one
+    detail: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """True if the value keeps its limit."""
+        if self.at_least:
+            return self.measured >= self.limit
+        return self.measured <= self.limit
+
+    def to_dict(self) -> dict[str, Any]:
+        """For ``--json``; values that JSON cannot hold become strings."""
+        return {
+            "check": self.check,
+            "subject": self.subject,
+            "metric": self.metric,
+            "measured": _plain(self.measured),
+            "limit": _plain(self.limit),
+            "relation": ">=" if self.at_least else "<=",
+            "passed": self.passed,
+            "detail": self.detail,
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """All results of one verification. It owns the verdict: no results is a failure."""
+
+    results: tuple[CheckResult, ...]
+    notes: tuple[str, ...] = field(default=())
+
+    @classmethod
+    def of(cls, results: Iterable[CheckResult], notes: Iterable[str] = ()) -> Report:
+        """Collect results and notes."""
+        return cls(tuple(results), tuple(notes))
+
+    @property
+    def passed(self) -> bool:
+        """True if something was measured and nothing was outside its limit."""
+        return bool(self.results) and not self.failures
+
+    @property
+    def failures(self) -> tuple[CheckResult, ...]:
+        """The results outside their limits."""
+        return tuple(result for result in self.results if not result.passed)
+
+    @property
+    def exit_code(self) -> int:
+        """0 or 1, for the command line."""
+        return 0 if self.passed else 1
+
+    def summary(self) -> str:
+        """One sentence: how many checks, and what failed first."""
+        if not self.results:
+            return "nothing was compared"
+        if self.passed:
+            return f"{len(self.results)} checks passed"
+        first = self.failures[0]
+        more = f" ({first.detail})" if first.detail else ""
+        relation = "at least" if first.at_least else "at most"
+        return (
+            f"{len(self.failures)} of {len(self.results)} checks failed, first {first.subject} "
+            f"{first.metric}: {first.measured:.3g}, {relation} {first.limit:.3g} allowed{more}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            "passed": self.passed,
+            "summary": self.summary(),
+            "results": [result.to_dict() for result in self.results],
+            "notes": list(self.notes),
+        }
+
+
+def _plain(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)

@@ -1,0 +1,99 @@
+"""Verify an artifact against what it came from: every check that applies, in one report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from scrfdconv.checks.faces import compare_faces, model_input
+from scrfdconv.checks.parity import Sample, common_shapes, compare, require_memory, samples_for
+from scrfdconv.checks.report import Report
+from scrfdconv.checks.weights import compare_weights
+from scrfdconv.converters.artifact import require_kind
+from scrfdconv.converters.checkpoint import Checkpoint
+from scrfdconv.converters.complexity import complexity
+from scrfdconv.converters.formats import Source, formats, open_artifact
+from scrfdconv.converters.formats.onnx import OnnxRunner
+from scrfdconv.converters.formats.pytorch import EagerRunner
+from scrfdconv.converters.metadata import architecture_from_metadata
+from scrfdconv.converters.runner import Runner
+
+
+@dataclass(frozen=True)
+class Demand:
+    """On which pictures to verify besides the seeded ones, and how strictly."""
+
+    images: tuple[Path, ...] = ()
+    loosen: float = 1.0  # a factor on the limits, recorded in the report
+    # Compare weights at rest, too. A conversion leaves it out: its graph is that export.
+    weights: bool = True
+
+
+def verify(reference: Source, path: Path, demand: Demand | None = None) -> Report:
+    """Compare the artifact at ``path`` with ``reference`` by every check that applies.
+
+    Raises ArtifactError where a file is no SCRFD, MissingError where memory does not suffice.
+    """
+    demand = demand or Demand()
+    want, got = runner_of(reference), open_artifact(path)
+    a = reference.architecture if isinstance(reference, Checkpoint) else None
+    a = a or architecture_from_metadata(got.metadata)
+    shapes = common_shapes(want.interface, got.interface)
+    if a:
+        require_memory(complexity(a).live_bytes_per_pixel, shapes)
+    photographs = [model_input(p, shapes[0][1:]) for p in demand.images] if shapes else []
+    results = [
+        *compare(
+            want, got, _samples(want, got, demand, photographs),
+            precision=got.precision, loosen=demand.loosen,
+        )
+    ]  # fmt: skip
+    if photographs and not any(r.metric == "runs" for r in results):
+        results += compare_faces(want, got, photographs, got.precision)
+    if _comparable_at_rest(reference, path, got, demand):
+        assert isinstance(reference, Checkpoint)
+        results += compare_weights(reference, path)
+    return Report.of(results, _notes(reference, demand))
+
+
+def verify_simplified(source: Path, path: Path) -> Report:
+    """Compare a simplified model with the one it came from, whatever its outputs mean."""
+    want, got = OnnxRunner(source, scrfd=False), OnnxRunner(path, scrfd=False)
+    return Report.of(compare(want, got, samples_for(want.interface, got.interface)))
+
+
+def runner_of(source: Source) -> Runner:
+    """Open what a conversion starts from."""
+    return EagerRunner(source) if isinstance(source, Checkpoint) else open_artifact(source.path)
+
+
+def _samples(
+    want: Runner, got: Runner, demand: Demand, photographs: list[np.ndarray]
+) -> Iterator[Sample]:
+    yield from samples_for(want.interface, got.interface)
+    batch = want.interface.batch or got.interface.batch or 1
+    for path, image in zip(demand.images, photographs, strict=bool(photographs)):
+        yield Sample(path.name, np.repeat(image[None], batch, axis=0))
+
+
+def _comparable_at_rest(reference: Source, path: Path, got: Runner, demand: Demand) -> bool:
+    return (
+        demand.weights
+        and isinstance(reference, Checkpoint)
+        and got.precision == "fp32"
+        and require_kind(path, *formats()) == "onnx"
+    )
+
+
+def _notes(reference: Source, demand: Demand) -> list[str]:
+    notes = []
+    if isinstance(reference, Checkpoint) and reference.seeded:
+        notes.append("the weights are seeded, not trained: this model detects no faces")
+    if demand.loosen != 1:
+        notes.append(f"limits were loosened {demand.loosen:g} times on request")
+    if not demand.images:
+        notes.append("no photographs were given (--images): nothing is said about faces")
+    return notes

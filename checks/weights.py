@@ -1,0 +1,114 @@
+"""Are the convolutions of an ONNX model those of the checkpoint, weight by weight?
+
+Outputs on a few images do not see every weight: one that feeds a channel which stays dark can
+change unnoticed. So float models are compared at rest, too: every convolution of the artifact
+must be one of the checkpoint with its BatchNorm folded in, and every one must be there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scrfdconv.checks.report import CheckResult
+from scrfdconv.converters.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from torch import nn
+
+CHECK = "weights"
+
+# Largest difference of a folded weight relative to the largest weight of its convolution: float32
+# folding in another order gives 2e-7, and the smallest change worth finding is 1e-2 of one weight.
+LIMIT = 5e-6
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """Weight (out, in, k, k) and bias (out,) as an inference graph has them."""
+
+    name: str
+    weight: np.ndarray
+    bias: np.ndarray
+
+    def difference(self, other: Convolution) -> float:
+        """Largest difference of weights and biases, each relative to this one's largest."""
+        return max(
+            float(np.abs(a - b).max() / (np.abs(a).max() or 1.0))
+            for a, b in ((self.weight, other.weight), (self.bias, other.bias))
+        )
+
+
+def compare_weights(checkpoint: Checkpoint, path: Path) -> Iterator[CheckResult]:
+    """Yield how well the convolutions of the ONNX file at ``path`` match those of ``checkpoint``."""
+    expected = convolutions_of_checkpoint(checkpoint)
+    worst, culprit, found = 0.0, "", set()
+    strangers = []
+    for convolution in convolutions_of_onnx(path):
+        alike = [c for c in expected if c.weight.shape == convolution.weight.shape]
+        if not alike:
+            strangers.append(convolution.name)
+            continue
+        match = min(alike, key=lambda c: c.difference(convolution))
+        found.add(match.name)
+        difference = match.difference(convolution)
+        if difference > worst:
+            worst, culprit = difference, f"{convolution.name} against {match.name}"
+    missing = {c.name for c in expected} - found
+    detail = ", ".join([*strangers, *sorted(missing)][:3])
+    unmatched = len(strangers) + len(missing)
+    yield CheckResult(CHECK, "convolutions", "compared", len(found), 1, at_least=True)
+    yield CheckResult(CHECK, "convolutions", "unmatched", unmatched, 0, detail=detail)
+    yield CheckResult(CHECK, "convolutions", "relative", worst, LIMIT, detail=culprit)
+
+
+def convolutions_of_checkpoint(checkpoint: Checkpoint) -> list[Convolution]:
+    """Every convolution of the network with its BatchNorm folded in.
+
+    A box convolution stands there once as it is and once with each learned scale that follows
+    it, under one name: simplifiers fold the scale in, or leave it to a multiplication.
+    """
+    from torch import nn
+    from torch.nn.utils import fuse_conv_bn_eval
+
+    model = checkpoint.model()
+    leaves = [(n, m) for n, m in model.named_modules() if not list(m.children())]
+    following = [module for _, module in leaves[1:]] + [None]
+    scales = [float(v) for k, v in checkpoint.weights.items() if k.endswith(".scale")]
+    found = []
+    for (name, module), behind in zip(leaves, following, strict=True):
+        if isinstance(module, nn.Conv2d):
+            if isinstance(behind, nn.BatchNorm2d):
+                module = fuse_conv_bn_eval(module, behind)  # noqa: PLW2901
+            factors = [1.0, *scales] if name.startswith("bbox_head.stride_reg.") else [1.0]
+            found += [_scaled(name, module, factor) for factor in factors]
+    return found
+
+
+def _scaled(name: str, module: nn.Conv2d, factor: float) -> Convolution:
+    bias = np.zeros(module.out_channels) if module.bias is None else module.bias.numpy()
+    return Convolution(name, module.weight.numpy() * factor, bias * factor)
+
+
+def convolutions_of_onnx(path: Path) -> Iterator[Convolution]:
+    """Every Conv of a float ONNX model."""
+    from onnx import numpy_helper
+
+    from scrfdconv.converters.formats.onnx import load_onnx
+
+    graph = load_onnx(path).graph
+    tensors = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    tensors |= {
+        n.output[0]: numpy_helper.to_array(n.attribute[0].t)
+        for n in graph.node
+        if n.op_type == "Constant" and n.attribute[0].name == "value"
+    }
+    for node in graph.node:
+        if node.op_type == "Conv" and node.input[1] in tensors:
+            weight = tensors[node.input[1]]
+            bias = tensors.get("".join(node.input[2:]), np.zeros(len(weight)))
+            yield Convolution(node.name or node.output[0], weight, bias)

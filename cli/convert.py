@@ -1,0 +1,190 @@
+"""Verbs that make artifacts: onnx, torchscript, simplify."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from scrfdconv.cli import options as o
+from scrfdconv.cli import output
+from scrfdconv.cli.main import app
+
+if TYPE_CHECKING:
+    from scrfdconv.converters.formats import Source
+    from scrfdconv.recipes.convert import Made, SourceOptions
+
+PANEL = "Make artifacts"
+
+
+class Exporter(StrEnum):
+    """The two exporters of torch.onnx."""
+
+    torchscript = "torchscript"
+    dynamo = "dynamo"
+
+
+@app.command(rich_help_panel=PANEL)
+def onnx(
+    source: o.Source = None,
+    shape: o.Shape = None,
+    batch: o.Batch = 1,
+    opset: Annotated[int | None, typer.Option(help="11 to 20.", show_default="17")] = None,
+    exporter: Annotated[
+        Exporter, typer.Option(help="Which of torch's exporters; dynamo is slower.")
+    ] = Exporter.torchscript,
+    out: o.Output = None,
+    images: o.Images = None,
+    recipe: o.Recipe = None,
+    config: o.Config = None,
+    norm_groups: o.NormGroups = None,
+    seed: o.Seed = 0,
+    loosen: o.Loosen = 1.0,
+    no_verify: o.NoVerify = False,
+    json: o.Json = False,
+) -> None:
+    """Export to ONNX, simplify and verify; dynamic in batch, height and width unless --shape."""
+    from scrfdconv.converters.formats.onnx import OnnxOptions
+    from scrfdconv.recipes.convert import SourceOptions
+
+    _require_shape_for_batch(shape, batch)
+    _make(
+        source, SourceOptions(recipe, config, norm_groups, seed), "onnx", out, shape,
+        OnnxOptions(shape, batch, opset, exporter.value), images, loosen, no_verify,
+    )  # fmt: skip
+
+
+@app.command(rich_help_panel=PANEL)
+def torchscript(
+    source: o.Source = None,
+    shape: o.Shape = None,
+    batch: o.Batch = 1,
+    out: o.Output = None,
+    images: o.Images = None,
+    recipe: o.Recipe = None,
+    config: o.Config = None,
+    norm_groups: o.NormGroups = None,
+    seed: o.Seed = 0,
+    loosen: o.Loosen = 1.0,
+    no_verify: o.NoVerify = False,
+    json: o.Json = False,
+) -> None:
+    """Trace and freeze to TorchScript and verify; dynamic unless --shape."""
+    from scrfdconv.converters.formats.torchscript import TorchScriptOptions
+    from scrfdconv.recipes.convert import SourceOptions
+
+    _require_shape_for_batch(shape, batch)
+    _make(
+        source, SourceOptions(recipe, config, norm_groups, seed), "torchscript", out, shape,
+        TorchScriptOptions(shape, batch), images, loosen, no_verify,
+    )  # fmt: skip
+
+
+@app.command(rich_help_panel=PANEL)
+def simplify(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="Any ONNX model.")],
+    shape: o.Shape = None,
+    batch: o.Batch = 1,
+    out: o.Output = None,
+    no_verify: o.NoVerify = False,
+    json: o.Json = False,
+) -> None:
+    """Simplify any ONNX model and verify the result against it; --shape makes it fixed."""
+    from scrfdconv.checks.verify import Demand
+    from scrfdconv.converters.artifact import artifact_at, require_kind
+    from scrfdconv.converters.formats.onnx import OnnxOptions, node_count
+    from scrfdconv.recipes.convert import convert
+    from scrfdconv.recipes.naming import default_output
+
+    _require_shape_for_batch(shape, batch)
+    require_kind(model, "onnx")
+    name = model.stem if shape else f"{model.stem}_simplified"
+    target = out or default_output(name, ".onnx", shape)
+    before = node_count(model)
+    with output.working(f"simplifying {model.name}"):
+        made = convert(
+            artifact_at(model, "onnx"), "onnx", target, OnnxOptions(shape, batch),
+            None if no_verify else Demand(),
+        )  # fmt: skip
+    after = node_count(target)
+    _report(made, {"nodes": {"before": before, "after": after}})
+    output.show(f"{before} nodes before, {after} after")
+
+
+def _require_shape_for_batch(shape: tuple[int, int] | None, batch: int) -> None:
+    if batch != 1 and shape is None:
+        raise typer.BadParameter(
+            "--batch fixes the batch of a fixed shape: give --shape H W, too; a dynamic model "
+            "takes any batch."
+        )
+
+
+def _make(
+    source: str | None,
+    source_options: SourceOptions,
+    target: str,
+    out: Path | None,
+    shape: tuple[int, int] | None,
+    options: Any,
+    images: list[Path] | None,
+    loosen: float,
+    no_verify: bool,
+) -> None:
+    from scrfdconv.checks.images import find_images
+    from scrfdconv.checks.verify import Demand
+    from scrfdconv.converters.artifact import require_folder
+    from scrfdconv.converters.formats import formats
+    from scrfdconv.recipes.convert import convert, open_source
+    from scrfdconv.recipes.naming import default_output
+
+    opened = open_source(source, source_options)
+    path = out or default_output(opened.name, formats()[target].suffix, shape)
+    require_folder(path)
+    found = tuple(find_images(images)) if images else ()
+    _tell_source(opened)
+    demand = None if no_verify else Demand(found, loosen, weights=False)
+    with output.working(f"converting {opened.name} to {path.name}"):
+        made = convert(opened, target, path, options, demand)
+    _report(made, {"source": opened.name})
+
+
+def _tell_source(source: Source) -> None:
+    from scrfdconv.converters.checkpoint import Checkpoint
+
+    if not isinstance(source, Checkpoint):
+        return
+    output.say(f"{source.name}: {source.architecture.name}, by {source.recognised_by}")
+    for note in source.notes:
+        output.say(f"note: {note}")
+    if source.seeded:
+        output.say(
+            "WARNING: these weights are seeded, not trained: the model detects no faces. "
+            "Give a checkpoint to convert a detector."
+        )
+
+
+def _report(made: Made, extra: dict[str, Any]) -> None:
+    artifact, report = made.artifact, made.report
+    size = artifact.path.stat().st_size
+    if output.wants_json():
+        output.print_json(
+            {
+                "path": str(artifact.path),
+                "format": artifact.format,
+                "precision": artifact.precision,
+                "sha256": artifact.digest,
+                "size": size,
+                "parents": list(artifact.parents),
+                "verified": report is not None,
+                "report": report.to_dict() if report else None,
+                **extra,
+            }
+        )
+        return
+    if report:
+        output.show_report(report)
+    else:
+        output.say("WARNING: not verified (--no-verify).")
+    output.show(f"{artifact.path}  {size / 1e6:.2f} MB  sha256 {artifact.digest[:12]}")

@@ -1,0 +1,42 @@
+"""The verb inspect: what is this file?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from scrfdconv.cli import options as o
+from scrfdconv.cli import output
+from scrfdconv.cli.main import app
+
+
+@app.command(rich_help_panel="Look up")
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A checkpoint or an artifact.")],
+    recipe: o.Recipe = None,
+    config: o.Config = None,
+    norm_groups: o.NormGroups = None,
+    json: o.Json = False,
+) -> None:
+    """Say what a file is: kind, architecture, inputs and outputs, precision, digest, metadata."""
+    from scrfdconv.recipes.describe import describe
+
+    facts = describe(file, recipe, config, norm_groups)
+    if json:
+        output.print_json(facts)
+        return
+    for key, value in facts.items():
+        _show(key, value)
+
+
+def _show(key: str, value: Any, indent: str = "") -> None:
+    if isinstance(value, dict):
+        output.show(f"{indent}{key}:")
+        for inner, item in value.items():
+            _show(inner, item, indent + "  ")
+    elif isinstance(value, list):
+        output.show(f"{indent}{key}: {', '.join(map(str, value)) or '-'}")
+    else:
+        output.show(f"{indent}{key}: {value}")

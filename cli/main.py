@@ -1,0 +1,92 @@
+"""The application, its exit codes, and the one place where errors become sentences."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from scrfdconv.cli import output
+from scrfdconv.converters.errors import CheckFailed, ScrfdconvError
+
+USAGE_ERROR = 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+TERMINATED = 143  # 128 + SIGTERM
+BUG = 70  # EX_SOFTWARE of sysexits.h: none of the documented codes
+# Typer's own name for what click calls UsageError, whichever click it brings.
+CommandLineError: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+class Verbs(TyperGroup):
+    """Runs a verb and turns every failure into one sentence and an exit code."""
+
+    def main(self, args: Sequence[str] | None = None, *_: Any, **extra: Any) -> Any:
+        """Parse, run, exit."""
+        arguments = list(sys.argv[1:] if args is None else args)
+        output.start(json="--json" in arguments)
+        signal.signal(signal.SIGTERM, _terminate)
+        extra["standalone_mode"] = False
+        sys.exit(self._run(arguments or ["--help"], extra))
+
+    def _run(self, arguments: list[str], extra: dict[str, Any]) -> int:
+        try:
+            code = super().main(arguments, **extra)
+        except ScrfdconvError as error:
+            report = error.report if isinstance(error, CheckFailed) else None
+            output.fail(str(error), error.exit_code, report)
+            return error.exit_code
+        except CommandLineError as error:
+            output.fail(error.format_message(), USAGE_ERROR)  # type: ignore[attr-defined]
+            return USAGE_ERROR
+        except (KeyboardInterrupt, typer.Abort):
+            output.fail("Interrupted; nothing half-written was left behind.", INTERRUPTED)
+            return INTERRUPTED
+        except Exception as error:
+            if os.environ.get("SCRFDCONV_DEBUG"):
+                raise
+            output.fail(
+                f"This is a bug in scrfdconv, please report it: {type(error).__name__}: {error} "
+                "(SCRFDCONV_DEBUG=1 shows where).",
+                BUG,
+            )
+            return BUG
+        return code if isinstance(code, int) else 0
+
+
+def _terminate(*_: object) -> None:
+    """Leave through the context managers that remove temporary files."""
+    sys.exit(TERMINATED)
+
+
+app = typer.Typer(
+    cls=Verbs,
+    help="Convert SCRFD face detectors, and prove that every artifact still is that model.",
+    epilog="Exit codes: 0 fine, 1 a check failed, 2 wrong usage, 3 an input file is bad, "
+    "4 something needed is not on this machine.",
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:  # noqa: FBT001
+    if wanted:
+        from scrfdconv.converters.metadata import package_version
+
+        print(f"scrfdconv {package_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print and exit."),
+    ] = False,
+) -> None:
+    """Convert SCRFD face detectors, and prove that every artifact still is that model."""

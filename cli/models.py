@@ -1,0 +1,88 @@
+"""The verb models: what is known."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from scrfdconv.cli import options as o
+from scrfdconv.cli import output
+from scrfdconv.cli.main import app
+from scrfdconv.converters.architecture import (
+    BUILTIN,
+    PUBLISHED,
+    architecture_from_recipe,
+    toml_from_architecture,
+)
+
+
+@app.command(rich_help_panel="Look up")
+def models(
+    name: Annotated[str | None, typer.Argument(help="One model only.")] = None,
+    toml: Annotated[
+        bool, typer.Option("--toml", help="Print NAME as a file for --recipe.")
+    ] = False,
+    json: o.Json = False,
+) -> None:
+    """List the known models: published figures beside those computed from the networks."""
+    if toml:
+        if name is None:
+            raise typer.BadParameter("--toml needs the name of a model.")
+        output.show(toml_from_architecture(architecture_from_recipe(name)))
+        return
+    chosen = [architecture_from_recipe(name).name] if name else list(BUILTIN)
+    with output.working("computing"):
+        rows = [_row(model) for model in chosen]
+    if json:
+        output.print_json({"models": rows})
+    else:
+        _print_table(rows)
+
+
+def _row(name: str) -> dict[str, Any]:
+    from scrfdconv.converters.complexity import complexity
+
+    architecture, published = BUILTIN[name], PUBLISHED.get(name)
+    cost = complexity(architecture)
+    return {
+        "name": name,
+        "published": published.label if published else None,
+        "keypoints": architecture.keypoints,
+        "head_norm": "GroupNorm" if architecture.head_groups else "BatchNorm",
+        "strides": list(architecture.strides),
+        "parameters": cost.parameters,
+        "published_parameters_millions": published.params if published else None,
+        "gflops": round(cost.flops / 1e9, 4),
+        "published_flops": published.flops if published else None,
+        "widerface_ap": [published.easy, published.medium, published.hard] if published else None,
+        "note": published.note if published else "not released",
+    }
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("model")
+    for title in ("kps", "norm", "params M", "published", "GFLOPs VGA", "published",
+                  "AP easy", "medium", "hard"):  # fmt: skip
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in rows:
+        aps = [f"{ap:.2f}" for ap in row["widerface_ap"] or ()] or ["-"] * 3
+        params = row["published_parameters_millions"]
+        wrong = "*" if row["note"] and row["published"] else ""
+        table.add_row(
+            row["name"], str(row["keypoints"]), row["head_norm"][:-4],
+            f"{row['parameters'] / 1e6:.3f}", f"{params:.2f}{wrong}" if params else "-",
+            f"{row['gflops']:.4f}", f"{row['published_flops']}{wrong}" if params else "-", *aps,
+        )  # fmt: skip
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(table)
+    for row in rows:
+        if row["note"] and row["published"]:
+            console.print(f"* {row['published']}: {row['note']}.")
+    console.print(
+        "AP: WIDER FACE val at VGA, as published. GFLOPs: one multiply-add is one, at 640x480."
+    )

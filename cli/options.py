@@ -1,0 +1,52 @@
+"""Options that several verbs share, declared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Source = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[SOURCE]",
+        help="A checkpoint, a model that was converted already, or the name of a built-in model "
+        "(seeded weights).",
+        show_default="scrfd_500m_kps, seeded",
+    ),
+]
+Shape = Annotated[
+    tuple[int, int] | None,
+    typer.Option("--shape", metavar="H W", help="Fix height and width, multiples of 32."),
+]
+Batch = Annotated[int, typer.Option("--batch", min=1, help="Images per run of a fixed shape.")]
+Output = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", help="Where to write.", show_default="NAME[_shapeHxW].SUFFIX"),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+NoVerify = Annotated[
+    bool, typer.Option("--no-verify", help="Do not prove that the artifact is its source.")
+]
+Recipe = Annotated[
+    str | None,
+    typer.Option("--recipe", help="The architecture: a built-in name or a TOML file."),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", help="The architecture: an mmdet config file, read as data."),
+]
+NormGroups = Annotated[
+    int | None,
+    typer.Option("--norm-groups", min=1, help="GroupNorm groups, where weights leave it open."),
+]
+Seed = Annotated[int, typer.Option("--seed", help="Of the weights of a built-in model.")]
+Loosen = Annotated[
+    float,
+    typer.Option("--loosen", metavar="FACTOR", help="Multiply the limits; the report says so."),
+]
+Images = Annotated[
+    list[Path] | None,
+    typer.Option("--images", help="Photographs to verify on, too: files or folders."),
+]
