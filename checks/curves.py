@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from html import escape
 
 import numpy as np
-from scrfdconv.checks.widerface import SUBSETS, Curve, Evaluation
+
+from scrfdconv.checks.widerface import Curve, Evaluation
+from scrfdconv.checks.widerface_truth import SUBSETS
 
 # All lengths in pixels of the picture; it is vector graphics and scales.
 WIDTH, HEIGHT = 640, 560

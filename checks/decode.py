@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+
 from scrfdconv.converters.errors import CheckFailed
 
 Float32 = npt.NDArray[np.float32]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+
 from scrfdconv.checks.decode import DEPLOYMENT_THRESHOLD, Faces
 from scrfdconv.converters.errors import CheckFailed
 

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import numpy.typing as npt
+
 from scrfdconv.checks.decode import Faces
 
 UInt8 = npt.NDArray[np.uint8]

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
 from scrfdconv.converters.errors import InputFileError
 
 UInt8 = npt.NDArray[np.uint8]

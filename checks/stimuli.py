@@ -31,10 +31,11 @@ def stimulus(kind: str, height: int, width: int, seed: int) -> np.ndarray:
     return np.clip(image, -1, 1).astype(np.float32)
 
 
-def stimuli(batch: int, height: int, width: int, seed: int) -> np.ndarray:
-    """(N, 3, H, W): every slot of the batch has its own content, and kinds take turns."""
+def stimuli(batch: int, height: int, width: int, seed: int, channels: int = CHANNELS) -> np.ndarray:
+    """(N, C, H, W): every slot of the batch has its own content, and kinds take turns."""
     kinds = [STIMULI[(seed + slot) % len(STIMULI)] for slot in range(batch)]
-    return np.stack([stimulus(k, height, width, seed + i) for i, k in enumerate(kinds)])
+    images = np.stack([stimulus(k, height, width, seed + i) for i, k in enumerate(kinds)])
+    return np.resize(images.swapaxes(0, 1), (channels, batch, height, width)).swapaxes(0, 1)
 
 
 def _structure(draw: np.random.Generator, height: int, width: int) -> np.ndarray:

@@ -8,18 +8,22 @@ from pathlib import Path
 
 import numpy as np
 
+from scrfdconv.checks.engine import audit
 from scrfdconv.checks.faces import compare_faces, model_input
 from scrfdconv.checks.parity import Sample, common_shapes, compare, require_memory, samples_for
+from scrfdconv.checks.precision import audit as audit_onnx
 from scrfdconv.checks.report import Report
 from scrfdconv.checks.weights import compare_weights
 from scrfdconv.converters.artifact import require_kind
 from scrfdconv.converters.checkpoint import Checkpoint
 from scrfdconv.converters.complexity import complexity
+from scrfdconv.converters.errors import ArtifactError
 from scrfdconv.converters.formats import Source, formats, open_artifact
 from scrfdconv.converters.formats.onnx import OnnxRunner
 from scrfdconv.converters.formats.pytorch import EagerRunner
 from scrfdconv.converters.metadata import architecture_from_metadata
 from scrfdconv.converters.runner import Runner
+from scrfdconv.converters.tensorrt_runner import TensorRTRunner
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,10 @@ def verify(reference: Source, path: Path, demand: Demand | None = None) -> Repor
     ]  # fmt: skip
     if photographs and not any(r.metric == "runs" for r in results):
         results += compare_faces(want, got, photographs, got.precision)
+    if isinstance(got, TensorRTRunner):
+        results += audit(got)
+    if isinstance(got, OnnxRunner) and _says_reduced(got):
+        results += audit_onnx(path).results()
     if _comparable_at_rest(reference, path, got, demand):
         assert isinstance(reference, Checkpoint)
         results += compare_weights(reference, path)
@@ -61,7 +69,10 @@ def verify(reference: Source, path: Path, demand: Demand | None = None) -> Repor
 
 def verify_simplified(source: Path, path: Path) -> Report:
     """Compare a simplified model with the one it came from, whatever its outputs mean."""
-    want, got = OnnxRunner(source, scrfd=False), OnnxRunner(path, scrfd=False)
+    try:
+        want, got = OnnxRunner(source), OnnxRunner(path)
+    except ArtifactError:  # no SCRFD: outputs by their own names, in units that nobody knows
+        want, got = OnnxRunner(source, scrfd=False), OnnxRunner(path, scrfd=False)
     return Report.of(compare(want, got, samples_for(want.interface, got.interface)))
 
 
@@ -77,6 +88,11 @@ def _samples(
     batch = want.interface.batch or got.interface.batch or 1
     for path, image in zip(demand.images, photographs, strict=bool(photographs)):
         yield Sample(path.name, np.repeat(image[None], batch, axis=0))
+
+
+def _says_reduced(got: Runner) -> bool:
+    """True if the graph or its metadata speak of FP16 or INT8: that is worth a count."""
+    return {got.precision, got.metadata.get("precision", "fp32")} != {"fp32"}
 
 
 def _comparable_at_rest(reference: Source, path: Path, got: Runner, demand: Demand) -> bool:

@@ -44,7 +44,7 @@ class Convolution:
 
 
 def compare_weights(checkpoint: Checkpoint, path: Path) -> Iterator[CheckResult]:
-    """Yield how well the convolutions of the ONNX file at ``path`` match those of ``checkpoint``."""
+    """Yield how well the convolutions of the ONNX at ``path`` match those of ``checkpoint``."""
     expected = convolutions_of_checkpoint(checkpoint)
     worst, culprit, found = 0.0, "", set()
     strangers = []

@@ -61,7 +61,6 @@ def _row(name: str) -> dict[str, Any]:
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -78,7 +77,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
             f"{row['parameters'] / 1e6:.3f}", f"{params:.2f}{wrong}" if params else "-",
             f"{row['gflops']:.4f}", f"{row['published_flops']}{wrong}" if params else "-", *aps,
         )  # fmt: skip
-    console = Console(soft_wrap=True, highlight=False)
+    console = output.tables()
     console.print(table)
     for row in rows:
         if row["note"] and row["published"]:

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import json as jsonlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from scrfdconv.checks.report import CheckResult, Report
+    from scrfdconv.converters.formats import Source
 
 _state = {"json": False}
+TABLE_WIDTH = 110  # characters of the widest table, that of the models
 METRICS = ("max_abs", "mean_abs", "p999_abs", "cosine", "sqnr")
 
 
@@ -38,6 +42,12 @@ def say(text: str = "") -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def say_if_seeded(source: Source) -> None:
+    """Warn of weights that were drawn, not trained."""
+    if getattr(source, "seeded", False):
+        say(f"WARNING: the weights of {source.name} are seeded, not trained: it detects no faces.")
+
+
 def show(text: str) -> None:
     """A result for people: stdout, unless that belongs to the JSON object."""
     if not _state["json"]:
@@ -59,9 +69,18 @@ def fail(sentence: str, code: int, report: object = None) -> None:
     say(f"scrfdconv: {' '.join(sentence.split())}")
 
 
+def tables() -> Console:
+    """A console on stdout that is wide enough for tables; rich drops columns of narrow ones."""
+    import shutil
+
+    from rich.console import Console
+
+    width = max(shutil.get_terminal_size().columns, TABLE_WIDTH)
+    return Console(width=width, soft_wrap=True, highlight=False)
+
+
 def show_report(report: Report) -> None:
     """The measurements as a table, one row per output, and the verdict."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -74,7 +93,7 @@ def show_report(report: Report) -> None:
         ok = all(result.passed for result in results)
         verdict = Text("ok", "green") if ok else Text("FAILED", "bold red")
         table.add_row(subject, *cells, verdict)
-    console = Console(soft_wrap=True, highlight=False)
+    console = tables()
     if not _state["json"]:
         if table.row_count:
             console.print(table)
@@ -120,3 +139,27 @@ def working(what: str) -> Iterator[None]:
 
     with Console(stderr=True).status(what):
         yield
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, silence elsewhere; call what it gives with done and total."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+               TimeRemainingColumn())  # fmt: skip
+    # rich takes over stdout while a bar moves, and would send a piped result to the terminal.
+    console, shared = Console(stderr=True), sys.stdout.isatty()
+    with Progress(*columns, console=console, transient=True, redirect_stdout=shared) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -227,7 +227,7 @@ def architecture_from_recipe(recipe: str) -> Architecture:
     if path.suffix == ".toml":
         return architecture_from_toml(path)
     raise UsageError(
-        f"--recipe {recipe}: neither a known model nor a .toml file; known are {', '.join(BUILTIN)}."
+        f"--recipe {recipe}: neither a known model nor a .toml file; known: {', '.join(BUILTIN)}."
     )
 
 
@@ -304,7 +304,9 @@ def toml_from_architecture(architecture: Architecture) -> str:
     return "\n".join(["[architecture]", *lines, ""])
 
 
-def require_shape(shape: tuple[int, int], multiple: int = SIZE_MULTIPLE) -> None:
+def require_shape(
+    shape: tuple[int, int], multiple: int = SIZE_MULTIPLE, option: str = "--shape"
+) -> None:
     """Raise UsageError unless height and width are positive multiples of ``multiple``."""
     faults = []
     for name, size in zip(("height", "width"), shape, strict=True):
@@ -314,6 +316,6 @@ def require_shape(shape: tuple[int, int], multiple: int = SIZE_MULTIPLE) -> None
             faults.append(f"{name} {size} (nearest: {near})")
     if faults:
         raise UsageError(
-            f"--shape {shape[0]} {shape[1]}: {' and '.join(faults)} must be a positive multiple of "
-            f"{multiple}; decoders place anchors on that grid."
+            f"{option} {shape[0]} {shape[1]}: {' and '.join(faults)} must be a positive multiple "
+            f"of {multiple}; decoders place anchors on that grid."
         )

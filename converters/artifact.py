@@ -100,7 +100,7 @@ def _zip_kind(path: Path) -> str:
 def _is_safetensors(path: Path, head: bytes) -> bool:
     """8 bytes of header length, then a JSON object."""
     length = int.from_bytes(head[:8], "little")
-    return head[8:9] == b"{" and 8 + length <= path.stat().st_size  # noqa: PLR2004
+    return head[8:9] == b"{" and 8 + length <= path.stat().st_size
 
 
 def artifact_at(path: Path, kind: str, precision: str = "fp32") -> Artifact:

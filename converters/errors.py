@@ -19,7 +19,7 @@ class ScrfdconvError(Exception):
     exit_code = 1
 
 
-class CheckFailed(ScrfdconvError):
+class CheckFailed(ScrfdconvError):  # noqa: N818 - a verdict, not a malfunction
     """A check measured a value outside its limit, or could not measure at all.
 
     ``report`` has the measurements, for whoever prints the error.

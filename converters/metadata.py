@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from importlib.metadata import version
+from typing import Any
 
 from scrfdconv.converters.architecture import Architecture
 from scrfdconv.converters.checkpoint import Checkpoint
@@ -64,5 +65,7 @@ def architecture_from_metadata(metadata: dict[str, str]) -> Architecture | None:
     text = metadata.get("architecture")
     if text is None:
         return None
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()}
+    values: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()
+    }
     return Architecture(**values)

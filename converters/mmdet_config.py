@@ -17,6 +17,7 @@ from scrfdconv.converters.errors import CheckpointError, UsageError
 MAX_CONFIG_BYTES = 1 << 20  # real configs have 5 kB; a file of this size is something else
 MAX_BASES = 20  # depth of `_base_` chains; a cycle ends here
 KEYPOINTS = 5  # NK in upstream's head: not configurable
+DEFAULT_NORM = {"type": "GN", "num_groups": 32}  # of upstream's head, where a config has none
 
 _BLOCKS: Mapping[str, Block] = {"BasicBlock": "basic", "Bottleneck": "bottleneck"}
 
@@ -86,27 +87,28 @@ def _changes_model(statement: ast.stmt) -> bool:
 
 def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
     """The data in ``node``, or ``_Unreadable``."""
+    value: Any = _Unreadable(node)
     match node:
-        case ast.Constant(value=value):
-            return value
+        case ast.Constant():
+            value = node.value
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
-            return -number
-        case ast.List(elts=items) | ast.Tuple(elts=items):
-            values = [_value(item, names) for item in items]
-            return values if isinstance(node, ast.List) else tuple(values)
-        case ast.Dict(keys=keys, values=items):
-            pairs = zip(keys, items, strict=True)
-            return {k.value: _value(v, names) for k, v in pairs if isinstance(k, ast.Constant)}
-        case ast.Call(func=ast.Name(id="dict"), args=[], keywords=keywords):
-            return {k.arg: _value(k.value, names) for k in keywords if k.arg is not None}
-        case ast.Name(id=name) if name in names:
-            return names[name]
-        case _:
-            return _Unreadable(node)
+            value = -number
+        case ast.List():
+            value = [_value(item, names) for item in node.elts]
+        case ast.Tuple():
+            value = tuple(_value(item, names) for item in node.elts)
+        case ast.Dict():
+            pairs = zip(node.keys, node.values, strict=True)
+            value = {k.value: _value(v, names) for k, v in pairs if isinstance(k, ast.Constant)}
+        case ast.Call(func=ast.Name(id="dict"), args=[]):
+            value = {k.arg: _value(k.value, names) for k in node.keywords if k.arg is not None}
+        case ast.Name() if node.id in names:
+            value = names[node.id]
+    return value
 
 
 def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """mmcv's inheritance: dicts merge, ``_delete_=True`` replaces, everything else replaces."""
+    """Mmcv's inheritance: dicts merge, ``_delete_=True`` replaces, everything else replaces."""
     merged = dict(base)
     for key, value in changes.items():
         old = merged.get(key)
@@ -146,10 +148,12 @@ class _Table:
     def sub(self, key: str) -> _Table:
         return _Table(self.get(key), f"{self.where}.{key}")
 
-    def expect(self, key: str, default: Any, *allowed: Any) -> None:
+    def expect(self, key: str, default: Any, allowed: Any) -> None:
         value = self.get(key, default)
-        if value not in allowed:
-            raise CheckpointError(f"{self.where}.{key} = {value!r} is not supported: {allowed[0]}.")
+        if value != allowed:
+            raise CheckpointError(
+                f"{self.where}.{key} = {value!r} is not supported, only {allowed!r} is."
+            )
 
 
 def _architecture(values: Mapping[str, Any], name: str, where: str) -> Architecture:
@@ -217,11 +221,11 @@ def _backbone(backbone: _Table) -> dict[str, Any]:
 
 def _refuse_dfl(head: _Table) -> None:
     # upstream: any truthy loss_dfl switches stride_reg to a distribution over reg_max + 1 bins
-    if head.get("loss_dfl", {"type": "DistributionFocalLoss"}):
+    if head.get("loss_dfl"):
         raise CheckpointError(
-            f"{head.where}.loss_dfl: boxes as distributions (DFL) cannot be converted: the deployed "
-            "interface has four distances per anchor, and upstream's export refuses it too. "
-            "Train with loss_dfl=False."
+            f"{head.where}.loss_dfl: boxes as distributions (DFL) cannot be converted: the "
+            "deployed interface has four distances per anchor, and upstream's export refuses it, "
+            "too. Train with loss_dfl=False."
         )
 
 
@@ -241,7 +245,7 @@ def _strides(neck: _Table, head: _Table) -> tuple[int, ...]:
 
 
 def _groups(head: _Table) -> int:
-    norm = _Table(head.get("norm_cfg", {"type": "BN"}), f"{head.where}.norm_cfg")
+    norm = _Table(head.get("norm_cfg", DEFAULT_NORM), f"{head.where}.norm_cfg")
     kind = norm.get("type")
     if kind in ("BN", "SyncBN"):
         return 0

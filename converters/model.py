@@ -6,7 +6,7 @@ Shapes are comments; N images of H x W pixels, C channels.
 
 from __future__ import annotations
 
-import torch  # noqa: TID253  (this file is the network; nothing imports it for --help)
+import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 

@@ -60,6 +60,11 @@ class Interface:
         """The strides of the outputs, finest first."""
         return tuple(sorted({int(name.rpartition("_")[2]) for name in self.outputs}))
 
+    @property
+    def measured_at(self) -> tuple[tuple[int, int, int], ...]:
+        """Shapes (N, H, W) that a comparison must be made at; none: any that it takes."""
+        return ()
+
     def accepts(self, batch: int, height: int, width: int) -> bool:
         """True if images of this shape fit the fixed dimensions and the stride."""
         fixed = zip((self.batch, self.height, self.width), (batch, height, width), strict=True)

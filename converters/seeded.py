@@ -101,14 +101,16 @@ def _calibrate(model: nn.Module, picture: Tensor) -> None:
     import torch
     from torch import nn
 
-    def measure(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+    def measure(norm: nn.BatchNorm2d, inputs: tuple[Tensor]) -> None:
         variance, mean = torch.var_mean(inputs[0], (0, 2, 3), correction=0)
-        norm.running_mean.copy_(_rounded(mean))  # type: ignore[operator,union-attr]
-        norm.running_var.copy_(_rounded(variance).clamp(min=SMALLEST_VARIANCE))  # type: ignore[operator,union-attr]
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        norm.running_mean.copy_(_rounded(mean))
+        norm.running_var.copy_(_rounded(variance).clamp(min=SMALLEST_VARIANCE))
 
     done: set[nn.Module] = set()
 
-    def spread(conv: nn.Module, inputs: tuple[Tensor]) -> None:
+    def spread(conv: nn.Conv2d, inputs: tuple[Tensor]) -> None:
         if conv in done:  # a shared head is set at its finest stride
             return
         done.add(conv)
@@ -126,16 +128,17 @@ def _calibrate(model: nn.Module, picture: Tensor) -> None:
         hook.remove()
 
 
-def _set_range(conv: nn.Module, x: Tensor, mean: float, deviation: float) -> None:
+def _set_range(conv: nn.Conv2d, x: Tensor, mean: float, deviation: float) -> None:
     """Scale and shift ``conv`` so that its outputs on ``x`` have this mean and deviation."""
     import torch
 
     weight, bias = conv.weight, conv.bias
-    bias.zero_()  # type: ignore[operator,union-attr]
+    assert bias is not None
+    bias.zero_()
     variance, centre = torch.var_mean(conv(x), (0, 2, 3), correction=0)
     factor = deviation / _rounded(variance.sqrt()).clamp(min=SMALLEST_VARIANCE)
-    weight.mul_(factor[:, None, None, None])  # type: ignore[operator,union-attr]
-    bias.copy_(mean - _rounded(centre) * factor)  # type: ignore[operator,union-attr]
+    weight.mul_(factor[:, None, None, None])
+    bias.copy_(mean - _rounded(centre) * factor)
 
 
 def _rounded(values: Tensor) -> Tensor:

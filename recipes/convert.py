@@ -11,7 +11,7 @@ from typing import Any
 from scrfdconv.checks.report import Report
 from scrfdconv.checks.verify import Demand, verify, verify_simplified
 from scrfdconv.converters.artifact import Artifact, artifact_at, kind_of
-from scrfdconv.converters.checkpoint import DEFAULT_SEED, Checkpoint, load_source
+from scrfdconv.converters.checkpoint import DEFAULT_SEED, load_source
 from scrfdconv.converters.errors import CheckFailed
 from scrfdconv.converters.formats import Source, formats
 

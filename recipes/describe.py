@@ -27,6 +27,10 @@ def describe(
     }
     if kind == "pytorch":
         return facts | _checkpoint(path, recipe, config, groups)
+    if kind == "tensorrt":
+        from scrfdconv.recipes.tensorrt import describe_engine
+
+        return facts | describe_engine(path)
     if kind == "onnx":
         facts |= _onnx(path)
     return facts | _artifact(path, kind)

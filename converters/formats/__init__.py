@@ -11,7 +11,8 @@ import importlib
 import logging
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -43,13 +44,19 @@ class Format(ABC):
             )
         with replacing(out) as part:
             part.write_bytes(self.build(source, options))
-            if verify is not None:
-                verify(part)
+            with self.companions(source, part, out, options):
+                if verify is not None:
+                    verify(part)
         return Artifact(out, self.name, self.precision(options), digest_of(out), (source.digest,))
 
     def precision(self, options: Any) -> str:
         """The precision of what ``options`` build."""
         return "fp32"
+
+    @contextmanager
+    def companions(self, source: Source, part: Path, out: Path, options: Any) -> Iterator[None]:
+        """Files that go with ``part``, there while it is verified and named when ``out`` is."""
+        yield
 
     @abstractmethod
     def build(self, source: Source, options: Any) -> bytes:

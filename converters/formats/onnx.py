@@ -17,13 +17,14 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from scrfdconv.converters.architecture import Architecture, require_shape
-from scrfdconv.converters.artifact import Artifact, readable
+from scrfdconv.converters.artifact import readable
 from scrfdconv.converters.checkpoint import Checkpoint
 from scrfdconv.converters.errors import ArtifactError, MissingError, ScrfdconvError, UsageError
 from scrfdconv.converters.formats import Format, Source
@@ -33,6 +34,7 @@ from scrfdconv.converters.metadata import (
     metadata_for,
     package_version,
 )
+from scrfdconv.converters.precision import precision_of
 from scrfdconv.converters.runner import (
     CHANNELS,
     INPUT_NAME,
@@ -138,7 +140,8 @@ def simplified(model: onnx.ModelProto, options: OnnxOptions) -> onnx.ModelProto:
             kept |= {PREFIX + "shape": f"{height}x{width}", PREFIX + "batch": str(options.batch)}
     for output in model.graph.output:
         # Released models declare the shapes of the size they were exported at, or zeros.
-        output.type.tensor_type.ClearField("shape")
+        for dim in output.type.tensor_type.shape.dim:
+            dim.Clear()
     del model.graph.value_info[:]
     model = _simplify(model)
     architecture = architecture_from_metadata(_own(kept))
@@ -205,7 +208,7 @@ def _export_torchscript(checkpoint: Checkpoint, opset: int) -> onnx.ModelProto:
         torch.onnx.export(
             checkpoint.model(),
             (torch.zeros(1, CHANNELS, *trace_size(checkpoint.architecture)),),
-            buffer,
+            buffer,  # type: ignore[arg-type]  # file objects are fine for this exporter
             dynamo=False,
             opset_version=opset,
             input_names=[INPUT_NAME],
@@ -225,7 +228,7 @@ def _export_dynamo(checkpoint: Checkpoint, opset: int) -> onnx.ModelProto:
             "--exporter dynamo needs onnxscript: pip install 'scrfdconv[dynamo]'."
         ) from error
     a = checkpoint.architecture
-    free = {name: torch.export.Dim.DYNAMIC for name in ("batch", "height", "width")}
+    free = dict.fromkeys(("batch", "height", "width"), torch.export.Dim.DYNAMIC)
     with _quiet(), torch.inference_mode():
         program = torch.onnx.export(
             checkpoint.model(),
@@ -370,6 +373,7 @@ def image_input(model: onnx.ModelProto) -> onnx.ValueInfoProto:
 
 
 def _simplify(model: onnx.ModelProto) -> onnx.ModelProto:
+    import onnx
     import onnxsim
 
     try:
@@ -379,6 +383,7 @@ def _simplify(model: onnx.ModelProto) -> onnx.ModelProto:
         raise ArtifactError(f"{model.graph.name}: cannot be simplified: {error}.") from error
     if not ok:
         raise ArtifactError(f"{model.graph.name}: the simplifier says that it changed the model.")
+    assert isinstance(smaller, onnx.ModelProto)
     del smaller.graph.value_info[:]  # inferred shapes, with counters for names; rule 2
     return smaller
 
@@ -429,7 +434,7 @@ def _use_own_tensor_names(model: onnx.ModelProto) -> None:
 
 
 def _tidy(name: str) -> str:
-    """mmdet's ``(8, 8)`` as ``8``: names are typed in shells."""
+    """Mmdet's ``(8, 8)`` as ``8``: names are typed in shells."""
     return re.sub(r"\((\d+), \1\)", r"\1", name)
 
 
@@ -444,7 +449,9 @@ def _describe(model: onnx.ModelProto, metadata: Mapping[str, str], name: str) ->
 def _set_metadata(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
     import onnx
 
-    for item in (model.graph, *model.graph.node, *model.graph.input, *model.graph.output):
+    graph = model.graph
+    items: list[Any] = [graph, *graph.node, *graph.input, *graph.output]
+    for item in items:
         item.doc_string = ""
         del item.metadata_props[:]  # dynamo's stack traces, with local paths
     del model.metadata_props[:]
@@ -490,6 +497,11 @@ class OnnxRunner(Runner):
             Interface(names, batch, height, width, channels=channels or CHANNELS, **multiple),
             metadata,
         )
+
+    @cached_property
+    def precision(self) -> str:  # type: ignore[override]
+        """What the graph computes in, not what its metadata claim: foreign files have none."""
+        return precision_of(load_onnx(self._path))
 
     def _run(self, images: np.ndarray) -> Sequence[np.ndarray]:
         if self._input.type == "tensor(float16)":

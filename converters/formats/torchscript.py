@@ -62,16 +62,19 @@ class TorchScript(Format):
         a = source.architecture
         if options.shape:
             require_shape(options.shape, a.size_multiple)
-        model: Any = source.model()
         # A batch of 2: tracing does not tell a size of 1 from a constant in every operator.
         images = (2, CHANNELS, *trace_size(a))
         if options.shape:
             images = (options.batch, CHANNELS, *options.shape)
-            model = _of_one_shape(model, images)
         metadata = metadata_for(source, "fp32", options.shape, options.batch)
         buffer = io.BytesIO()
-        with without_deprecation(), torch.inference_mode():
-            module = torch.jit.trace(model, torch.zeros(images), check_trace=False)
+        with warnings.catch_warnings(), torch.inference_mode():
+            # Deprecation is known, and what the tracer suspects the checks at several sizes find.
+            warnings.simplefilter("ignore")
+            model = _of_one_shape(source.model(), images) if options.shape else source.model()
+            module = torch.jit.trace(  # type: ignore[no-untyped-call]
+                model, torch.zeros(images), check_trace=False
+            )
             frozen = torch.jit.freeze(module.eval())
             torch.jit.save(frozen, buffer, {METADATA_FILE: json.dumps(metadata)})
         return buffer.getvalue()
@@ -123,7 +126,9 @@ class TorchScriptRunner(Runner):
         extra = {METADATA_FILE: ""}
         try:
             with without_deprecation():
-                self._module = torch.jit.load(str(readable(path)), "cpu", extra)
+                self._module = torch.jit.load(  # type: ignore[no-untyped-call]
+                    str(readable(path)), "cpu", extra
+                )
         except (RuntimeError, ValueError) as error:
             raise ArtifactError(f"{path}: is no loadable TorchScript ({_first(error)}).") from error
         text: str | bytes = extra[METADATA_FILE]

@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 
 from scrfdconv.checks import widerface
+from scrfdconv.checks.widerface_results import load_results
+from scrfdconv.checks.widerface_truth import SUBSETS, load_ground_truth
 
 ROOT = Path(__file__).resolve().parents[2]
 ORACLE = runpy.run_path(str(ROOT / "tests/checks/widerface_oracle.py"))
@@ -47,7 +49,7 @@ def timed(function, *arguments):
 
 def load(wider):
     archive = wider / "retinaface_mobilenet0.25_results.zip"
-    return widerface.load_ground_truth(wider), widerface.load_results(archive)
+    return load_ground_truth(wider), load_results(archive)
 
 
 def plain_loops(truth, results):
@@ -55,7 +57,7 @@ def plain_loops(truth, results):
         subset: ORACLE["evaluate"](
             [(image.boxes, image.counts[row], results[image.name]) for image in truth.images]
         )[0]
-        for row, subset in enumerate(widerface.SUBSETS)
+        for row, subset in enumerate(SUBSETS)
     }
 
 

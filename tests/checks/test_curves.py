@@ -4,8 +4,10 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
+
 from scrfdconv.checks.curves import curves_svg
-from scrfdconv.checks.widerface import GroundTruth, ImageTruth, evaluate
+from scrfdconv.checks.widerface import evaluate
+from scrfdconv.checks.widerface_truth import GroundTruth, ImageTruth
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from scrfdconv.checks.decode import KEYPOINT_NAMES, Faces, candidates, decode, nms
 from scrfdconv.checks.images import letterbox, normalise, read_image
 from scrfdconv.converters.errors import CheckFailed

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from scrfdconv.checks.decode import Faces
 from scrfdconv.checks.detections import AP_IOUS, agreement, box_ious, match
 from scrfdconv.converters.errors import CheckFailed

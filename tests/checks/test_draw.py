@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from scrfdconv.checks.decode import KEYPOINT_NAMES, Faces
 from scrfdconv.checks.draw import BOX_COLOUR, KEYPOINT_COLOURS, draw_faces
 

@@ -6,11 +6,12 @@ import threading
 import zlib
 from pathlib import Path
 
-import cv2  # noqa: TID253 - the ban keeps --help instant, and tests are no part of that
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from scrfdconv.checks import images
 from scrfdconv.checks.images import find_images, letterbox, normalise, read_image
 from scrfdconv.converters.errors import InputFileError

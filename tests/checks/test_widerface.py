@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scrfdconv.checks import widerface
-from scrfdconv.checks.widerface import GroundTruth, ImageTruth, evaluate, load_results
+
+from scrfdconv.checks import widerface, widerface_images, widerface_results, widerface_truth
+from scrfdconv.checks.widerface import evaluate
+from scrfdconv.checks.widerface_results import load_results
+from scrfdconv.checks.widerface_truth import GroundTruth, ImageTruth
 from scrfdconv.converters.errors import CheckFailed, InputFileError, OutputError, UsageError
 
 oracle = runpy.run_path(str(Path(__file__).with_name("widerface_oracle.py")))["evaluate"]
@@ -48,7 +51,7 @@ def wider(data):
 
 
 def test_the_published_result_set_has_its_published_average_precision(wider):
-    truth = widerface.load_ground_truth(wider)
+    truth = widerface_truth.load_ground_truth(wider)
     results = load_results(wider / "retinaface_mobilenet0.25_results.zip")
 
     evaluation = evaluate(truth, results)
@@ -62,7 +65,7 @@ def test_the_published_result_set_has_its_published_average_precision(wider):
 
 
 def test_the_ground_truth_has_the_known_numbers_of_images_and_faces(wider):
-    truth = widerface.load_ground_truth(wider)
+    truth = widerface_truth.load_ground_truth(wider)
 
     assert len(truth.images) == 3226
     faces = sum(image.counts.sum(axis=1) for image in truth.images)
@@ -71,7 +74,7 @@ def test_the_ground_truth_has_the_known_numbers_of_images_and_faces(wider):
 
 
 def test_real_images_score_exactly_as_the_plain_loops(wider):
-    truth = widerface.load_ground_truth(wider).first(60)
+    truth = widerface_truth.load_ground_truth(wider).first(60)
     everything = load_results(wider / "retinaface_mobilenet0.25_results.zip")
     results = {name: everything[name] for name in truth.names}
 
@@ -104,7 +107,7 @@ def test_any_small_data_set_scores_exactly_as_the_plain_loops(images, iou):
 
     evaluation = evaluate(truth, results, iou)
 
-    for row, subset in enumerate(widerface.SUBSETS):
+    for row, subset in enumerate(widerface_truth.SUBSETS):
         plain = [(i.boxes, i.counts[row], results[i.name]) for i in truth.images]
         ap, totals = oracle(plain, iou)
         curve = evaluation.curves[subset]
@@ -229,7 +232,7 @@ def test_detections_that_are_not_finite_rows_of_five_cannot_be_scored(bad, tmp_p
     with pytest.raises(CheckFailed, match=NAME):
         evaluate(truth, {NAME: bad})
     with pytest.raises(CheckFailed, match=NAME):
-        widerface.write_results({NAME: bad}, tmp_path)
+        widerface_results.write_results({NAME: bad}, tmp_path)
 
 
 # --- result files ------------------------------------------------------------------------------
@@ -349,7 +352,7 @@ def test_written_results_read_back_exactly_and_highest_score_first(tmp_path):
     rng = np.random.default_rng(2)
     results = {NAME: rng.random((9, 5), np.float32), "1--Handshaking/b": rows()}
 
-    widerface.write_results(results, tmp_path)
+    widerface_results.write_results(results, tmp_path)
 
     back = load_results(tmp_path)
     ordered = results[NAME][np.argsort(-results[NAME][:, 4])]
@@ -358,7 +361,7 @@ def test_written_results_read_back_exactly_and_highest_score_first(tmp_path):
 
 
 def test_written_results_have_the_standard_layout(tmp_path):
-    widerface.write_results({NAME: rows((1, 2.5, 3, 4, 0.25), (5, 6, 7, 8, 0.5))}, tmp_path)
+    widerface_results.write_results({NAME: rows((1, 2.5, 3, 4, 0.25), (5, 6, 7, 8, 0.5))}, tmp_path)
 
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert written == [tmp_path / f"{NAME}.txt"]
@@ -367,7 +370,7 @@ def test_written_results_have_the_standard_layout(tmp_path):
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    widerface.write_results({NAME: rows()}, tmp_path)
+    widerface_results.write_results({NAME: rows()}, tmp_path)
     before = (tmp_path / f"{NAME}.txt").read_bytes()
 
     def fail(*_):
@@ -375,7 +378,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
 
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(OutputError, match="No space left"):
-        widerface.write_results({NAME: rows((1, 2, 3, 4, 0.5))}, tmp_path)
+        widerface_results.write_results({NAME: rows((1, 2, 3, 4, 0.5))}, tmp_path)
 
     assert [p.name for p in (tmp_path / NAME).parent.iterdir()] == [f"{NAME.split('/')[1]}.txt"]
     assert (tmp_path / f"{NAME}.txt").read_bytes() == before
@@ -385,7 +388,7 @@ def test_results_cannot_be_written_into_a_file(tmp_path):
     (tmp_path / "out").write_text("")
 
     with pytest.raises(OutputError, match="cannot be written"):
-        widerface.write_results({NAME: rows()}, tmp_path / "out")
+        widerface_results.write_results({NAME: rows()}, tmp_path / "out")
 
 
 # --- ground truth ------------------------------------------------------------------------------
@@ -410,7 +413,7 @@ def save_truth(folder, images=("a", "b"), indices=((1, 2), ())):
         "face_bbx_list": cell([cell([np.array([[1, 2, 3, 4], [5, 6, 7, 8]]), np.zeros((0, 4))])]),
     }
     savemat(folder / "wider_face_val.mat", common)
-    for subset in widerface.SUBSETS:
+    for subset in widerface_truth.SUBSETS:
         lists = cell([cell([np.array(i, np.uint8).reshape(-1, 1) for i in indices])])
         savemat(folder / f"wider_{subset}_val.mat", {**common, "gt_list": lists})
     return folder
@@ -420,7 +423,7 @@ def save_truth(folder, images=("a", "b"), indices=((1, 2), ())):
 def test_the_ground_truth_is_found_where_people_unpack_it(where, tmp_path):
     save_truth(tmp_path / where, indices=((2,), ()))
 
-    truth = widerface.load_ground_truth(tmp_path)
+    truth = widerface_truth.load_ground_truth(tmp_path)
 
     assert truth.names == ("0--Parade/a", "0--Parade/b")
     assert truth.images[0].boxes.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
@@ -434,14 +437,14 @@ def test_the_list_of_faces_may_lie_in_the_folder_of_the_split(tmp_path):
     name = "wider_face_val.mat"
     (tmp_path / "eval_tools/ground_truth" / name).rename(tmp_path / "wider_face_split" / name)
 
-    assert len(widerface.load_ground_truth(tmp_path).images) == 2
+    assert len(widerface_truth.load_ground_truth(tmp_path).images) == 2
 
 
 def test_a_missing_ground_truth_file_is_named(tmp_path):
     (save_truth(tmp_path) / "wider_hard_val.mat").unlink()
 
     with pytest.raises(InputFileError, match=r"wider_hard_val.mat is not here; unpack"):
-        widerface.load_ground_truth(tmp_path)
+        widerface_truth.load_ground_truth(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["wider_face_val.mat", "wider_medium_val.mat"])
@@ -453,7 +456,7 @@ def test_a_damaged_ground_truth_file_is_named(name, damage, tmp_path):
     path.write_bytes(damage(path.read_bytes()))
 
     with pytest.raises(InputFileError, match=f"{name}: not a WIDER FACE ground truth file"):
-        widerface.load_ground_truth(tmp_path)
+        widerface_truth.load_ground_truth(tmp_path)
 
 
 def test_a_mat_file_of_something_else_is_refused(tmp_path):
@@ -462,7 +465,7 @@ def test_a_mat_file_of_something_else_is_refused(tmp_path):
     savemat(save_truth(tmp_path) / "wider_face_val.mat", {"something": np.eye(3)})
 
     with pytest.raises(InputFileError, match=r"wider_face_val.mat: not a WIDER FACE"):
-        widerface.load_ground_truth(tmp_path)
+        widerface_truth.load_ground_truth(tmp_path)
 
 
 @pytest.mark.parametrize("indices", [((3,), ()), ((0,), ()), ((1,), (1,))])
@@ -470,7 +473,7 @@ def test_a_subset_that_names_a_face_that_is_not_there_is_refused(indices, tmp_pa
     save_truth(tmp_path, indices=indices)
 
     with pytest.raises(InputFileError, match="names a face that is not in"):
-        widerface.load_ground_truth(tmp_path)
+        widerface_truth.load_ground_truth(tmp_path)
 
 
 def test_a_subset_of_other_images_is_refused(tmp_path):
@@ -479,19 +482,19 @@ def test_a_subset_of_other_images_is_refused(tmp_path):
     (tmp_path / "other/wider_hard_val.mat").replace(tmp_path / "wider_hard_val.mat")
 
     with pytest.raises(InputFileError, match=r"wider_hard_val.mat: .*lists other images"):
-        widerface.load_ground_truth(tmp_path)
+        widerface_truth.load_ground_truth(tmp_path)
 
 
 @pytest.mark.parametrize("where", ["WIDER_val/images", "images", "."])
 def test_the_images_are_found_where_people_unpack_them(where, tmp_path):
     write_tree(tmp_path / where, {"0--Parade/x.jpg": b""})
 
-    assert widerface.find_images(tmp_path) == tmp_path / where
+    assert widerface_images.find_images(tmp_path) == tmp_path / where
 
 
 def test_missing_images_of_the_data_set_are_an_error(tmp_path):
     with pytest.raises(InputFileError, match="images are not here"):
-        widerface.find_images(tmp_path)
+        widerface_images.find_images(tmp_path)
 
 
 # --- pre-processing ----------------------------------------------------------------------------
@@ -515,7 +518,7 @@ def test_missing_images_of_the_data_set_are_an_error(tmp_path):
     ],
 )
 def test_the_published_geometry(image, mode, multiple, resized, padded):
-    geometry = widerface.eval_geometry(image, mode, multiple)
+    geometry = widerface_images.eval_geometry(image, mode, multiple)
 
     assert (geometry.resized, geometry.padded) == (resized, padded)
     assert geometry.scale == (resized[0] / image[0], resized[1] / image[1])
@@ -532,27 +535,27 @@ def test_the_published_geometry(image, mode, multiple, resized, padded):
 )
 def test_an_impossible_mode_is_refused_with_the_next_possible_one(mode, multiple, message):
     with pytest.raises(UsageError, match=message):
-        widerface.eval_geometry((480, 640), mode, multiple)
+        widerface_images.eval_geometry((480, 640), mode, multiple)
 
 
 @pytest.mark.parametrize(
     ("text", "mode"), [("vga", 0), ("Original", 2), ("640", 640), ("0", 0), ("2", 2)]
 )
 def test_a_mode_has_a_name_or_a_number(text, mode):
-    assert widerface.parse_mode(text) == mode
+    assert widerface_images.parse_mode(text) == mode
 
 
 @pytest.mark.parametrize("text", ["", "-1", "big", "6.5"])
 def test_an_unknown_mode_is_refused(text):
     with pytest.raises(UsageError, match="is unknown"):
-        widerface.parse_mode(text)
+        widerface_images.parse_mode(text)
 
 
 def test_an_image_becomes_normalised_rgb_with_grey_padding():
     image = np.zeros((40, 64, 3), np.uint8)
     image[:] = (255, 127, 0)  # blue, green, red
 
-    tensor, geometry = widerface.prepare(image, widerface.ORIGINAL)
+    tensor, geometry = widerface_images.prepare(image, widerface_images.ORIGINAL)
 
     assert (tensor.shape, tensor.dtype) == ((1, 3, 64, 64), np.float32)
     assert tensor[0, :, 0, 0].tolist() == [-127.5 / 128, -0.5 / 128, 127.5 / 128]
@@ -562,10 +565,10 @@ def test_an_image_becomes_normalised_rgb_with_grey_padding():
 
 
 def test_boxes_return_to_the_image_with_a_scale_for_each_axis():
-    geometry = widerface.eval_geometry((1385, 1024))  # 640 x 473: scales 0.46209 and 0.46191
+    geometry = widerface_images.eval_geometry((1385, 1024))  # 640 x 473: scales 0.46209 and 0.46191
     boxes = np.array([[47.3, 64, 236.5, 320], [-5, -5, 600, 700]], np.float32)
 
-    restored = widerface.restore(boxes, geometry)
+    restored = widerface_images.restore(boxes, geometry)
 
     assert restored.dtype == np.float32
     expected = [[102.4, 138.5, 512, 692.5], [0, 0, 1024, 1385]]

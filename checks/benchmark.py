@@ -1,0 +1,240 @@
+"""How fast models are, side by side: each in a process of its own, taking turns.
+
+Turns (A B A B ...) let drift of the machine hit all models alike, so ratios are taken between
+runs of the same round. A process for each model keeps their thread pools and memory apart.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from scrfdconv.checks.images import normalise
+from scrfdconv.converters.errors import MissingError
+from scrfdconv.converters.runner import Interface, Runner
+
+Seconds = npt.NDArray[np.float64]
+
+DEFAULT_RUNS = 50
+DEFAULT_WARM_UP = 5  # the first runs allocate, choose kernels and wake threads
+# The last model's threads wait for work at full speed for a while, which slows the next model
+# down where all processors are in use: 24 ms with ONNX Runtime, 10 ms with torch's OpenMP
+# (processor time after a run of the 2.5G model with two threads).
+PAUSE_SECONDS = 0.03
+SEED = 0  # of the noise that the models see; their time does not depend on it
+LIBRARIES = ("torch", "onnxruntime", "tensorrt", "numpy")
+# What thread pools ask before they start; read when the library is loaded.
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+Open = Callable[[], Runner]  # picklable: it is called in the model's own process
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One model's measured runs."""
+
+    name: str
+    seconds: Seconds  # (runs,) of one batch each
+    processor: Seconds  # (runs,) processor time, over all threads
+    peak_bytes: int  # of its process, libraries included
+    batch: int
+
+    @property
+    def median(self) -> float:
+        """Seconds for one batch."""
+        return float(np.median(self.seconds))
+
+    def percentile(self, percent: float) -> float:
+        """Seconds that so many percent of the runs stay below or at."""
+        return float(np.percentile(self.seconds, percent, method="higher"))
+
+    @property
+    def cores(self) -> float:
+        """Processors that were busy on average: what the runtime really used."""
+        return float(self.processor.sum() / self.seconds.sum())
+
+    @property
+    def throughput(self) -> float:
+        """Images in a second, over all runs."""
+        return self.batch * len(self.seconds) / float(self.seconds.sum())
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times the first model's time another one takes, over rounds."""
+
+    median: float
+    low: float  # 10 % of the rounds are below
+    high: float  # 10 % are above
+
+
+def ratio(timing: Timing, first: Timing) -> Ratio:
+    """Compare run by run: both of a round met the same state of the machine."""
+    low, median, high = np.percentile(timing.seconds / first.seconds, (10, 50, 90))
+    return Ratio(float(median), float(low), float(high))
+
+
+@dataclass(frozen=True)
+class Load:
+    """What all models run on, and how often."""
+
+    batch: int
+    shape: tuple[int, int]  # height, width
+    runs: int = DEFAULT_RUNS
+    warm_up: int = DEFAULT_WARM_UP
+
+
+def measure(
+    models: Mapping[str, Open],
+    load: Callable[[Sequence[Interface]], Load],
+    threads: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[list[Timing], Load]:
+    """Time models by name in turns; ``load`` decides from what they accept what they run on.
+
+    ``threads`` limits each model's runtime; None leaves it to the runtimes.
+    """
+    with ExitStack() as stack:
+        turns = [
+            stack.enter_context(_Turns(name, model, threads)) for name, model in models.items()
+        ]
+        todo = load([one.open() for one in turns])
+        for one in turns:
+            one.warm_up(todo)
+        for done in range(1, todo.runs + 1):
+            for one in turns:
+                one.run()
+            progress(done, todo.runs)
+        return [one.timing(todo) for one in turns], todo
+
+
+class _Turns:
+    """One model in its own process, which runs only when it is asked to."""
+
+    def __init__(self, name: str, model: Open, threads: int | None) -> None:
+        self.name = name
+        self._open = model
+        self._runs: list[tuple[float, float]] = []  # wall, processor
+        self._pool = ProcessPoolExecutor(
+            1, multiprocessing.get_context("spawn"), initializer=_limit_threads, initargs=(threads,)
+        )
+
+    def __enter__(self) -> _Turns:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def _ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return self._pool.submit(function, *arguments).result()
+        except BrokenProcessPool as error:
+            raise MissingError(
+                f"{self.name}: its process was ended, as systems do when memory runs out; try a "
+                "smaller --shape or --batch."
+            ) from error
+
+    def open(self) -> Interface:
+        interface: Interface = self._ask(_open, self._open)
+        return interface
+
+    def warm_up(self, load: Load) -> None:
+        self._ask(_prepare, load)
+        for _ in range(load.warm_up):
+            self._ask(_run)
+
+    def run(self) -> None:
+        self._runs.append(self._ask(_run))
+        time.sleep(PAUSE_SECONDS)
+
+    def timing(self, load: Load) -> Timing:
+        wall, busy = np.array(self._runs).T
+        return Timing(self.name, wall, busy, self._ask(peak_memory), load.batch)
+
+
+# ---------------------------------------------------------------- inside a model's process
+
+_here: dict[str, Any] = {}
+
+
+def _limit_threads(threads: int | None) -> None:
+    if threads:
+        os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
+
+
+def _open(model: Open) -> Interface:
+    runner = _here["runner"] = model()
+    return runner.interface
+
+
+def _prepare(load: Load) -> None:
+    noise = np.random.default_rng(SEED)
+    pixels = noise.integers(0, 256, (load.batch, *load.shape, 3), np.uint8)
+    _here["images"] = normalise(pixels)
+
+
+def _run() -> tuple[float, float]:
+    runner, images = _here["runner"], _here["images"]
+    busy, wall = time.process_time(), time.perf_counter()
+    runner.run(images)
+    wall, busy = time.perf_counter() - wall, time.process_time() - busy
+    return wall, busy
+
+
+def peak_memory() -> int:
+    """Most memory that this process has used so far, in bytes."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # Not getrusage: Linux carries a parent's peak over into the processes that it starts.
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    import psutil
+
+    memory = psutil.Process().memory_info()
+    return int(getattr(memory, "peak_wset", memory.rss))  # the peak on Windows
+
+
+# ---------------------------------------------------------------- the machine
+
+
+def environment(threads: int | None) -> dict[str, Any]:
+    """What a time depends on besides the model."""
+    return {
+        "cpu": cpu_name(),
+        "processors": os.cpu_count(),
+        "threads": threads or "runtime default",
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "libraries": {name: found for name in LIBRARIES if (found := _version(name))},
+    }
+
+
+def cpu_name() -> str:
+    """The processor as its maker calls it."""
+    if sys.platform == "linux":
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        if names:
+            return names[0]
+    return platform.processor() or platform.machine()
+
+
+def _version(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None

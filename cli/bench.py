@@ -1,0 +1,114 @@
+"""The verb bench: latency side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from scrfdconv.cli import options as o
+from scrfdconv.cli import output
+from scrfdconv.cli.main import app
+
+if TYPE_CHECKING:
+    from scrfdconv.checks.benchmark import Load
+    from scrfdconv.recipes.bench import Place
+
+MEGABYTE = 1e6
+HEADINGS = ("model", "median ms", "p90", "p99", "images/s", "cores", "file MB", "peak MB", "ratio")
+
+
+@app.command(rich_help_panel="Prove and measure")
+def bench(
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL...", help="Models of any kind; the first is the measure."),
+    ],
+    shape: Annotated[
+        tuple[int, int] | None,
+        typer.Option(metavar="H W", help="Of the images.", show_default="the models', or 640 640"),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Images per run.", show_default="the models', or 1")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Of each runtime.", show_default="its own choice")
+    ] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Measured runs of each model.")] = 50,
+    recipe: o.Recipe = None,
+    config: o.Config = None,
+    norm_groups: o.NormGroups = None,
+    seed: o.Seed = 0,
+    json: o.Json = False,
+) -> None:
+    """Time models in turns (A B A B), each in its own process, after a warm-up."""
+    from scrfdconv.checks.benchmark import environment
+    from scrfdconv.recipes.bench import Contest, compare_speed
+    from scrfdconv.recipes.convert import SourceOptions
+
+    contest = Contest(shape, batch, threads, runs)
+    options = SourceOptions(recipe, config, norm_groups, seed)
+    with output.progress("timing") as advance:
+        places, load = compare_speed(models, options, contest, advance)
+    machine = environment(threads)
+    if json:
+        output.print_json({**_conditions(load), **machine, "models": [_row(p) for p in places]})
+    else:
+        _print(places, load, machine)
+
+
+def _conditions(load: Load) -> dict[str, Any]:
+    return {"batch": load.batch, "shape": list(load.shape), "runs": load.runs,
+            "warm_up": load.warm_up}  # fmt: skip
+
+
+def _row(place: Place) -> dict[str, Any]:
+    timing = place.timing
+    return {
+        "model": timing.name,
+        "format": place.format,
+        "median_ms": 1e3 * timing.median,
+        "p90_ms": 1e3 * timing.percentile(90),
+        "p99_ms": 1e3 * timing.percentile(99),
+        "images_per_second": timing.throughput,
+        "cores_used": timing.cores,
+        "file_bytes": place.file_bytes,
+        "peak_memory_bytes": timing.peak_bytes,
+        "ratio": place.ratio.median,
+        "ratio_p10": place.ratio.low,
+        "ratio_p90": place.ratio.high,
+    }
+
+
+def _print(places: list[Place], load: Load, machine: dict[str, Any]) -> None:
+    rows = [HEADINGS, *(_cells(place) for place in places)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for model, *cells in rows:
+        numbers = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
+        output.show("  ".join((model.ljust(widths[0]), *numbers)))
+    height, width = load.shape
+    output.show(
+        f"{load.batch} x 3 x {height} x {width}, {load.runs} runs in turns after {load.warm_up}; "
+        "ratio: of the time to the first model's, median (10 % - 90 % of the rounds)"
+    )
+    libraries = ", ".join(f"{name} {found}" for name, found in machine["libraries"].items())
+    output.show(
+        f"{machine['cpu']}, {machine['processors']} processors, threads: {machine['threads']}; "
+        f"{machine['platform']}, Python {machine['python']}, {libraries}"
+    )
+
+
+def _cells(place: Place) -> tuple[str, ...]:
+    t, r = place.timing, place.ratio
+    return (
+        Path(t.name).name,
+        f"{1e3 * t.median:.2f}",
+        f"{1e3 * t.percentile(90):.2f}",
+        f"{1e3 * t.percentile(99):.2f}",
+        f"{t.throughput:.1f}",
+        f"{t.cores:.2f}",
+        f"{place.file_bytes / MEGABYTE:.2f}" if place.file_bytes else "-",
+        f"{t.peak_bytes / MEGABYTE:.0f}",
+        f"{r.median:.3f} ({r.low:.3f}-{r.high:.3f})",
+    )

@@ -1,0 +1,157 @@
+"""The verb detect: which faces are in these pictures?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from scrfdconv.cli import options as o
+from scrfdconv.cli import output
+from scrfdconv.cli.main import app
+from scrfdconv.converters.errors import InputFileError
+
+if TYPE_CHECKING:
+    from scrfdconv.checks.decode import Faces
+    from scrfdconv.recipes.detect import Detector, Found, Unreadable
+
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A checkpoint or a converted model of any kind.")
+]
+
+
+@app.command(rich_help_panel="Prove and measure")
+def detect(
+    model: Model,
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE...", help="Pictures, folders or globs.")
+    ],
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="Lowest score of a face.")] = 0.5,
+    nms: Annotated[
+        float, typer.Option(min=0, max=1, help="Boxes that overlap by more are one face.")
+    ] = 0.4,
+    size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(
+            metavar="H W", help="Input of a dynamic model, multiples of 32.", show_default="640 640"
+        ),
+    ] = None,
+    max_faces: Annotated[
+        int, typer.Option(min=0, help="Keep the largest near the middle; 0 keeps all.")
+    ] = 0,
+    draw: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the pictures with their faces.")
+    ] = None,
+    recipe: o.Recipe = None,
+    config: o.Config = None,
+    norm_groups: o.NormGroups = None,
+    seed: o.Seed = 0,
+    json: o.Json = False,
+) -> None:
+    """Find faces: boxes in pixels of the picture, scores, five keypoints.
+
+    A picture that cannot be read is reported, the rest goes on, and the exit code is 3.
+    """
+    from scrfdconv.recipes.convert import SourceOptions, open_source
+    from scrfdconv.recipes.detect import (
+        DetectOptions,
+        Detector,
+        faults_of,
+        list_pictures,
+        open_runner,
+        plan_drawings,
+    )
+
+    source = open_source(model, SourceOptions(recipe, config, norm_groups, seed))
+    detector = Detector(open_runner(source), DetectOptions(size, threshold, nms, max_faces))
+    output.say_if_seeded(source)
+    paths, bad = list_pictures(images)
+    for item in bad:
+        output.say(f"scrfdconv: {item.reason}")
+    drawings = plan_drawings(draw, paths) if draw and paths else {}
+    with faults_of(model):
+        found, more = _detect(detector, paths, drawings)
+    bad += more
+    if json:
+        output.print_json(_to_dict(model, detector, found, bad))
+    if bad:
+        raise typer.Exit(InputFileError.exit_code)
+
+
+def _detect(
+    detector: Detector, paths: list[Path], drawings: dict[Path, Path]
+) -> tuple[list[dict[str, Any]], list[Unreadable]]:
+    """Show each picture as it comes; keep its faces, not its pixels."""
+    from scrfdconv.recipes.detect import Unreadable, detect_pictures
+    from scrfdconv.recipes.detect import draw as write_drawing
+
+    found, bad = [], []
+    with output.progress("detecting") as advance:
+        for done, item in enumerate(detect_pictures(detector, paths), start=1):
+            if isinstance(item, Unreadable):
+                output.say(f"scrfdconv: {item.reason}")
+                bad.append(item)
+            else:
+                if item.path in drawings:
+                    write_drawing(item, drawings[item.path])
+                found.append(_picture(item, drawings.get(item.path)))
+                _show(item)
+            advance(done, len(paths))
+    return found, bad
+
+
+def _show(found: Found) -> None:
+    height, width = found.image.shape[:2]
+    count = len(found.faces)
+    output.show(f"{found.path}  {width}x{height}  {count} {'face' if count == 1 else 'faces'}")
+    for box, score in zip(found.faces.boxes, found.faces.scores, strict=True):
+        output.show(f"  {score:.3f}  " + " ".join(f"{side:8.1f}" for side in box))
+
+
+def _to_dict(
+    model: str, detector: Detector, found: list[dict[str, Any]], bad: list[Unreadable]
+) -> dict[str, Any]:
+    options = detector.options
+    return {
+        "model": model,
+        "input": list(detector.size),
+        "threshold": options.threshold,
+        "nms": options.nms_iou,
+        "images": found,
+        "errors": [{"file": str(item.path), "error": item.reason} for item in bad],
+    }
+
+
+def _picture(found: Found, drawing: Path | None) -> dict[str, Any]:
+    height, width = found.image.shape[:2]
+    return {
+        "file": str(found.path),
+        "size": {"height": height, "width": width},
+        "faces": _faces(found.faces),
+        **({"drawing": str(drawing)} if drawing else {}),
+    }
+
+
+def _faces(faces: Faces) -> list[dict[str, Any]]:
+    from scrfdconv.checks.decode import KEYPOINT_NAMES
+
+    listed: list[dict[str, Any]] = []
+    for index in range(len(faces)):
+        face: dict[str, Any] = {
+            "box": _numbers(faces.boxes[index]),
+            "score": _numbers(faces.scores[index : index + 1])[0],
+            "keypoints": None,
+        }
+        if faces.keypoints is not None:
+            points = map(_numbers, faces.keypoints[index])
+            face["keypoints"] = dict(zip(KEYPOINT_NAMES, points, strict=True))
+        if faces.labels is not None:
+            face["label"] = int(faces.labels[index])
+        listed.append(face)
+    return listed
+
+
+def _numbers(values: Any) -> list[float]:
+    """Float32 in as few digits as read back to the same float32."""
+    return [float(str(value)) for value in values]

@@ -1,0 +1,201 @@
+"""The verb eval: average precision on WIDER FACE, or agreement with another model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from scrfdconv.cli import options as o
+from scrfdconv.cli import output
+from scrfdconv.cli.main import app
+
+if TYPE_CHECKING:
+    from scrfdconv.recipes.convert import SourceOptions
+    from scrfdconv.recipes.evaluate import Plan, Score
+
+NO_LABELS = "--images needs a MODEL and --reference: without labels, another model is the truth."
+
+
+@app.command("eval", rich_help_panel="Prove and measure")
+def evaluate(
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="A model of any kind, or none.")
+    ] = None,
+    widerface: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="WIDER FACE: the validation images and the .mat files."),
+    ] = None,
+    mode: Annotated[
+        str, typer.Option(help="vga (the published table), original, or N for NxN.")
+    ] = "vga",
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            help="Keep the detections here, and continue from them. Without MODEL: score these, "
+            "a folder or a .zip."
+        ),
+    ] = None,
+    ground_truth: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The .mat files, to score --results.")
+    ] = None,
+    images: o.Images = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Whose faces on --images are the truth.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="The first N images only: a smoke run.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes.", show_default="one per processor")
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(metavar="tcp://HOST:PORT", help="A Dask cluster that sees the same files."),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.svg", help="Draw the precision-recall curves.")
+    ] = None,
+    recipe: o.Recipe = None,
+    config: o.Config = None,
+    norm_groups: o.NormGroups = None,
+    seed: o.Seed = 0,
+    json: o.Json = False,
+) -> None:
+    """Measure a detector: WIDER FACE validation (easy, medium, hard), or agreement with a model.
+
+    MODEL --widerface DIR runs the model; --results DIR|ZIP --ground-truth DIR scores detections of
+    any detector; MODEL --images DIR --reference REF needs no labels.
+    """
+    from scrfdconv.checks.widerface_images import parse_mode
+    from scrfdconv.recipes.convert import SourceOptions
+    from scrfdconv.recipes.evaluate import Plan
+
+    _require_one_way(model, widerface, results, ground_truth, images, reference)
+    _require_svg(plot)
+    options = SourceOptions(recipe, config, norm_groups, seed)
+    if images and model and reference:
+        if limit or plot:
+            raise typer.BadParameter("--limit and --plot are for WIDER FACE, not for --images.")
+        _agreement(model, reference, options, images)
+    elif model and widerface:
+        plan = Plan(parse_mode(mode), results, limit, workers, scheduler)
+        _run_model(model, options, widerface, plan, plot)
+    elif results and ground_truth:
+        _score_files(results, ground_truth, limit, plot)
+
+
+def _require_one_way(
+    model: str | None, widerface: Path | None, results: Path | None, ground_truth: Path | None,
+    images: list[Path] | None, reference: str | None,
+) -> None:  # fmt: skip
+    if images or reference:
+        if not (model and images and reference) or widerface or results or ground_truth:
+            raise typer.BadParameter(NO_LABELS)
+    elif model:
+        if not widerface or ground_truth:
+            raise typer.BadParameter(
+                "MODEL needs --widerface DIR (images and .mat files), or --images and --reference."
+            )
+    elif widerface or not (results and ground_truth):
+        raise typer.BadParameter(
+            "Give MODEL --widerface DIR, or --results DIR|ZIP --ground-truth DIR."
+        )
+
+
+def _require_svg(plot: Path | None) -> None:
+    from scrfdconv.converters.artifact import require_folder
+
+    if plot is None:
+        return
+    if plot.suffix.lower() != ".svg":
+        raise typer.BadParameter(f"--plot {plot}: curves are drawn as SVG; name a file .svg.")
+    require_folder(plot)  # now, not after an hour
+
+
+def _run_model(
+    model: str, options: SourceOptions, directory: Path, plan: Plan, plot: Path | None
+) -> None:
+    from scrfdconv.recipes.evaluate import score_model
+
+    if plan.results is None:
+        output.say("note: give --results DIR to keep detections and to continue when interrupted.")
+    with output.progress("evaluating") as advance:
+        score = score_model(model, options, directory, plan, advance)
+    if score.reused:
+        output.say(f"note: {score.reused} images were finished before, in {plan.results}.")
+    _show(score, model, plan, plot)
+
+
+def _score_files(results: Path, ground_truth: Path, limit: int | None, plot: Path | None) -> None:
+    from scrfdconv.recipes.evaluate import Plan, score_results
+
+    with output.working(f"scoring {results.name}"):
+        score = score_results(results, ground_truth, limit)
+    _show(score, None, Plan(results=results, limit=limit), plot)
+
+
+def _show(score: Score, model: str | None, plan: Plan, plot: Path | None) -> None:
+    from scrfdconv.checks.curves import curves_svg
+    from scrfdconv.checks.widerface_images import VGA, mode_name
+    from scrfdconv.converters.artifact import replacing
+
+    evaluation, published = score.evaluation, score.published
+    if plot:
+        title = Path(model).stem if model else plan.results.stem if plan.results else ""
+        with replacing(plot) as part:
+            part.write_text(curves_svg(evaluation, title), encoding="utf-8")
+    if plan.limit:
+        output.say("note: a smoke run on the first images; its AP compares with no other.")
+    if output.wants_json():
+        row = published and {"model": published.label, "mode": "vga", "easy": published.easy,
+                             "medium": published.medium, "hard": published.hard}  # fmt: skip
+        output.print_json(
+            {
+                "model": model,
+                "mode": mode_name(plan.mode) if model else None,
+                "results": str(plan.results) if plan.results else None,
+                "images": evaluation.images,
+                "limit": plan.limit,
+                "detections": evaluation.predictions,
+                "faces": {name: curve.faces for name, curve in evaluation.curves.items()},
+                "ap": {name: _percent(ap) for name, ap in evaluation.ap.items()},
+                "published": row,
+                "plot": str(plot) if plot else None,
+            }
+        )
+        return
+    output.show(f"{'':28}{'easy':>8}{'medium':>8}{'hard':>8}")
+    output.show(f"{'AP':28}" + "".join(f"{100 * ap:8.2f}" for ap in evaluation.ap.values()))
+    if published:
+        values = (published.easy, published.medium, published.hard)
+        where = "" if plan.mode == VGA else " at vga"
+        label = f"published, {published.label}{where}"
+        output.show(f"{label:28}" + "".join(f"{value:8.2f}" for value in values))
+    output.show(f"{evaluation.images} images, {evaluation.predictions} detections")
+
+
+def _percent(ap: float) -> float | None:
+    """In percent as the published tables are; None where a subset has no faces."""
+    return None if math.isnan(ap) else 100 * ap
+
+
+def _agreement(model: str, reference: str, options: SourceOptions, images: list[Path]) -> None:
+    from scrfdconv.checks.images import find_images
+    from scrfdconv.recipes.evaluate import score_agreement
+
+    with output.progress("comparing") as advance:
+        found = score_agreement(model, reference, options, find_images(images), advance)
+    values: dict[str, Any] = {
+        key: None if isinstance(value, float) and math.isnan(value) else value
+        for key, value in asdict(found).items()
+    }
+    if output.wants_json():
+        output.print_json({"model": model, "reference": reference, **values})
+        return
+    for key, value in values.items():
+        shown = f"{value:.4f}" if isinstance(value, float) else value
+        output.show(f"{key.replace('_', ' '):22} {'-' if value is None else shown}")

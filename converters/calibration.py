@@ -1,0 +1,241 @@
+"""Ranges of activations, measured on pictures one at a time: memory does not grow with their number.
+
+The library's calibrators keep what they see of all pictures before they sum it up. Here the first
+pass takes each channel's extremes, inside ONNX Runtime, and a second one, for the methods that
+need it, histograms of a fixed size, from which the library's own rules choose the ranges.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from scrfdconv.converters.artifact import readable, replacing
+from scrfdconv.converters.equalisation import equalise
+from scrfdconv.converters.errors import InputFileError
+from scrfdconv.converters.formats.onnx import image_input, opset_of
+from scrfdconv.converters.fp16_range import outputs_of
+from scrfdconv.converters.quantization import OPERATORS, Ranges
+
+if TYPE_CHECKING:
+    import onnx
+
+Calibrator = Literal["minmax", "entropy", "percentile"]
+CALIBRATORS: tuple[Calibrator, ...] = get_args(Calibrator)
+Images = Callable[[], Iterable[np.ndarray]]  # (N, 3, H, W) float32 each, the same ones every time
+
+TABLE_VERSION = 1
+IMAGE_RANGE = (-1.0, 1.0)  # of every normalised picture, whatever the given ones have
+# The library's defaults: 128 bins for entropy, whose rule tries every width in turn, and 2048 for
+# percentiles, which it cuts at 99.999 %.
+_BINS = {"entropy": 128, "percentile": 2048}
+_PERCENTILE = 99.999
+_AXES = [0, 2, 3]  # all but the channel
+
+
+@dataclass(frozen=True)
+class Table:
+    """What was measured on a model, for one model: enough to quantize it again without pictures."""
+
+    source_sha256: str  # of the checkpoint or model that was given
+    images_sha256: str
+    images: int
+    shape: tuple[int, int]
+    calibrator: Calibrator
+    ranges: dict[str, tuple[float, float]]  # of the equalised model's activations
+    channels: dict[str, list[float]] = field(default_factory=dict)  # largest magnitudes before it
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: reading it back gives the same numbers."""
+        return {"version": TABLE_VERSION, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any], where: Path) -> Table:
+        """Read what ``to_dict`` wrote; raises InputFileError for anything else."""
+        try:
+            values = dict(content)
+            if values.pop("version") != TABLE_VERSION:
+                raise ValueError("another version of this file")
+            values["shape"] = (int(values["shape"][0]), int(values["shape"][1]))
+            values["ranges"] = {k: (_finite(a), _finite(b)) for k, (a, b) in values["ranges"].items()}
+            values["channels"] = {k: [_finite(v) for v in c] for k, c in values["channels"].items()}
+            if values["calibrator"] not in CALIBRATORS:
+                raise ValueError(f"unknown calibrator {values['calibrator']}")
+            return cls(**values)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputFileError(
+                f"{where}: is no calibration table of scrfdconv ({error}); make one with "
+                "`scrfdconv int8 --save-calibration`."
+            ) from error
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON."""
+        with replacing(path) as part:
+            part.write_text(json.dumps(self.to_dict(), indent=1), "utf-8")
+
+
+def load_table(path: Path) -> Table:
+    """Read a calibration table; raises InputFileError for other files."""
+    return Table.from_dict(load_json(path), path)
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; raises InputFileError where there is none."""
+    try:
+        content = json.loads(readable(path).read_text("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputFileError(f"{path}: is no JSON file ({error}).") from error
+    if not isinstance(content, dict):
+        raise InputFileError(f"{path}: holds no JSON object.")
+    return content
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value} is no finite number")
+    return number
+
+
+# ---------------------------------------------------------------- extremes
+
+
+@dataclass(frozen=True)
+class Extremes:
+    """The smallest and largest value of every channel of every measured activation."""
+
+    low: dict[str, np.ndarray]  # (C,)
+    high: dict[str, np.ndarray]
+
+    def ranges(self, image: str, factors: Mapping[str, np.ndarray]) -> dict[str, tuple[float, float]]:
+        """Ranges of whole tensors, of channels that were multiplied by ``factors``."""
+        found = {
+            name: (
+                float((self.low[name] * factors.get(name, 1)).min()),
+                float((self.high[name] * factors.get(name, 1)).max()),
+            )
+            for name in self.low
+        }
+        return found | {image: IMAGE_RANGE}
+
+    def largest(self) -> dict[str, np.ndarray]:
+        """The largest magnitude of every channel."""
+        return {name: np.maximum(-self.low[name], self.high[name]) for name in self.low}
+
+
+def extremes(model: onnx.ModelProto, images: Images) -> list[Extremes]:
+    """The extremes of a quantizable model's activations on each batch of ``images``."""
+    names = [n.output[0] for n in model.graph.node if n.op_type in OPERATORS]
+    probed = _with_extremes(model, names)
+    found = []
+    for values in outputs_of(probed, images):
+        low, high = values[: len(names)], values[len(names) :]
+        found.append(Extremes(dict(zip(names, low, strict=True)), dict(zip(names, high, strict=True))))
+    return found
+
+
+def widest(parts: Iterable[Extremes]) -> Extremes:
+    """The extremes over all of ``parts``."""
+    first, *others = parts
+    low, high = dict(first.low), dict(first.high)
+    for part in others:
+        for name in low:
+            low[name] = np.minimum(low[name], part.low[name])
+            high[name] = np.maximum(high[name], part.high[name])
+    return Extremes(low, high)
+
+
+def _with_extremes(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
+    """The model with the extremes of the named tensors as its only outputs."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    graph = result.graph
+    graph.initializer.append(numpy_helper.from_array(np.array(_AXES, np.int64), "extremes.axes"))
+    axes_are_inputs = opset_of(model) >= 18  # noqa: PLR2004 - ReduceMin-18 and ReduceMax-18
+    del graph.output[:], graph.value_info[:]
+    for operator in ("ReduceMin", "ReduceMax"):
+        for name in names:
+            output = f"{name}.{operator}"
+            inputs = [name, "extremes.axes"] if axes_are_inputs else [name]
+            attributes = {} if axes_are_inputs else {"axes": _AXES}
+            graph.node.append(
+                helper.make_node(operator, inputs, [output], keepdims=0, **attributes)
+            )
+            graph.output.append(helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, [None]))
+    return result
+
+
+# ---------------------------------------------------------------- ranges
+
+
+def equalised(
+    model: onnx.ModelProto, channels: Mapping[str, Iterable[float]]
+) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """A copy of a quantizable model with equalised channels, and their factors."""
+    import onnx
+
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    largest = {name: np.asarray(list(values), np.float32) for name, values in channels.items()}
+    return result, equalise(result, largest)
+
+
+def chosen_ranges(
+    model: onnx.ModelProto, extreme: Ranges, calibrator: Calibrator, images: Images
+) -> dict[str, tuple[float, float]]:
+    """Ranges by one of the library's rules, within the ``extreme`` ones; minmax takes those."""
+    if calibrator == "minmax":
+        return dict(extreme)
+    from onnxruntime.quantization.calibrate import HistogramCollector
+
+    bins = _BINS[calibrator]
+    collector = HistogramCollector(
+        method=calibrator, symmetric=False, num_bins=bins, num_quantized_bins=bins,
+        percentile=_PERCENTILE, scenario="same",
+    )  # fmt: skip
+    image = image_input(model).name
+    counted = {name: limits for name, limits in extreme.items() if name != image}
+    for name, (counts, reach) in _histograms(model, counted, bins, images).items():
+        edges = np.linspace(-reach, reach, bins + 1, dtype=np.float32)
+        low, high = map(np.float32, counted[name])
+        collector.histogram_dict[name] = (counts, edges, low, high, np.float32(reach))
+    chosen = collector.compute_collection_result()
+    result = {name: _within(data.range_value, counted[name]) for name, data in chosen.items()}
+    return dict(extreme) | result
+
+
+def _within(chosen: Iterable[Any], limits: tuple[float, float]) -> tuple[float, float]:
+    """``chosen`` cut to what was measured: rules that are symmetric waste half of a ReLU's range."""
+    low, high = (float(value) for value in chosen)
+    return max(low, limits[0]), min(high, limits[1])
+
+
+def _histograms(
+    model: onnx.ModelProto, limits: Ranges, bins: int, images: Images
+) -> dict[str, tuple[np.ndarray, float]]:
+    """Counts over (-reach, reach) of each tensor, in ``bins``, and its reach."""
+    import onnx
+
+    probed = onnx.ModelProto()
+    probed.CopyFrom(model)
+    del probed.graph.output[:], probed.graph.value_info[:]
+    for name in limits:
+        value = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+        probed.graph.output.append(value)
+    reaches = {name: max(-low, high) or 1.0 for name, (low, high) in limits.items()}
+    counts = {name: np.zeros(bins, np.int64) for name in limits}
+    for values in outputs_of(probed, images):
+        for name, value in zip(limits, values, strict=True):
+            scaled = (value.ravel() + np.float32(reaches[name])) * (bins / (2 * reaches[name]))
+            index = np.minimum(scaled.astype(np.int32), bins - 1)
+            counts[name] += np.bincount(np.maximum(index, 0), minlength=bins)
+    return {name: (counts[name], reaches[name]) for name in limits}

@@ -1,0 +1,169 @@
+"""What the other modules need of the machine: the tensorrt package, its one log, and the GPU.
+
+Rules of every module that calls TensorRT:
+
+1. Only names that TensorRT 10.3, 10.16 and 11.4 all have; the exceptions are in ``GUARDED`` and
+   are looked up, never written. A test compares the code with the three lists of names.
+2. Enums by symbol, never by number: TensorRT 11 renumbered them.
+3. Precision comes from the ONNX alone. TensorRT 11 has no flags for it, and a build that set them
+   on 10 and lost them on 11 is how FP32 engines were shipped as FP16.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from scrfdconv.converters.errors import MissingError
+
+logger = logging.getLogger(__name__)
+
+MAJORS = (10, 11)  # what the code is written for and tested against, by lists of names
+FIRST = (10, 3)  # the oldest of them
+# Names that one of the versions lacks, with the first one that has them.
+GUARDED = {"HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY": "10.16"}
+
+PLAN_HINT = (
+    "`scrfdconv tensorrt ... --plan-only` writes the ONNX and a build script for the target machine"
+)
+DRIVER_FILE = Path("/proc/driver/nvidia/version")  # of NVIDIA's kernel module on Linux
+DRIVER_TIMEOUT = 20  # seconds; nvidia-smi takes one or two, and hangs on a broken driver
+
+
+def tensorrt() -> Any:
+    """The tensorrt package; raises MissingError, with the reason, where it cannot be used."""
+    try:
+        import tensorrt as trt
+    except (ImportError, OSError) as error:  # OSError: the package is there, its libraries are not
+        why = "is not installed" if isinstance(error, ModuleNotFoundError) else f"fails: {error}"
+        raise MissingError(
+            f"The package tensorrt {why}; pip install 'scrfdconv[tensorrt]' on a machine with an "
+            f"NVIDIA GPU. Without one, {PLAN_HINT}."
+        ) from error
+    version = version_of(trt)
+    if not (version[0] in MAJORS and version >= FIRST):
+        raise MissingError(
+            f"TensorRT {trt.__version__} is installed; supported are 10.3 and later, and 11."
+        )
+    return trt
+
+
+def version_of(trt: Any) -> tuple[int, ...]:
+    """The version of TensorRT as numbers."""
+    return version_numbers(trt.__version__)
+
+
+def version_numbers(version: str) -> tuple[int, ...]:
+    """``10.16.1.11`` as (10, 16, 1, 11)."""
+    return tuple(int(number) for number in re.findall(r"\d+", version))
+
+
+def guarded(trt: Any, name: str) -> Any:
+    """A name of ``GUARDED``; raises MissingError where this TensorRT lacks it."""
+    owner, _, member = name.partition(".")
+    value = getattr(getattr(trt, owner), member, None)
+    if value is None:
+        raise MissingError(
+            f"{name} needs TensorRT {GUARDED[name]} or later; this is {trt.__version__}."
+        )
+    return value
+
+
+# ---------------------------------------------------------------- the log
+
+
+def log() -> Any:
+    """The log that every Builder and Runtime of this process gets.
+
+    One, because TensorRT keeps the first that it was given and ignores the others.
+    """
+    return _log_of(tensorrt())
+
+
+def take_errors() -> list[str]:
+    """What TensorRT reported as errors since the last call."""
+    errors: list[str] = log().errors
+    taken = list(errors)
+    errors.clear()
+    return taken
+
+
+@cache
+def _log_of(trt: Any) -> Any:
+    class Log(trt.ILogger):  # type: ignore[misc]  # the class is known at run time only
+        """Keeps errors, passes the rest on to Python's logging."""
+
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, msg: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self.errors.append(msg)
+            else:
+                logger.debug("TensorRT: %s", msg)
+
+    return Log()
+
+
+# ---------------------------------------------------------------- the GPU
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The GPU that engines are built for and run on: torch's current device."""
+
+    name: str
+    compute_capability: str  # "8.6"
+    driver: str
+    free_memory: int  # bytes
+
+
+def require_gpu() -> Gpu:
+    """The GPU of this process; raises MissingError, with the reason, where there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise MissingError(f"{why_no_gpu()}. Without a GPU, {PLAN_HINT}.")
+    major, minor = torch.cuda.get_device_capability()
+    free, _ = torch.cuda.mem_get_info()
+    return Gpu(
+        torch.cuda.get_device_name(), f"{major}.{minor}", driver_version() or "unknown", free
+    )
+
+
+def why_no_gpu() -> str:
+    """One reason why torch sees no GPU, the nearest cause first."""
+    import torch
+
+    driver = driver_version()
+    if driver is None:
+        return "No NVIDIA driver is on this machine"
+    if torch.version.cuda is None:
+        return f"The driver {driver} is here, but this torch ({torch.__version__}) has no CUDA"
+    return f"The driver {driver} and torch with CUDA are here, but torch finds no GPU"
+
+
+def driver_version() -> str | None:
+    """The version of NVIDIA's driver, or None without one."""
+    program = shutil.which("nvidia-smi")
+    if program:
+        query = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
+        try:
+            answer = subprocess.run(  # noqa: S603 - a fixed command
+                query, capture_output=True, text=True, timeout=DRIVER_TIMEOUT, check=True
+            )
+            return answer.stdout.strip().partition("\n")[0] or None
+        except (OSError, subprocess.SubprocessError) as error:
+            logger.debug("nvidia-smi: %s", error)
+    try:
+        match = re.search(r"\s(\d+\.\d+[.\d]*)\s", DRIVER_FILE.read_text())
+    except OSError:
+        return None
+    return match[1] if match else None

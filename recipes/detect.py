@@ -1,0 +1,209 @@
+"""Faces in pictures: any model, from the file to boxes in pixels of the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from scrfdconv.checks.decode import DEPLOYMENT_THRESHOLD, NMS_IOU, Faces, decode
+from scrfdconv.checks.draw import draw_faces
+from scrfdconv.checks.images import find_images, letterbox, normalise, read_image
+from scrfdconv.converters.architecture import require_shape
+from scrfdconv.converters.artifact import replacing
+from scrfdconv.converters.checkpoint import Checkpoint
+from scrfdconv.converters.errors import (
+    ArtifactError,
+    CheckFailed,
+    InputFileError,
+    OutputError,
+    UsageError,
+)
+from scrfdconv.converters.formats import Source, open_artifact
+from scrfdconv.converters.formats.pytorch import EagerRunner
+from scrfdconv.converters.runner import Interface, Runner
+
+UInt8 = npt.NDArray[np.uint8]
+
+# What the models were deployed with: sides of a face from 16 to 512 pixels fit its anchors.
+DEFAULT_SIZE = (640, 640)
+# Written at OpenCV's default quality of 95, which keeps thin lines clean.
+JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe")
+
+
+@dataclass(frozen=True)
+class DetectOptions:
+    """How to look for faces. ``size`` (H, W) is for dynamic models only; 0 faces means all."""
+
+    size: tuple[int, int] | None = None
+    threshold: float = DEPLOYMENT_THRESHOLD
+    nms_iou: float = NMS_IOU
+    max_faces: int = 0
+
+
+@dataclass(frozen=True)
+class Found:
+    """The faces of one picture, in its pixels."""
+
+    path: Path
+    image: UInt8  # (h, w, 3) BGR, upright
+    faces: Faces
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A picture that could not be read, and the sentence that says why."""
+
+    path: Path
+    reason: str
+
+
+class Detector:
+    """A model with the whole way from pictures to faces, as it is deployed."""
+
+    def __init__(self, runner: Runner, options: DetectOptions | None = None) -> None:
+        """Raises UsageError for a size that the model cannot take."""
+        self.runner = runner
+        self.options = options or DetectOptions()
+        self.size = input_size(runner.interface, self.options.size)
+
+    @property
+    def slots(self) -> int:
+        """Pictures per run: a fixed batch takes that many, a free one is fed one by one."""
+        return self.runner.interface.batch or 1
+
+    def detect(self, images: Sequence[UInt8]) -> list[Faces]:
+        """Find the faces of at most ``slots`` BGR pictures, in pixels of each picture."""
+        filled = [*images, *[images[-1]] * (self.slots - len(images))]
+        canvases, scales = zip(*(letterbox(image, self.size) for image in filled), strict=True)
+        faces = decode(
+            self.runner.run(normalise(np.stack(canvases))),
+            self.size,
+            threshold=self.options.threshold,
+            nms_iou=self.options.nms_iou,
+            scale=scales,
+            max_faces=self.options.max_faces,
+            image_size=[image.shape[:2] for image in filled],
+        )
+        return faces[: len(images)]
+
+
+def open_runner(source: Source, threads: int | None = None) -> Runner:
+    """Open a checkpoint or an artifact of any kind; ``threads`` limits its runtime."""
+    if isinstance(source, Checkpoint):
+        return EagerRunner(source, threads)
+    return open_artifact(source.path, threads)
+
+
+def input_size(
+    interface: Interface, wanted: tuple[int, int] | None = None, option: str = "--size"
+) -> tuple[int, int]:
+    """The (H, W) that a model runs with: its own if fixed, else ``wanted``, else 640x640."""
+    height, width = wanted or DEFAULT_SIZE
+    own = (interface.height or height, interface.width or width)
+    if wanted and own != wanted:
+        raise UsageError(
+            f"{option} {height} {width}: the model's input is fixed to {own[0]} {own[1]} "
+            f"(height width); leave {option} out, or take the dynamic model."
+        )
+    if wanted or interface.shape is None:
+        require_shape(own, interface.size_multiple, option)
+    elif any(side % interface.size_multiple for side in own):
+        raise ArtifactError(
+            f"The model's fixed input of {own[0]}x{own[1]} is no multiple of "
+            f"{interface.size_multiple}, so its outputs have no known places; export it anew."
+        )
+    return own
+
+
+@contextmanager
+def faults_of(model: str) -> Iterator[None]:
+    """Outputs that no SCRFD can have are the model file's fault, and it is named."""
+    try:
+        yield
+    except CheckFailed as error:
+        raise ArtifactError(f"{model}: {error}") from error
+
+
+# ---------------------------------------------------------------- many pictures
+
+
+def list_pictures(paths: Sequence[Path]) -> tuple[list[Path], list[Unreadable]]:
+    """The pictures that files, folders and globs name, and the names that lead nowhere."""
+    good: list[Path] = []
+    bad: list[Unreadable] = []
+    for path in paths:
+        try:
+            find_images([path])
+            good.append(path)
+        except InputFileError as error:
+            bad.append(Unreadable(path, str(error)))
+    return (find_images(good) if good else []), bad
+
+
+def detect_pictures(detector: Detector, paths: Sequence[Path]) -> Iterator[Found | Unreadable]:
+    """Read and detect one picture after the other; a bad one does not stop the rest."""
+    waiting: list[tuple[Path, UInt8]] = []
+    for path in paths:
+        try:
+            waiting.append((path, read_image(path)))
+        except InputFileError as error:
+            yield Unreadable(path, str(error))
+        if len(waiting) == detector.slots:
+            yield from _detect_batch(detector, waiting)
+            waiting = []
+    if waiting:
+        yield from _detect_batch(detector, waiting)
+
+
+def _detect_batch(detector: Detector, batch: list[tuple[Path, UInt8]]) -> Iterator[Found]:
+    faces = detector.detect([image for _, image in batch])
+    for (path, image), found in zip(batch, faces, strict=True):
+        yield Found(path, image, found)
+
+
+# ---------------------------------------------------------------- drawing
+
+
+def plan_drawings(folder: Path, paths: Sequence[Path]) -> dict[Path, Path]:
+    """Where in ``folder`` each picture's drawing goes: its own name, numbered where taken.
+
+    JPEG stays JPEG, everything else becomes PNG. Makes the folder. Raises OutputError where a
+    drawing would replace one of the pictures.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"--draw {folder}: cannot be made ({error.strerror}).") from error
+    plan: dict[Path, Path] = {}
+    taken: set[str] = set()
+    sources = {path.resolve() for path in paths}
+    for path in paths:
+        suffix = path.suffix if path.suffix.lower() in JPEG_SUFFIXES else ".png"
+        target = folder / _free_name(path.stem, suffix, taken)
+        if target.resolve() in sources:
+            raise OutputError(f"--draw {folder}: would replace {target}; give another folder.")
+        plan[path] = target
+    return plan
+
+
+def _free_name(stem: str, suffix: str, taken: set[str]) -> str:
+    name, number = f"{stem}{suffix}", 1
+    while name.lower() in taken:  # file systems that ignore case would mix a.jpg and A.jpg
+        number += 1
+        name = f"{stem}-{number}{suffix}"
+    taken.add(name.lower())
+    return name
+
+
+def draw(found: Found, target: Path) -> None:
+    """Write the picture with its faces; an older file is replaced only whole."""
+    import cv2
+
+    _, content = cv2.imencode(target.suffix.lower(), draw_faces(found.image, found.faces))
+    with replacing(target) as part:
+        part.write_bytes(content.tobytes())

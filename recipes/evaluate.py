@@ -1,0 +1,251 @@
+"""How good is a detector: WIDER FACE average precision, or agreement with another model.
+
+Images are run in groups by worker processes, here or on a Dask cluster. Every group is a pure
+function of a `Job` and image names, so the detections depend neither on the number of workers
+nor on who did what, and a lost worker's groups run again elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scrfdconv.checks.detections import Agreement, agreement
+from scrfdconv.checks.faces import detect, model_input
+from scrfdconv.checks.images import read_image
+from scrfdconv.checks.widerface import Evaluation, evaluate
+from scrfdconv.checks.widerface_folder import ResultFolder
+from scrfdconv.checks.widerface_images import (
+    VGA,
+    detections_on,
+    find_images,
+    is_square,
+    mode_name,
+    require_mode,
+)
+from scrfdconv.checks.widerface_results import load_results
+from scrfdconv.checks.widerface_truth import GroundTruth, load_ground_truth
+from scrfdconv.converters.architecture import BUILTIN, PUBLISHED, Architecture, Published
+from scrfdconv.converters.checkpoint import Checkpoint
+from scrfdconv.converters.errors import CheckFailed, InputFileError, UsageError
+from scrfdconv.converters.formats import Source
+from scrfdconv.converters.metadata import architecture_from_metadata
+from scrfdconv.converters.runner import Runner
+from scrfdconv.recipes.convert import SourceOptions, open_source
+from scrfdconv.recipes.detect import DEFAULT_SIZE, faults_of, open_runner
+from scrfdconv.recipes.workers import on_dask, on_this_machine
+
+# Written into result folders: detections of another protocol are never continued. Count up when
+# a change here or in checks/widerface_images.py changes detections.
+PROTOCOL = 1
+# One thread in each worker: parallel images use processors better than parallel layers, and sums
+# do not depend on the number of processors.
+THREADS = 1
+
+Group = tuple[str, ...]  # names of images that one run of the model takes
+Progress = Callable[[int, int], None]  # called with the images that are done, and with all
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker needs to know, here or on another machine that sees the same files."""
+
+    model: str
+    digest: str
+    options: SourceOptions
+    images: Path  # the folder with EVENT/NAME.jpg
+    mode: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to evaluate a model on WIDER FACE, as the command line's options."""
+
+    mode: int = VGA
+    results: Path | None = None
+    limit: int | None = None
+    workers: int | None = None  # None: one for each processor
+    scheduler: str | None = None  # address of a Dask cluster
+
+
+@dataclass(frozen=True)
+class Score:
+    """A model's average precision, and the published one where the model is a known one."""
+
+    evaluation: Evaluation
+    published: Published | None = None
+    reused: int = 0  # images that an earlier run had finished
+
+
+def score_results(results: Path, ground_truth: Path, limit: int | None = None) -> Score:
+    """Score result files of any detector by the WIDER FACE protocol."""
+    truth = load_ground_truth(ground_truth)
+    found = load_results(results)
+    if limit is not None:
+        truth = truth.first(limit)
+        found = {name: found[name] for name in truth.names if name in found}
+    return Score(evaluate(truth, found))
+
+
+def score_model(
+    model: str, options: SourceOptions, directory: Path, plan: Plan, progress: Progress
+) -> Score:
+    """Run a model on the validation images and score it by the published protocol.
+
+    With ``plan.results`` every finished image is kept there, and a second call with the same
+    model and mode runs only what is missing.
+    """
+    source = open_source(model, options)
+    runner = open_runner(source, THREADS)
+    require_mode(runner.interface, plan.mode)
+    truth = load_ground_truth(directory)
+    truth = truth if plan.limit is None else truth.first(plan.limit)
+    images = find_images(directory)
+    _require_images(images, truth)
+    folder = ResultFolder(plan.results, _stamp(source, plan.mode))
+    groups = _groups(truth.names, runner, plan.mode)
+    missing = [group for group in groups if not all(map(folder.finished, group))]
+    done = len(truth.names) - sum(map(len, missing))
+    reused = done
+    progress(done, len(truth.names))
+    job = Job(_anywhere(model), source.digest, options, images.resolve(), plan.mode)
+    with closing(_run(job, missing, plan, source)) as finished:
+        for group, detections in finished:
+            for name, rows in zip(group, detections, strict=True):
+                folder.add(name, rows)
+            done += len(group)
+            progress(done, len(truth.names))
+    evaluation = evaluate(truth, folder.results(truth.names))
+    return Score(evaluation, published_for(source, runner), reused)
+
+
+def detect_group(job: Job, group: Group) -> list[np.ndarray]:
+    """Detect on the images of one group; what workers run."""
+    runner = _opened(job)
+    images = [read_image(job.images / f"{name}.jpg") for name in group]
+    with faults_of(job.model):
+        return list(detections_on(runner, images, job.mode))
+
+
+def score_agreement(
+    model: str,
+    reference: str,
+    options: SourceOptions,
+    images: Sequence[Path],
+    progress: Progress = lambda done, total: None,
+) -> Agreement:
+    """Compare the faces of two models on photographs, without labels: the reference is the truth.
+
+    Raises CheckFailed where the reference finds no face.
+    """
+    runners = [open_runner(open_source(name, options)) for name in (reference, model)]
+    size = _common_size(runners)
+
+    def pairs() -> Iterator[Any]:
+        for done, path in enumerate(images, start=1):
+            image = model_input(path, size)
+            yield tuple(detect(runner, image) for runner in runners)
+            progress(done, len(images))
+
+    found = agreement(pairs())
+    if found.undefined:
+        raise CheckFailed(f"{found.undefined[0].upper()}{found.undefined[1:]}.")
+    return found
+
+
+def published_for(source: Source, runner: Runner) -> Published | None:
+    """The published row of a model, if its architecture is a known one and it was trained."""
+    a: Architecture | None
+    if isinstance(source, Checkpoint):
+        a, seeded = source.architecture, source.seeded
+    else:
+        a = architecture_from_metadata(runner.metadata)
+        seeded = runner.metadata.get("weights", "checkpoint") != "checkpoint"
+    known = a is not None and not seeded and BUILTIN.get(a.name) == a
+    return PUBLISHED.get(a.name) if a and known else None
+
+
+# ---------------------------------------------------------------- parts
+
+
+def _run(
+    job: Job, groups: Sequence[Group], plan: Plan, source: Source
+) -> Generator[tuple[Group, list[np.ndarray]]]:
+    if plan.scheduler:
+        return on_dask(plan.scheduler, detect_group, job, groups)
+    return on_this_machine(detect_group, job, groups, plan.workers or _default_workers(source))
+
+
+def _default_workers(source: Source) -> int:
+    if source.format == "tensorrt":
+        return 1  # the device is shared: more processes would only fill its memory
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def _opened(job: Job) -> Runner:
+    """The model of a job, opened once in each process, if it still is the one it was."""
+    source = open_source(job.model, job.options)
+    if source.digest != job.digest:
+        raise InputFileError(f"{job.model}: has changed since the evaluation began; start again.")
+    return open_runner(source, THREADS)
+
+
+def _anywhere(model: str) -> str:
+    """A name that means the same file in every working directory."""
+    return str(Path(model).resolve()) if Path(model).is_file() else model
+
+
+def _stamp(source: Source, mode: int) -> dict[str, Any]:
+    """What detections depend on, as JSON reads it back."""
+    architecture = source.architecture.to_dict() if isinstance(source, Checkpoint) else {}
+    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in architecture.items()}
+    return {
+        "model_sha256": source.digest,
+        "architecture": plain,
+        "mode": mode_name(mode),
+        "protocol": PROTOCOL,
+    }
+
+
+def _require_images(folder: Path, truth: GroundTruth) -> None:
+    missing = [name for name in truth.names if not (folder / f"{name}.jpg").is_file()]
+    if missing:
+        raise InputFileError(
+            f"{folder}: {len(missing)} of {len(truth.names)} images are missing, first "
+            f"{missing[0]}.jpg; unpack WIDER_val.zip again."
+        )
+
+
+def _groups(names: Sequence[str], runner: Runner, mode: int) -> list[Group]:
+    """As many images as a fixed batch takes, counted from the first image of the data set.
+
+    An interrupted run continues with the same groups: an image always has the same neighbours.
+    """
+    slots = (runner.interface.batch or 1) if is_square(mode) else 1
+    return [tuple(names[at : at + slots]) for at in range(0, len(names), slots)]
+
+
+def _common_size(runners: Sequence[Runner]) -> tuple[int, int]:
+    """The size that both models run with: that of a fixed one, else 640x640."""
+    fixed = [runner.interface.shape for runner in runners if runner.interface.shape]
+    if len(set(fixed)) > 1:
+        raise UsageError(
+            f"The models are fixed to {fixed[0]} and {fixed[1]} (height, width), so they never see "
+            "the same image; compare with the checkpoint."
+        )
+    size = fixed[0] if fixed else DEFAULT_SIZE
+    for interface in (runner.interface for runner in runners):
+        if not interface.accepts(interface.batch or 1, *size):
+            raise UsageError(
+                f"A model cannot take images of {size[0]}x{size[1]} (height x width): it is fixed "
+                f"to another size, or needs multiples of {interface.size_multiple}."
+            )
+    return size

@@ -1,0 +1,376 @@
+"""INT8 from any source: calibrate, search within the accuracy budget, build, verify, time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import numpy as np
+
+from scrfdconv.checks.calibration import Coverage, Seen, coverage, seen
+from scrfdconv.checks.images import normalise
+from scrfdconv.checks.report import Report
+from scrfdconv.checks.verify import Demand
+from scrfdconv.converters.artifact import Artifact
+from scrfdconv.converters.calibration import (
+    CALIBRATORS,
+    Calibrator,
+    Table,
+    chosen_ranges,
+    equalised,
+    extremes,
+    load_table,
+    widest,
+)
+from scrfdconv.converters.checkpoint import Checkpoint
+from scrfdconv.converters.errors import CheckFailed, UsageError
+from scrfdconv.converters.formats import Source, formats
+from scrfdconv.converters.formats.onnx import OnnxOptions, OnnxRunner, image_input, load_onnx
+from scrfdconv.converters.formats.onnx_fp16 import require_convertible
+from scrfdconv.converters.formats.onnx_int8 import Int8Options, kept_for, needs_reduced_range
+from scrfdconv.converters.quantization import Target, quantizable
+from scrfdconv.converters.runner import Interface
+from scrfdconv.recipes.convert import Made, convert
+from scrfdconv.recipes.int8_plan import Plan, load_plan, require_same
+from scrfdconv.recipes.int8_search import Judge, Search, search
+from scrfdconv.recipes.pictures import Pictures, batches, load_pictures, mosaics
+
+DEFAULT_SIZE = (640, 640)  # of photographs for dynamic models: upstream's size
+DEFAULT_LOSS = 0.01
+DEFAULT_ROUNDS = 16  # each puts one layer back to float and takes 1 to 3 s
+# A quarter is held back to judge by, where enough remain to calibrate on.
+FEWEST_TO_SPLIT, HELD_SHARE = 16, 4
+SPLIT_SEED = 0
+# Verification runs the reference twice on every picture, in PyTorch: 0.4 s each.
+MOST_VERIFIED = 32
+
+Progress = Callable[[int, int], None]
+Stage = Callable[[str], Any]  # a context manager that gives a Progress
+
+
+@dataclass(frozen=True)
+class Int8Recipe:
+    """What an INT8 artifact is to be, as the command line's options of the same names."""
+
+    images: tuple[Path, ...] = ()
+    shape: tuple[int, int] | None = None
+    batch: int = 1
+    opset: int | None = None
+    calibration_size: tuple[int, int] | None = None
+    # Within equalised channels, extremes were as good as either rule that cuts them.
+    calibrator: Calibrator | Literal["auto"] = "minmax"
+    target: Target = "cpu"
+    keep_float: tuple[str, ...] = ()
+    max_face_loss: float = DEFAULT_LOSS
+    max_rounds: int = DEFAULT_ROUNDS
+    plan: Path | None = None  # replayed if it is there, else written
+    calibration_table: Path | None = None
+    save_calibration: Path | None = None
+
+
+@dataclass(frozen=True)
+class Int8Made:
+    """The artifact, and everything that was measured on the way."""
+
+    made: Made
+    options: Int8Options
+    coverage: Coverage | None
+    search: Search | None
+    notes: tuple[str, ...] = ()
+    replayed: bool = False
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the calibration pictures lack."""
+        return self.coverage.warnings if self.coverage else ()
+
+
+@contextmanager
+def silent(_: str) -> Iterator[Progress]:
+    """A stage that shows nothing."""
+    yield lambda done, total: None
+
+
+def int8(
+    source: Source,
+    out: Path,
+    recipe: Int8Recipe,
+    demand: Demand | None,
+    stage: Stage = silent,
+) -> Int8Made:
+    """Build and verify an INT8 artifact at ``out``; ``demand`` None skips the verification.
+
+    Raises CheckFailed, with all rounds in its report, where the accuracy budget cannot be kept.
+    """
+    steps = _on_the_way(source, recipe)
+    with _parent(source, steps) as parent:
+        job = _Job(source, parent, recipe, stage)
+        decided = job.replayed() or job.decided()
+    photographs = job.verified_on()
+    with stage("building and verifying"):
+        wanted = None if demand is None else Demand(photographs, demand.loosen, weights=False)
+        made = convert(source, "onnx_int8", out, decided.options, wanted, on_the_way=steps)
+    if decided.search and not decided.replayed:
+        made = Made(made.artifact, _with_budget(made.report, decided.search, job.notes))
+        if recipe.plan:
+            Plan(decided.options, decided.budget).save(recipe.plan)
+    if recipe.save_calibration:
+        decided.options.table.save(recipe.save_calibration)
+    return Int8Made(
+        made, decided.options, decided.coverage, decided.search, tuple(job.notes), decided.replayed
+    )
+
+
+@dataclass(frozen=True)
+class _Decided:
+    """How to quantize, and why."""
+
+    options: Int8Options
+    coverage: Coverage | None = None
+    search: Search | None = None
+    replayed: bool = False
+
+    @property
+    def budget(self) -> dict[str, Any]:
+        """For the plan."""
+        rounds = [one.to_dict() for one in self.search.rounds] if self.search else []
+        return {"held": self.search is not None and self.search.holds, "rounds": rounds}
+
+
+class _Job:
+    """The decisions about one source, in the order in which they are made."""
+
+    def __init__(self, source: Source, parent: Artifact, recipe: Int8Recipe, stage: Stage) -> None:
+        self._source, self._parent, self._recipe, self._stage = source, parent, recipe, stage
+        self.notes: list[str] = []
+        self._interface = require_convertible(parent.path)
+        self._trained = not _is_seeded(source, parent)
+        self._size = _calibration_size(self._interface, recipe)
+        self._pictures: Pictures | None = None
+        # Before minutes of measuring: an unknown name in --keep-float, or a model of another kind.
+        model = quantizable(load_onnx(parent.path))
+        kept_for(model, self._interface.outputs, self._options(_empty_table()))
+        if not self._trained:
+            self.notes.append(
+                "the weights are seeded, not trained: limits of raw outputs apply, and nothing is "
+                "said about faces"
+            )
+
+    # ------------------------------------------------------------ a plan that is there already
+
+    def replayed(self) -> _Decided | None:
+        """The plan's decisions, if there is a plan."""
+        path = self._recipe.plan
+        if path is None or not path.is_file():
+            return None
+        plan = load_plan(path)
+        require_same(plan, path, self._source.digest, self._size)
+        self._require_no_other_wishes(plan, path)
+        if self._recipe.images:
+            self._load()
+        self.notes.append(f"replayed {path}: nothing was calibrated or searched")
+        return _Decided(plan.options, replayed=True)
+
+    def _require_no_other_wishes(self, plan: Plan, path: Path) -> None:
+        wishes = self._recipe
+        if plan.options.target != wishes.target:
+            raise UsageError(f"{path}: is for --target {plan.options.target}; name a new file.")
+        if set(wishes.keep_float) - set(plan.options.keep_float):
+            raise UsageError(f"{path}: was made with other --keep-float; name a new file.")
+
+    # ------------------------------------------------------------ measuring and searching
+
+    def decided(self) -> _Decided:
+        """Calibrate and search."""
+        pictures = self._load()
+        calibration, judged = self._split(pictures)
+        reference = OnnxRunner(self._parent.path)
+        shown, tables = self._calibrated(reference, calibration)
+        candidates = [self._options(table) for table in tables]
+        if not self._trained or not shown.faces and not self._any_faces(reference, judged):
+            if self._trained:
+                self.notes.append("the reference finds no face on the pictures: nothing is judged")
+            return _Decided(candidates[0], shown)
+        with self._stage("searching within the accuracy budget") as progress:
+            judge = Judge.of(reference, judged.canvases, self._recipe.max_face_loss)
+            found = search(
+                self._parent, candidates, judge, calibration.canvases, self._recipe.max_rounds,
+                progress,
+            )  # fmt: skip
+        if not found.holds:
+            raise CheckFailed(_budget_failed(found), Report.of(found.results(), self.notes))
+        return _Decided(found.options, shown, found)
+
+    def _load(self) -> Pictures:
+        if not self._recipe.images:
+            raise UsageError(
+                "INT8 needs photographs to calibrate on: --images DIR, 24 or more of what the "
+                "detector will meet; or a --plan that is there already."
+            )
+        with self._stage("reading pictures") as progress:
+            self._pictures = load_pictures(self._recipe.images, self._size, progress)
+        self.notes += self._pictures.notes()
+        return self._pictures
+
+    def _split(self, pictures: Pictures) -> tuple[Pictures, Pictures]:
+        """What is calibrated on, and what is judged on."""
+        if len(pictures) < FEWEST_TO_SPLIT:
+            self.notes.append(
+                f"the budget was judged on the calibration pictures: {len(pictures)} are too few "
+                f"to hold some back ({FEWEST_TO_SPLIT} are enough)"
+            )
+            return pictures, pictures
+        order = np.random.default_rng(SPLIT_SEED).permutation(len(pictures)).tolist()
+        held = len(pictures) // HELD_SHARE
+        self.notes.append(
+            f"calibrated on {len(pictures) - held} pictures, judged on {held} others (seeded split)"
+        )
+        return pictures.take(sorted(order[held:])), pictures.take(sorted(order[:held]))
+
+    def _calibrated(
+        self, reference: OnnxRunner, pictures: Pictures
+    ) -> tuple[Coverage, list[Table]]:
+        """What the pictures show, and a table for each calibrator that is to be tried."""
+        model = quantizable(load_onnx(self._parent.path))
+        batch = self._interface.batch or 1
+        with self._stage("calibrating") as progress:
+            images = _counted(batches(pictures.canvases, batch), len(pictures), progress)
+            parts = list(extremes(model, images))
+        shown = coverage(list(self._seen(reference, pictures)), parts, trained=self._trained)
+        canvases = list(pictures.canvases)
+        if shown.warnings:
+            extra = mosaics(pictures.canvases)
+            canvases += extra
+            parts += extremes(model, batches(extra, batch))
+            self.notes.append(
+                f"the calibration set is poor: {len(extra)} mosaics of its pictures at half and "
+                "quarter size were added, and channels keep their headroom"
+            )
+        whole = widest(parts)
+        # Equalised channels have no room left for what the pictures do not show.
+        channels = {} if shown.warnings else {k: v.tolist() for k, v in whole.largest().items()}
+        if self._recipe.calibration_table:
+            return shown, [load_table(self._recipe.calibration_table)]
+        level, factors = equalised(model, channels)
+        reach = whole.ranges(image_input(model).name, factors)
+        tables = []
+        wanted = self._recipe.calibrator
+        for calibrator in CALIBRATORS if wanted == "auto" else (wanted,):
+            with self._stage(f"calibrating ({calibrator})") as progress:
+                images = _counted(batches(canvases, batch), len(canvases), progress)
+                ranges = chosen_ranges(level, reach, calibrator, images)
+            tables.append(
+                Table(
+                    self._source.digest, pictures.digest, len(pictures), self._size, calibrator,
+                    ranges, channels,
+                )
+            )  # fmt: skip
+        return shown, tables
+
+    def _seen(self, reference: OnnxRunner, pictures: Pictures) -> Iterator[Seen]:
+        batch = self._interface.batch or 1
+        for images in batches(pictures.canvases, batch)():
+            outputs = reference.run(images)
+            yield seen({name: value[:1] for name, value in outputs.items()}, self._size)
+
+    def _any_faces(self, reference: OnnxRunner, pictures: Pictures) -> bool:
+        return any(picture.faces for picture in self._seen(reference, pictures))
+
+    def verified_on(self) -> tuple[Path, ...]:
+        """Photographs for the verification: none for a model that finds no faces in them."""
+        if self._pictures is None or not self._trained:
+            return ()
+        paths = self._pictures.paths
+        places = np.linspace(0, len(paths) - 1, min(len(paths), MOST_VERIFIED)).astype(int)
+        if len(places) < len(paths):
+            self.notes.append(f"verified on {len(places)} of the {len(paths)} pictures")
+        return tuple(paths[i] for i in places)
+
+    def _options(self, table: Table) -> Int8Options:
+        reduce = self._recipe.target == "cpu" and needs_reduced_range()
+        return Int8Options(table, self._recipe.target, reduce, self._recipe.keep_float)
+
+
+def _empty_table() -> Table:
+    return Table("", "", 0, DEFAULT_SIZE, "minmax", {})
+
+
+def _counted(
+    images: Callable[[], Iterator[np.ndarray]], total: int, progress: Progress
+) -> Callable[[], Iterator[np.ndarray]]:
+    """The same images, reporting how many were taken."""
+
+    def counted() -> Iterator[np.ndarray]:
+        for done, batch in enumerate(images(), 1):
+            yield batch
+            progress(done, total)
+
+    return counted
+
+
+@contextmanager
+def _parent(source: Source, steps: Sequence[tuple[str, Any]]) -> Iterator[Artifact]:
+    """The float ONNX that is quantized: the source itself, or its export in a temporary folder."""
+    with TemporaryDirectory(prefix="scrfdconv-") as folder:
+        made: Source = source
+        for name, options in steps:
+            path = Path(folder, f"{source.name}.onnx")
+            made = formats()[name].convert(made, path, options, None)
+        assert isinstance(made, Artifact)
+        yield made
+
+
+def _on_the_way(source: Source, recipe: Int8Recipe) -> list[tuple[str, Any]]:
+    """The float ONNX, unless the source is that already and stays as it is."""
+    if not isinstance(source, Checkpoint):
+        if source.format != "onnx":
+            raise UsageError(
+                f"INT8 is built from a checkpoint or a float ONNX model, not from {source.format}."
+            )
+        if recipe.shape is None and recipe.opset is None:
+            return []
+        require_convertible(source.path)
+    return [("onnx", OnnxOptions(recipe.shape, recipe.batch, recipe.opset))]
+
+
+def _calibration_size(interface: Interface, recipe: Int8Recipe) -> tuple[int, int]:
+    wanted, fixed = recipe.calibration_size, interface.shape
+    if wanted and fixed and wanted != fixed:
+        raise UsageError(
+            f"--calibration-size {wanted[0]} {wanted[1]}: the model is fixed to {fixed[0]}x"
+            f"{fixed[1]}; leave the option out."
+        )
+    size = wanted or fixed or DEFAULT_SIZE
+    if not interface.accepts(interface.batch or 1, *size):
+        raise UsageError(
+            f"--calibration-size {size[0]} {size[1]}: height and width must be multiples of "
+            f"{interface.size_multiple}."
+        )
+    return size
+
+
+def _is_seeded(source: Source, parent: Artifact) -> bool:
+    if isinstance(source, Checkpoint):
+        return source.seeded
+    return OnnxRunner(parent.path).metadata.get("weights", "").startswith("seeded")
+
+
+def _with_budget(report: Report | None, found: Search, notes: Sequence[str]) -> Report | None:
+    if report is None:
+        return None
+    return Report.of([*report.results, *found.results()], [*report.notes, *notes])
+
+
+def _budget_failed(found: Search) -> str:
+    last = found.rounds[-1].found
+    lost = last.reference_faces - last.found
+    return (
+        f"The accuracy budget cannot be kept: after {len(found.rounds)} rounds {lost} of "
+        f"{last.reference_faces} faces are lost and {last.extra} are new, {found.allowed} allowed; "
+        "give more and more varied --images, raise --max-rounds or --max-face-loss, or keep more "
+        "layers float (--keep-float)."
+    )

@@ -1,0 +1,98 @@
+"""Many processes for one function: on this machine, or on a Dask cluster."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from scrfdconv.converters.errors import MissingError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+Function = Callable[[Any, Task], Result]
+
+CONNECT_SECONDS = 10.0  # a scheduler that is there answers in milliseconds
+
+
+def on_this_machine(
+    function: Function[Task, Result], job: Any, tasks: Sequence[Task], workers: int
+) -> Generator[tuple[Task, Result]]:
+    """Yield each task with ``function(job, task)``, as they finish; one worker is this process."""
+    workers = min(workers, len(tasks))
+    if workers <= 1:
+        yield from ((task, function(job, task)) for task in tasks)
+        return
+    # Not fork: the threads of torch and ONNX Runtime do not survive it.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, initializer=_leave_with_parent)
+    try:
+        futures = {pool.submit(function, job, task): task for task in tasks}
+        for future in as_completed(futures):
+            yield futures.pop(future), future.result()
+    except BrokenProcessPool as error:
+        raise MissingError(
+            f"One of {workers} workers was ended, as systems do when memory runs out; repeat with "
+            "fewer --workers."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _leave_with_parent() -> None:
+    """End without a traceback when the user interrupts, and also when the parent is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def on_dask(
+    address: str, function: Function[Task, Result], job: Any, tasks: Sequence[Task]
+) -> Generator[tuple[Task, Result]]:
+    """Yield each task with ``function(job, task)``, as a Dask cluster finishes them.
+
+    The workers need this package and see the same files under the same names. What a lost worker
+    had not delivered runs again on another.
+    """
+    try:
+        from distributed import as_completed as dask_completed
+        from distributed.client import FutureCancelledError
+        from distributed.scheduler import KilledWorker
+    except ImportError as error:
+        raise MissingError("--scheduler needs Dask: pip install 'scrfdconv[dask]'.") from error
+    with _client(address) as client:
+        # pure: Dask would take two runs for one and hand out remembered results of old files.
+        futures = client.map(function, [job] * len(tasks), tasks, pure=False)
+        by_key = {future.key: task for future, task in zip(futures, tasks, strict=True)}
+        try:
+            for future, result in dask_completed(futures, with_results=True):
+                yield by_key[future.key], result
+                future.release()
+        except (KilledWorker, FutureCancelledError, OSError) as error:
+            raise MissingError(
+                f"{address}: the cluster gave up ({type(error).__name__}); repeat when it is "
+                "healthy: finished images are kept with --results."
+            ) from error
+
+
+def _client(address: str) -> Any:
+    from distributed import Client
+
+    try:
+        return Client(address, timeout=CONNECT_SECONDS)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise MissingError(
+            f"--scheduler {address}: no Dask scheduler answers; give its address, such as "
+            "tcp://host:8786."
+        ) from error

@@ -1,0 +1,67 @@
+"""The verb bench as users type it."""
+
+from __future__ import annotations
+
+import pytest
+
+from scrfdconv.converters.formats.onnx import OnnxOptions, onnx_from_checkpoint, serialised
+
+
+@pytest.fixture(scope="session")
+def tiny_fixed(tiny, tmp_path_factory):
+    path = tmp_path_factory.mktemp("fixed") / "fixed.onnx"
+    path.write_bytes(serialised(onnx_from_checkpoint(tiny, OnnxOptions((64, 96), 2))))
+    return path
+
+
+def test_models_of_any_kind_stand_side_by_side(scrfdconv, tiny_pth, tiny_onnx, tiny_fixed):
+    ran = scrfdconv("bench", tiny_pth, tiny_onnx, tiny_fixed, tiny_onnx, "--runs", 3,
+                    "--threads", 1, "--json")  # fmt: skip
+
+    assert ran.code == 0, ran.err
+    found = ran.json
+    assert (found["batch"], found["shape"], found["runs"]) == (2, [64, 96], 3)
+    assert found["threads"] == 1
+    assert {"torch", "onnxruntime"} <= found["libraries"].keys()
+    assert found["cpu"]
+    first, *others = found["models"]
+    assert first["ratio"] == 1
+    assert [row["format"] for row in found["models"]] == ["pytorch", "onnx", "onnx", "onnx"]
+    assert others[2]["model"].endswith("tiny.onnx (2)")
+    for row in found["models"]:
+        assert 0 < row["median_ms"] <= row["p90_ms"] <= row["p99_ms"]
+        assert row["ratio_p10"] <= row["ratio"] <= row["ratio_p90"]
+        assert row["file_bytes"] > 1000
+        assert row["peak_memory_bytes"] > 1e7
+        assert row["images_per_second"] > 0
+    # torch is in the first process only: every model has a process of its own
+    assert first["peak_memory_bytes"] > 1.5 * others[0]["peak_memory_bytes"]
+
+
+def test_the_table_says_machine_versions_and_threads(scrfdconv, tiny_onnx):
+    ran = scrfdconv("bench", tiny_onnx, "--runs", 2, "--shape", 64, 64)
+
+    assert ran.code == 0, ran.err
+    assert "1 x 3 x 64 x 64, 2 runs in turns after 5" in ran.out
+    assert "threads: runtime default" in ran.out
+    assert "onnxruntime" in ran.out
+    assert "tiny.onnx" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["ONNX", "--shape", 64, 100], 2, "nearest: 96 or 128"),
+        (["FIXED", "--shape", 128, 128], 2, "batch 2, height 64, width 96, not 2 x 128x128"),
+        (["FIXED", "--batch", 1], 2, "not 1 x 64x96"),
+        (["ONNX", "none.onnx"], 3, "no such file"),
+    ],
+)
+def test_bad_input_gets_one_sentence(arguments, code, says, scrfdconv, tiny_onnx, tiny_fixed):
+    given = [{"ONNX": tiny_onnx, "FIXED": tiny_fixed}.get(a, a) for a in arguments]
+
+    ran = scrfdconv("bench", *given, "--json")
+
+    assert ran.code == code, ran.err
+    assert says in ran.sentence
+    assert ran.json["exit_code"] == code

@@ -1,0 +1,107 @@
+"""Kinds of files, and replacing one only whole."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+
+import pytest
+import torch
+
+from scrfdconv.converters.artifact import digest_of, kind_of, replacing, require_kind
+from scrfdconv.converters.errors import ArtifactError, InputFileError, OutputError
+from scrfdconv.converters.formats.torchscript import without_deprecation
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty"),
+        (b"hello world", "is neither a checkpoint"),
+        (b"PK\x03\x04 and nothing", "damaged or truncated zip"),
+        (b"\xff\xd8\xff\xe0 JFIF", "is neither a checkpoint"),
+    ],
+)
+def test_a_file_of_no_known_kind_is_named(content, said, tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+
+    with pytest.raises(InputFileError, match=said):
+        kind_of(path)
+
+
+def test_missing_files_folders_and_foreign_archives_are_told_apart(tmp_path):
+    archive = tmp_path / "x.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("readme", "hello")
+
+    for path, said in ((tmp_path / "none", "no such file"), (tmp_path, "is a folder"),
+                       (archive, "holds no torch model")):  # fmt: skip
+        with pytest.raises(InputFileError, match=said):
+            kind_of(path)
+
+
+def test_the_content_decides_not_the_suffix(tiny_onnx, tiny_pth, tmp_path):
+    plan = tmp_path / "engine.pth"
+    plan.write_bytes(b"ftrt" + bytes(60))
+    script = tmp_path / "script.onnx"
+    with without_deprecation():
+        torch.jit.save(torch.jit.script(torch.nn.Identity()), script)
+
+    kinds = [kind_of(p) for p in (tiny_onnx, tiny_pth, plan, script)]
+
+    assert kinds == ["onnx", "pytorch", "tensorrt", "torchscript"]
+    with pytest.raises(ArtifactError, match="is of kind onnx, expected pytorch"):
+        require_kind(tiny_onnx, "pytorch")
+
+
+def test_a_new_file_appears_whole(tmp_path):
+    out = tmp_path / "a.onnx"
+
+    with replacing(out) as part:
+        part.write_bytes(b"new")
+        assert not out.exists()
+
+    assert out.read_bytes() == b"new"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.onnx"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_after_a_failure_the_old_file_is_still_there(error, tmp_path):
+    out = tmp_path / "a.onnx"
+    out.write_bytes(b"old")
+
+    with pytest.raises(error), replacing(out) as part:
+        part.write_bytes(b"half")
+        raise error
+
+    assert out.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.onnx"]
+
+
+def test_leftovers_of_killed_processes_are_removed_and_living_ones_kept(tmp_path):
+    out = tmp_path / "a.onnx"
+    dead, alive = tmp_path / ".a.onnx.4194305.part", tmp_path / f".a.onnx.{os.getppid()}.part"
+    other = tmp_path / ".b.onnx.4194305.part"
+    for path in (dead, alive, other):
+        path.write_bytes(b"half")
+
+    with replacing(out) as part:
+        part.write_bytes(b"new")
+
+    assert not dead.exists()
+    assert alive.exists()
+    assert other.exists(), "another artifact's"
+
+
+@pytest.mark.parametrize("place", ["none/a.onnx", "."])
+def test_a_place_that_cannot_be_written_is_a_usage_error(place, tmp_path):
+    with pytest.raises(OutputError), replacing(tmp_path / place):
+        pass
+
+
+def test_the_digest_is_sha256_of_the_content(tmp_path):
+    path = tmp_path / "abc"
+    path.write_bytes(b"abc")
+
+    assert digest_of(path).startswith("ba7816bf8f01cfea")

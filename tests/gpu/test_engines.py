@@ -1,0 +1,182 @@
+"""The same ground as with the fake, on a real GPU. Run with `pytest -m gpu tests/gpu`.
+
+Until these have run on a machine, nothing in this repository claims that an engine was built.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from scrfdconv.checks.verify import Demand, verify
+from scrfdconv.converters.artifact import artifact_at
+from scrfdconv.converters.checkpoint import load_source
+from scrfdconv.converters.errors import ArtifactError, MissingError
+from scrfdconv.converters.formats import formats, open_artifact
+from scrfdconv.converters.tensorrt_plan import TensorRTOptions
+from scrfdconv.converters.tensorrt_progress import listening
+from scrfdconv.converters.tensorrt_sidecar import read_sidecar, sidecar_path
+from scrfdconv.recipes.tensorrt import EngineRequest, build_engine, plan_engine, require_target_here
+
+pytestmark = pytest.mark.gpu
+SMALL = TensorRTOptions(min=("1x64x64",), opt=("1x320x320",), max=("4x320x640",), level=1)
+
+
+@pytest.fixture(autouse=True)
+def _gpu():
+    try:
+        require_target_here()
+    except MissingError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def source():
+    return load_source("scrfd_500m_kps")
+
+
+@pytest.mark.parametrize("name", ["scrfd_500m_kps", "scrfd_2.5g"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_an_engine_is_its_checkpoint(tmp_path, name, precision):
+    out = tmp_path / "model.engine"
+
+    made, linted = build_engine(
+        load_source(name), EngineRequest(precision, options=SMALL), out, Demand(weights=False)
+    )
+
+    assert linted.passed
+    assert made.report.passed, made.report.summary()
+    assert made.artifact.precision == precision
+    assert read_sidecar(out).plan_sha256 == made.artifact.digest
+
+
+def test_tf32_keeps_its_own_limits(source, tmp_path):
+    out = tmp_path / "model.engine"
+
+    made, _ = build_engine(
+        source, EngineRequest(options=replace(SMALL, tf32=True)), out, Demand(weights=False)
+    )
+
+    assert made.report.passed, made.report.summary()
+    assert made.artifact.precision == "tf32"
+
+
+def test_int8_is_audited_and_verified(source, tmp_path, data):
+    images = tuple(sorted(data.rglob("*.jpg")))[:32]
+    if not images:
+        pytest.skip("no photographs to calibrate on")
+    out = tmp_path / "model.engine"
+
+    made, _ = build_engine(
+        source, EngineRequest("int8", (640, 640), images=images), out, Demand(images[:4])
+    )
+
+    assert made.report.passed, made.report.summary()
+
+
+def test_two_profiles_a_fixed_shape_and_foreign_engines_run(source, tmp_path):
+    two = replace(
+        SMALL, min=("1x64x64", "8x64x64"), opt=("1x64x64", "8x64x64"), max=("1x64x96", "8x96x96")
+    )
+    dynamic, fixed = tmp_path / "two.engine", tmp_path / "fixed.engine"
+    build_engine(source, EngineRequest(options=two), dynamic, None)
+    build_engine(source, EngineRequest(shape=(64, 96), batch=2), fixed, Demand(weights=False))
+    sidecar_path(dynamic).unlink()  # now it is a foreign one
+
+    runner = open_artifact(dynamic)
+
+    assert runner.interface.outputs == source.architecture.output_names
+    assert len(runner.interface.profiles) == 2
+    for n, h, w in ((1, 64, 96), (8, 96, 96), (1, 64, 64)):
+        assert runner.run(np.ones((n, 3, h, w), np.float32))["score_8"].shape[0] == n
+    with pytest.raises(ArtifactError, match="no profile takes"):
+        runner.run(np.ones((2, 3, 64, 64), np.float32))
+    assert verify(source, dynamic, Demand(weights=False)).passed
+
+
+def test_the_timing_cache_makes_the_second_build_faster(source, tmp_path):
+    cache = tmp_path / "timing.cache"
+    options = replace(SMALL, level=3, timing_cache=str(cache))
+    seconds = []
+    for _ in range(2):
+        began = time.monotonic()
+        build_engine(source, EngineRequest(options=options), tmp_path / "m.engine", None)
+        seconds.append(time.monotonic() - began)
+
+    assert cache.stat().st_size > 0
+    assert seconds[1] < seconds[0]
+
+
+def test_progress_is_reported_and_ctrl_c_cancels(source, tmp_path):
+    seen = []
+    main = threading.main_thread().ident
+
+    def listener(*event):
+        seen.append(event)
+        if len(seen) == 5:
+            signal.pthread_kill(main, signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt), listening(listener):
+        build_engine(
+            source, EngineRequest(options=replace(SMALL, level=5)), tmp_path / "m.engine", None
+        )
+
+    assert len(seen) >= 5
+    assert [p.name for p in tmp_path.iterdir()] == []
+
+
+def test_parser_errors_name_the_node(tiny_onnx, tmp_path):
+    import onnx
+
+    model = onnx.load(str(tiny_onnx))
+    model.graph.node[0].op_type = "NoSuchOperator"
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(model.SerializeToString())
+
+    with pytest.raises(ArtifactError, match="NoSuchOperator"):
+        formats()["tensorrt"].convert(
+            artifact_at(broken, "onnx"), tmp_path / "m.engine", SMALL, None
+        )
+
+
+def test_a_damaged_engine_is_refused(source, tmp_path):
+    out = tmp_path / "m.engine"
+    build_engine(source, EngineRequest(options=SMALL), out, None)
+    sidecar_path(out).unlink()
+    out.write_bytes(out.read_bytes()[:-1000])
+
+    with pytest.raises(ArtifactError):
+        open_artifact(out)
+
+
+@pytest.mark.skipif(shutil.which("trtexec") is None, reason="trtexec is not on the PATH")
+def test_the_script_builds_an_engine_that_is_the_checkpoint(source, tmp_path):
+    planned = plan_engine(source, EngineRequest("fp16", options=SMALL), tmp_path / "m.engine")
+
+    subprocess.run([str(planned.script)], check=True, timeout=500)
+
+    report = verify(source, tmp_path / "m.engine", Demand(weights=False))
+    assert report.passed, report.summary()
+
+
+def test_the_command_line_builds_and_trtexec_loads(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "scrfdconv.cli", "tensorrt", "--shape", "64", "64", "--json"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=500, env=os.environ, check=False,
+    )  # fmt: skip
+
+    content = json.loads(done.stdout)
+    assert done.returncode == 0, content
+    if shutil.which("trtexec"):
+        engine = tmp_path / content["path"]
+        subprocess.run(["trtexec", f"--loadEngine={engine}"], check=True, timeout=100)

@@ -1,0 +1,212 @@
+"""The product, not only the code: what is in the wheel, what --help costs, what the README says."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scrfdconv.checks.decode import decode
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ("cli", "recipes", "checks", "converters")
+HEAVY = ("torch", "onnx", "onnxruntime", "onnxsim", "cv2", "scipy", "numpy", "tensorrt")
+
+
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def python_packages() -> list[str]:
+    found = (p.parent for folder in FOLDERS for p in (ROOT / folder).rglob("__init__.py"))
+    return sorted("scrfdconv." + ".".join(path.relative_to(ROOT).parts) for path in found)
+
+
+def linked(folder: Path) -> Path:
+    """``folder/scrfdconv`` with the source folders under it, for tools that know no mapping."""
+    package = folder / "scrfdconv"
+    package.mkdir()
+    for name in FOLDERS:
+        (package / name).symlink_to(ROOT / name)
+    return folder
+
+
+def test_the_listed_packages_are_those_on_disk():
+    assert sorted(project()["tool"]["setuptools"]["packages"]) == python_packages()
+
+
+def test_every_folder_of_python_files_is_a_package():
+    for folder in FOLDERS:
+        for path in (ROOT / folder).rglob("*.py"):
+            assert (path.parent / "__init__.py").exists(), path
+
+
+def test_the_wheel_holds_every_module_and_nothing_else(tmp_path):
+    source = tmp_path / "source"  # a copy: a build folder must not be left in the tree
+    ignore = shutil.ignore_patterns(
+        "__pycache__", "build", "*.egg-info", ".git", ".ci", ".venv*", ".*_cache", "tests"
+    )
+    shutil.copytree(ROOT, source, ignore=ignore)
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*command, "-w", tmp_path, source], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+
+    names = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
+
+    modules = {
+        f"scrfdconv/{p.relative_to(ROOT)}" for f in FOLDERS for p in (ROOT / f).rglob("*.py")
+    }
+    data = {f"scrfdconv/{p.relative_to(ROOT)}" for f in FOLDERS for p in (ROOT / f).rglob("*.toml")}
+    assert names == modules | data | {f"scrfdconv/{folder}/py.typed" for folder in FOLDERS}
+
+
+def test_help_loads_no_heavy_library():
+    code = (
+        "import sys\n"
+        "from scrfdconv.cli import app\n"
+        "try:\n    app(['--help'])\n"
+        "except SystemExit:\n    pass\n"
+        f"loaded = [m for m in {HEAVY!r} if m in sys.modules]\n"
+        "sys.exit(f'loaded: {loaded}' if loaded else 0)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_nothing_imports_upwards(tmp_path):
+    (linked(tmp_path) / "scrfdconv" / "__init__.py").touch()
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache"]
+
+    ran = subprocess.run(
+        [*command, "--config", ROOT / "pyproject.toml"], cwd=tmp_path, env=environment,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert ran.returncode == 0, ran.stdout
+    assert "1 kept, 0 broken" in ran.stdout
+
+
+@pytest.mark.slow
+def test_types_hold(tmp_path):
+    command = [sys.executable, "-m", "mypy", "--config-file", ROOT / "pyproject.toml"]
+
+    ran = subprocess.run(
+        [*command, "-p", "scrfdconv"], cwd=linked(tmp_path), capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+
+    assert ran.returncode == 0, ran.stdout
+
+
+def test_constraints_pin_every_dependency():
+    pins = dict(
+        line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if line and not line.startswith("#")
+    )  # fmt: skip
+    names = [re.match(r"[\w-]+", d)[0] for d in project()["project"]["dependencies"]]
+
+    assert set(names) <= pins.keys()
+
+
+def readme_commands() -> list[str]:
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def test_the_two_set_up_commands_stand_in_the_readme():
+    commands = readme_commands()
+
+    assert "pip install -c constraints.txt . && scrfdconv onnx --shape 640 640" in commands
+    assert "pip install -c constraints.txt -e '.[dev]' && pytest" in commands
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_the_set_up_commands_work_in_a_fresh_environment(tmp_path):
+    """As a new user types them; pytest itself runs one test there, or it would run this one."""
+    source, environment = tmp_path / "source", tmp_path / "venv"
+    ignore = shutil.ignore_patterns("build", "*.egg-info", ".git", ".ci", ".venv*", "*_cache")
+    shutil.copytree(ROOT, source, ignore=ignore)
+    venv.create(environment, with_pip=True)
+    variables = {
+        **{k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV"))},
+        "PATH": f"{environment / 'bin'}:{os.environ['PATH']}",
+        "PYTEST_ADDOPTS": "-k test_the_listed_packages_are_those_on_disk",
+    }
+
+    for command in readme_commands():
+        if command.startswith("pip install -c"):
+            ran = subprocess.run(
+                ["bash", "-ec", command], cwd=source, env=variables, capture_output=True,
+                text=True, check=False,
+            )  # fmt: skip
+            assert ran.returncode == 0, ran.stdout + ran.stderr
+            last = ran.stdout.strip().rpartition("\n")[2]
+            assert "_shape640x640.onnx" in last or " passed" in last
+
+
+def readme_python(start: str) -> str:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    return next(block for block in blocks if block.startswith(start))
+
+
+def test_the_decoder_in_the_readme_is_the_decoder():
+    rng = np.random.default_rng(0)
+    height, width = 192, 256
+    outputs = {}
+    for stride in (8, 16, 32):
+        rows = 2 * (height // stride) * (width // stride)
+        outputs[f"score_{stride}"] = rng.random((1, rows, 1)).astype(np.float32) ** 2
+        outputs[f"bbox_{stride}"] = rng.uniform(0.2, 4, (1, rows, 4)).astype(np.float32)
+    namespace: dict = {}
+    exec(readme_python("import numpy"), namespace)
+
+    found = namespace["decode"](outputs, width)
+
+    (faces,) = decode(outputs, (height, width))
+    assert len(faces) > 10
+    np.testing.assert_allclose(found[:, :4], faces.boxes, atol=1e-3)
+    np.testing.assert_allclose(found[:, 4], faces.scores)
+
+
+def test_the_five_lines_of_python_in_the_readme_run(tiny_pth, tmp_path, monkeypatch, capsys):
+    shutil.copy(tiny_pth, tmp_path / "model.pth")
+    monkeypatch.chdir(tmp_path)
+
+    exec(readme_python("from pathlib"), {})
+
+    assert "checks passed" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_every_command_line_in_the_readme_runs(tmp_path, tiny_pth):
+    """On a seeded checkpoint under the name that the README uses."""
+    import torch
+
+    from scrfdconv.converters.checkpoint import load_source
+
+    weights = load_source("scrfd_2.5g_kps").weights
+    torch.save({"state_dict": dict(weights)}, tmp_path / "model.pth")
+    commands = [c for c in readme_commands() if c.startswith("scrfdconv")]
+    variables = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+    for command in commands:
+        if "photos" in command or "widerface" in command:
+            continue  # needs photographs; tests of those verbs run them
+        ran = subprocess.run(
+            ["bash", "-ec", command], cwd=tmp_path, env=variables, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+        assert ran.returncode == 0, (command, ran.stderr)
+    assert commands
