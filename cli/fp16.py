@@ -14,9 +14,10 @@ from scrfdconv.cli.convert import PANEL, _report, _require_shape_for_batch, _tel
 from scrfdconv.cli.main import app
 
 _NAMED = 3  # nodes that a line names before it counts the rest
+# Measured on three released models, one thread: 0.94 to 1.21 times the float model's time.
 ON_CPU = (
-    "note: FP16 is for GPUs and NPUs: ONNX Runtime on a CPU computes it in float32 and casts at "
-    "the borders, so here it is no faster than the float model, and often slower."
+    "note: FP16 is for GPUs and NPUs: ONNX Runtime on a CPU computes it in float32, in about the "
+    "float model's time or up to a fifth more."
 )
 
 
@@ -106,5 +107,5 @@ def _show(path: Path, made: object, source: str) -> None:
     output.show(counted.sentence())
     for reason, nodes in kept.items():
         named = ", ".join(nodes[:_NAMED]) + (" ..." if len(nodes) > _NAMED else "")
-        output.show(f"float32: {len(nodes)} nodes, {reason}: {named}")
+        output.show(f"kept in float32: {len(nodes)} x {reason}: {named}")
     output.say(ON_CPU)

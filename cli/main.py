@@ -19,6 +19,9 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 TERMINATED = 143  # 128 + SIGTERM
 BUG = 70  # EX_SOFTWARE of sysexits.h: none of the documented codes
 # Typer's own name for what click calls UsageError, whichever click it brings.
+MAKE, PROVE, LOOK_UP, OTHER = "Make artifacts", "Prove and measure", "Look up", "Other"
+PANELS = (MAKE, PROVE, LOOK_UP, OTHER)
+WHOLE = 1000  # characters: the whole first sentence, wrapped instead of cut
 CommandLineError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
@@ -32,6 +35,18 @@ class Verbs(TyperGroup):
         signal.signal(signal.SIGTERM, _terminate)
         extra["standalone_mode"] = False
         sys.exit(self._run(arguments or ["--help"], extra))
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """List the verbs by what they are for."""
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for name in self.list_commands(ctx):
+            command = self.get_command(ctx, name)
+            if command is not None:
+                panel = getattr(command, "rich_help_panel", None) or OTHER
+                panels.setdefault(panel, []).append((name, command.get_short_help_str(WHOLE)))
+        for panel in sorted(panels, key=PANELS.index):
+            with formatter.section(panel):
+                formatter.write_dl(panels[panel])
 
     def _run(self, arguments: list[str], extra: dict[str, Any]) -> int:
         try:
@@ -69,7 +84,8 @@ app = typer.Typer(
     epilog="Exit codes: 0 fine, 1 a check failed, 2 wrong usage, 3 an input file is bad, "
     "4 something needed is not on this machine.",
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    # Plain help: importing what rich needs for boxes takes twice as long as all the rest.
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

@@ -9,12 +9,6 @@ import typer
 from scrfdconv.cli import options as o
 from scrfdconv.cli import output
 from scrfdconv.cli.main import app
-from scrfdconv.converters.architecture import (
-    BUILTIN,
-    PUBLISHED,
-    architecture_from_recipe,
-    toml_from_architecture,
-)
 
 
 @app.command(rich_help_panel="Look up")
@@ -26,6 +20,12 @@ def models(
     json: o.Json = False,
 ) -> None:
     """List the known models: published figures beside those computed from the networks."""
+    from scrfdconv.converters.architecture import (
+        BUILTIN,
+        architecture_from_recipe,
+        toml_from_architecture,
+    )
+
     if toml:
         if name is None:
             raise typer.BadParameter("--toml needs the name of a model.")
@@ -41,6 +41,7 @@ def models(
 
 
 def _row(name: str) -> dict[str, Any]:
+    from scrfdconv.converters.architecture import BUILTIN, PUBLISHED
     from scrfdconv.converters.complexity import complexity
 
     architecture, published = BUILTIN[name], PUBLISHED.get(name)

@@ -10,7 +10,7 @@ import typer
 Source = Annotated[
     str | None,
     typer.Argument(
-        metavar="[SOURCE]",
+        metavar="SOURCE",
         help="A checkpoint, a model that was converted already, or the name of a built-in model "
         "(seeded weights).",
         show_default="scrfd_500m_kps, seeded",

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -34,6 +33,8 @@ def wants_json() -> bool:
 
 def print_json(content: dict[str, Any]) -> None:
     """The one object of ``--json``."""
+    import json as jsonlib  # not needed for --help
+
     print(jsonlib.dumps(content, indent=2))
 
 

@@ -14,7 +14,9 @@ What the library cannot know is decided here, measured on trained models at 640x
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -95,11 +97,9 @@ def _raised(model: onnx.ModelProto) -> onnx.ModelProto:
             f"{model.graph.name}: opset {opset_of(model)} cannot be raised to {SMALLEST_OPSET}, "
             f"which INT8 needs ({first}); export the model anew from its checkpoint."
         ) from error
-    for mine, theirs in (
-        (raised.graph.output, model.graph.output), (raised.metadata_props, model.metadata_props),
-    ):  # fmt: skip
-        del mine[:]
-        mine.extend(theirs)
+    del raised.graph.output[:], raised.metadata_props[:]
+    raised.graph.output.extend(model.graph.output)
+    raised.metadata_props.extend(model.metadata_props)
     return prepared(raised)
 
 
@@ -196,7 +196,6 @@ def quantized(
 
     Names, order and declared shapes of inputs and outputs stay, and so does the metadata.
     """
-    import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantType
     from onnxruntime.quantization.calibrate import TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
@@ -215,13 +214,25 @@ def quantized(
         op_types_to_quantize=["Conv"] if target == "tensorrt" else list(OPERATORS),
         extra_options=_TENSORRT if target == "tensorrt" else {},
     )
-    quantizer.quantize_model()
+    with _quiet():
+        quantizer.quantize_model()
     quantizer.model.topological_sort()  # its new nodes come last
     result: onnx.ModelProto = quantizer.model.model
     del result.graph.output[:], result.graph.value_info[:]
     result.graph.output.extend(model.graph.output)
     result.producer_name, result.producer_version = model.producer_name, model.producer_version
     return result
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the library's advice to pre-process models, which every export here is already."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _typed(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -37,9 +37,7 @@ def layer_sqnr(
     return {names[i]: float(levels[i]) for i in np.argsort(levels, kind="stable")}
 
 
-def _with_twins(
-    model: onnx.ModelProto, int8: onnx.ModelProto
-) -> tuple[onnx.ModelProto, list[str]]:
+def _with_twins(model: onnx.ModelProto, int8: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
     """The float model with two outputs for each layer: the power of its noise and its signal."""
     import onnx
     from onnx import helper

@@ -7,18 +7,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from scrfdconv.checks.calibration import Coverage, Seen, coverage, seen
-from scrfdconv.checks.images import normalise
+from scrfdconv.checks.images import UInt8
 from scrfdconv.checks.report import Report
 from scrfdconv.checks.verify import Demand
 from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.calibration import (
     CALIBRATORS,
     Calibrator,
+    Extremes,
     Table,
     chosen_ranges,
     equalised,
@@ -27,7 +28,7 @@ from scrfdconv.converters.calibration import (
     widest,
 )
 from scrfdconv.converters.checkpoint import Checkpoint
-from scrfdconv.converters.errors import CheckFailed, UsageError
+from scrfdconv.converters.errors import CheckFailed, InputFileError, UsageError
 from scrfdconv.converters.formats import Source, formats
 from scrfdconv.converters.formats.onnx import OnnxOptions, OnnxRunner, image_input, load_onnx
 from scrfdconv.converters.formats.onnx_fp16 import require_convertible
@@ -39,6 +40,9 @@ from scrfdconv.recipes.int8_plan import Plan, load_plan, require_same
 from scrfdconv.recipes.int8_search import Judge, Search, search
 from scrfdconv.recipes.pictures import Pictures, batches, load_pictures, mosaics
 
+if TYPE_CHECKING:
+    import onnx
+
 DEFAULT_SIZE = (640, 640)  # of photographs for dynamic models: upstream's size
 DEFAULT_LOSS = 0.01
 DEFAULT_ROUNDS = 16  # each puts one layer back to float and takes 1 to 3 s
@@ -46,7 +50,7 @@ DEFAULT_ROUNDS = 16  # each puts one layer back to float and takes 1 to 3 s
 FEWEST_TO_SPLIT, HELD_SHARE = 16, 4
 SPLIT_SEED = 0
 # Verification runs the reference twice on every picture, in PyTorch: 0.4 s each.
-MOST_VERIFIED = 32
+MOST_VERIFIED = 12
 
 Progress = Callable[[int, int], None]
 Stage = Callable[[str], Any]  # a context manager that gives a Progress
@@ -187,13 +191,19 @@ class _Job:
     def decided(self) -> _Decided:
         """Calibrate and search."""
         pictures = self._load()
-        calibration, judged = self._split(pictures)
         reference = OnnxRunner(self._parent.path)
-        shown, tables = self._calibrated(reference, calibration)
+        faces = list(self._seen(reference, pictures))
+        inside, held = self._split(faces)
+        calibration, judged = pictures.take(inside), pictures.take(held)
+        shown, tables = self._calibrated(calibration, [faces[i] for i in inside])
         candidates = [self._options(table) for table in tables]
-        if not self._trained or not shown.faces and not self._any_faces(reference, judged):
+        if not self._trained or not any(picture.faces for picture in faces):
             if self._trained:
-                self.notes.append("the reference finds no face on the pictures: nothing is judged")
+                self._trained = False
+                self.notes.append(
+                    "the reference finds no face on the pictures: limits of raw outputs apply, and "
+                    "nothing is said about faces"
+                )
             return _Decided(candidates[0], shown)
         with self._stage("searching within the accuracy budget") as progress:
             judge = Judge.of(reference, judged.canvases, self._recipe.max_face_loss)
@@ -216,23 +226,29 @@ class _Job:
         self.notes += self._pictures.notes()
         return self._pictures
 
-    def _split(self, pictures: Pictures) -> tuple[Pictures, Pictures]:
-        """What is calibrated on, and what is judged on."""
-        if len(pictures) < FEWEST_TO_SPLIT:
+    def _split(self, faces: Sequence[Seen]) -> tuple[list[int], list[int]]:
+        """Places of the pictures to calibrate on, and of those to judge on.
+
+        Of pictures ordered by their number of faces every fourth is held back, so that both parts
+        see crowds and portraits alike; a seeded shuffle decides between equals.
+        """
+        count = len(faces)
+        if count < FEWEST_TO_SPLIT:
             self.notes.append(
-                f"the budget was judged on the calibration pictures: {len(pictures)} are too few "
-                f"to hold some back ({FEWEST_TO_SPLIT} are enough)"
+                f"the budget was judged on the calibration pictures: {count} are too few to hold "
+                f"some back ({FEWEST_TO_SPLIT} are enough)"
             )
-            return pictures, pictures
-        order = np.random.default_rng(SPLIT_SEED).permutation(len(pictures)).tolist()
-        held = len(pictures) // HELD_SHARE
+            return list(range(count)), list(range(count))
+        order = np.random.default_rng(SPLIT_SEED).permutation(count).tolist()
+        held = sorted(sorted(order, key=lambda i: faces[i].faces)[HELD_SHARE // 2 :: HELD_SHARE])
         self.notes.append(
-            f"calibrated on {len(pictures) - held} pictures, judged on {held} others (seeded split)"
+            f"calibrated on {count - len(held)} pictures, judged on {len(held)} others: of the "
+            f"pictures by number of faces every {HELD_SHARE}th (seed {SPLIT_SEED})"
         )
-        return pictures.take(sorted(order[held:])), pictures.take(sorted(order[:held]))
+        return [i for i in range(count) if i not in set(held)], held
 
     def _calibrated(
-        self, reference: OnnxRunner, pictures: Pictures
+        self, pictures: Pictures, faces: Sequence[Seen]
     ) -> tuple[Coverage, list[Table]]:
         """What the pictures show, and a table for each calibrator that is to be tried."""
         model = quantizable(load_onnx(self._parent.path))
@@ -240,7 +256,7 @@ class _Job:
         with self._stage("calibrating") as progress:
             images = _counted(batches(pictures.canvases, batch), len(pictures), progress)
             parts = list(extremes(model, images))
-        shown = coverage(list(self._seen(reference, pictures)), parts, trained=self._trained)
+        shown = coverage(faces, parts, trained=self._trained)
         canvases = list(pictures.canvases)
         if shown.warnings:
             extra = mosaics(pictures.canvases)
@@ -248,37 +264,49 @@ class _Job:
             parts += extremes(model, batches(extra, batch))
             self.notes.append(
                 f"the calibration set is poor: {len(extra)} mosaics of its pictures at half and "
-                "quarter size were added, and channels keep their headroom"
+                "quarter size were added, and channels were not equalised, which needs ranges "
+                "that can be trusted"
             )
-        whole = widest(parts)
-        # Equalised channels have no room left for what the pictures do not show.
-        channels = {} if shown.warnings else {k: v.tolist() for k, v in whole.largest().items()}
         if self._recipe.calibration_table:
-            return shown, [load_table(self._recipe.calibration_table)]
+            return shown, [self._given_table(self._recipe.calibration_table)]
+        whole = widest(parts)
+        channels = {} if shown.warnings else {k: v.tolist() for k, v in whole.largest().items()}
+        return shown, list(self._tables(model, pictures, canvases, whole, channels))
+
+    def _given_table(self, path: Path) -> Table:
+        table = load_table(path)
+        if table.source_sha256 != self._source.digest:
+            raise InputFileError(
+                f"{path}: was measured on another source (sha256 {table.source_sha256[:12]}...); "
+                "calibrate anew with --images."
+            )
+        return table
+
+    def _tables(
+        self,
+        model: onnx.ModelProto,
+        pictures: Pictures,
+        canvases: Sequence[UInt8],
+        whole: Extremes,
+        channels: dict[str, list[float]],
+    ) -> Iterator[Table]:
         level, factors = equalised(model, channels)
         reach = whole.ranges(image_input(model).name, factors)
-        tables = []
-        wanted = self._recipe.calibrator
+        wanted, batch = self._recipe.calibrator, self._interface.batch or 1
         for calibrator in CALIBRATORS if wanted == "auto" else (wanted,):
             with self._stage(f"calibrating ({calibrator})") as progress:
                 images = _counted(batches(canvases, batch), len(canvases), progress)
                 ranges = chosen_ranges(level, reach, calibrator, images)
-            tables.append(
-                Table(
-                    self._source.digest, pictures.digest, len(pictures), self._size, calibrator,
-                    ranges, channels,
-                )
+            yield Table(
+                self._source.digest, pictures.digest, len(pictures), self._size, calibrator,
+                ranges, channels,
             )  # fmt: skip
-        return shown, tables
 
     def _seen(self, reference: OnnxRunner, pictures: Pictures) -> Iterator[Seen]:
         batch = self._interface.batch or 1
         for images in batches(pictures.canvases, batch)():
             outputs = reference.run(images)
             yield seen({name: value[:1] for name, value in outputs.items()}, self._size)
-
-    def _any_faces(self, reference: OnnxRunner, pictures: Pictures) -> bool:
-        return any(picture.faces for picture in self._seen(reference, pictures))
 
     def verified_on(self) -> tuple[Path, ...]:
         """Photographs for the verification: none for a model that finds no faces in them."""

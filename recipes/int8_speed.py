@@ -86,15 +86,14 @@ def _float_onnx(source: Source, recipe: Int8Recipe, path: Path) -> Path:
     return source.path
 
 
-def _pace(
-    path: Path, int8: Path, threads: int | None, size: tuple[int, int]
-) -> tuple[Pace, Load]:
+def _pace(path: Path, int8: Path, threads: int | None, size: tuple[int, int]) -> tuple[Pace, Load]:
     def load(interfaces: Sequence[Interface]) -> Load:
         first = interfaces[0]
-        return Load(first.batch or 1, first.shape or size, threads, RUNS, WARM_UP)
+        return Load(first.batch or 1, first.shape or size, RUNS, WARM_UP)
 
-    models = [(name, partial(OnnxRunner, file, threads)) for name, file in
-              (("float", path), ("int8", int8))]  # fmt: skip
+    models = {
+        name: partial(OnnxRunner, file, threads) for name, file in (("float", path), ("int8", int8))
+    }
     (first, second), done = measure(models, load, threads)
     speedup = 1 / ratio(second, first).median
     return Pace(threads, first.median * 1e3, second.median * 1e3, speedup), done

@@ -40,9 +40,7 @@ class Pictures:
 
     def take(self, which: Sequence[int]) -> Pictures:
         """Those at the given places."""
-        return Pictures(
-            tuple(self.paths[i] for i in which), tuple(self.canvases[i] for i in which)
-        )
+        return Pictures(tuple(self.paths[i] for i in which), tuple(self.canvases[i] for i in which))
 
     def notes(self) -> list[str]:
         """What a user must know about pictures that were not used."""

@@ -77,6 +77,11 @@ def build_engine(
     not its source or not in its precision; ``out`` is untouched then.
     """
     require_target_here()  # before an export of a minute
+    if request.options.strip_plan and demand:
+        raise UsageError(
+            "--strip-plan leaves the weights out, so nothing can be verified: add --no-verify and "
+            "verify after the refit."
+        )
     reports: list[Report] = []
 
     def require(part: Path) -> None:
@@ -88,15 +93,12 @@ def build_engine(
     with onnx_for(source, request) as onnx:
         linted = _require_lint(onnx)
         plan = engine_plan(onnx, _options(onnx, request))
-        stripped = plan.options.strip_plan
-        if stripped and demand:
-            raise UsageError("--strip-plan leaves the weights out, so nothing can be verified: "
-                             "add --no-verify and verify after the refit.")  # fmt: skip
         artifact = formats()["tensorrt"].convert(
-            onnx, out, plan.options, None if stripped else require
+            onnx, out, plan.options, None if plan.options.strip_plan else require
         )
     verified = reports[0] if reports and demand else None
-    return Made(replace(artifact, parents=(source.digest, *artifact.parents)), verified), linted
+    parents = tuple(dict.fromkeys((source.digest, *artifact.parents)))
+    return Made(replace(artifact, parents=parents), verified), linted
 
 
 def plan_engine(source: Source, request: EngineRequest, out: Path) -> Planned:

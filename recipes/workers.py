@@ -30,17 +30,23 @@ def on_this_machine(
         return
     # Not fork: the threads of torch and ONNX Runtime do not survive it.
     context = multiprocessing.get_context("spawn")
+    before = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(workers, context, initializer=_leave_with_parent)
+    done = False
     try:
         futures = {pool.submit(function, job, task): task for task in tasks}
         for future in as_completed(futures):
             yield futures.pop(future), future.result()
+        done = True
     except BrokenProcessPool as error:
         raise MissingError(
             f"One of {workers} workers was ended, as systems do when memory runs out; repeat with "
             "fewer --workers."
         ) from error
     finally:
+        if not done:  # an interrupt must not wait for large images; what workers hold is lost
+            for child in set(multiprocessing.active_children()) - before:
+                child.terminate()
         pool.shutdown(cancel_futures=True)
 
 

@@ -499,7 +499,7 @@ class OnnxRunner(Runner):
         )
 
     @cached_property
-    def precision(self) -> str:  # type: ignore[override]
+    def precision(self) -> str:
         """What the graph computes in, not what its metadata claim: foreign files have none."""
         return precision_of(load_onnx(self._path))
 

@@ -75,9 +75,7 @@ class OnnxInt8(Format):
         return OnnxRunner(path, threads)
 
 
-def kept_for(
-    model: onnx.ModelProto, outputs: tuple[str, ...], options: Int8Options
-) -> list[Kept]:
+def kept_for(model: onnx.ModelProto, outputs: tuple[str, ...], options: Int8Options) -> list[Kept]:
     """What stays float in a quantizable model, each node once."""
     found = kept_nodes(model, outputs, options.keep_float)
     if options.sensitive:

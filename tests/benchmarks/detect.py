@@ -6,6 +6,9 @@
 DATA is the folder with ``onnx/`` and ``images/``; default: $SCRFDCONV_DATA or ../shared/data. Both
 get the same ONNX, picture (in memory), size and thresholds, in turns. Exits 1 where we cost more,
 find other faces, or spend 15 % of the time or more outside ONNX Runtime on the 2.5G model.
+
+On a machine that does other work: `taskset -c 0 python tests/benchmarks/detect.py` gives both one
+processor and counts processor time.
 """
 
 import os
@@ -22,9 +25,13 @@ from scrfdconv.recipes.detect import DetectOptions, Detector
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ("det_2.5g", "det_500m")
 SIZE = (640, 640)
-WARM_UP, ROUNDS = 5, 60
+WARM_UP, ROUNDS = 5, 100
+UNDISTURBED = 10  # percentile of the runs: other programs only ever add time
 LARGEST_RATIO = 1.0
+LARGEST_DISTANCE = 0.01  # pixels
 LARGEST_SHARE = 0.15  # outside ONNX Runtime, 2.5G
+ONE_PROCESSOR = hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) == 1
+CLOCK = time.process_time if ONE_PROCESSOR else time.perf_counter
 
 
 def main():
@@ -39,14 +46,15 @@ def compare(model, image):
     inside = timed_runs(detector.runner)
     theirs = insightface_detector(model)
     ours, other, shares = [], [], []
-    for _ in range(WARM_UP + ROUNDS):
+    for number in range(WARM_UP + ROUNDS):
+        if theirs and number % 2:  # who goes first meets what the other left running
+            other.append(timed(theirs.detect, image)[0])
         inside.clear()
         seconds, (faces,) = timed(detector.detect, [image])
         ours.append(seconds)
         shares.append(1 - inside[0] / seconds)
-        if theirs:
-            seconds, found = timed(theirs.detect, image)
-            other.append(seconds)
+        if theirs and not number % 2:
+            other.append(timed(theirs.detect, image)[0])
     share = float(np.median(shares[WARM_UP:]))
     print(f"{model.name}: {1e3 * np.median(ours[WARM_UP:]):.1f} ms, {len(faces)} faces, "
           f"{share:.1%} outside ONNX Runtime")  # fmt: skip
@@ -54,11 +62,15 @@ def compare(model, image):
     if not theirs:
         print("insightface is not installed: its cost was not measured")
         return not fine
-    low, ratio, high = np.percentile(np.array(ours[WARM_UP:]) / other[WARM_UP:], (10, 50, 90))
-    apart = float(np.abs(faces.boxes - found[0][:, :4]).max())
-    print(f"  insightface {1e3 * np.median(other[WARM_UP:]):.1f} ms; ratio {ratio:.3f} "
-          f"({low:.3f}-{high:.3f}), boxes at most {apart:.1e} pixels apart")  # fmt: skip
-    return not (fine and ratio <= LARGEST_RATIO)
+    ours, other = np.array(ours[WARM_UP:]), np.array(other[WARM_UP:])
+    ratio = np.percentile(ours, UNDISTURBED) / np.percentile(other, UNDISTURBED)
+    low, median, high = np.percentile(ours / other, (10, 50, 90))
+    found, _ = theirs.detect(image)
+    apart = float(np.abs(faces.boxes - found[:, :4]).max())
+    print(f"  insightface {1e3 * np.median(other):.1f} ms; ratio {ratio:.3f} of undisturbed runs, "
+          f"{median:.3f} ({low:.3f}-{high:.3f}) by rounds")  # fmt: skip
+    print(f"  boxes at most {apart:.0e} pixels apart")
+    return not (fine and ratio <= LARGEST_RATIO and apart < LARGEST_DISTANCE)
 
 
 def timed_runs(runner):
@@ -75,9 +87,9 @@ def timed_runs(runner):
 
 
 def timed(function, *arguments):
-    start = time.perf_counter()
+    start = CLOCK()
     value = function(*arguments)
-    return time.perf_counter() - start, value
+    return CLOCK() - start, value
 
 
 def insightface_detector(model):

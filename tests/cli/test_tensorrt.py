@@ -119,6 +119,35 @@ def test_an_fp16_engine_is_made_from_an_fp16_onnx_and_audited(newest_machine, sc
     assert shares[0]["measured"] >= shares[0]["limit"] > 0.5
 
 
+@pytest.fixture
+def photographs(tmp_path_factory):
+    import cv2
+    import numpy as np
+
+    folder = tmp_path_factory.mktemp("photographs")
+    draw = np.random.Generator(np.random.PCG64(0))
+    for number in range(4):
+        picture = draw.integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / f"{number}.png"), picture)
+    return folder
+
+
+def test_an_int8_engine_is_made_from_symmetric_int8_and_audited(
+    newest_machine, scrfdconv, tiny_pth, photographs, tmp_path
+):
+    code, out, _ = scrfdconv(
+        "tensorrt", tiny_pth, "--precision", "int8", "--images", photographs, "--shape", 64, 64,
+        "--no-verify", "--json",
+    )  # fmt: skip
+
+    content = json.loads(out)
+    assert code == 0, content
+    assert (content["path"], content["precision"]) == ("tiny_shape64x64_int8.engine", "int8")
+    assert content["lint"]["passed"]
+    sidecar = json.loads((tmp_path / content["sidecar"]).read_text())
+    assert sidecar["convolutions"]["int8"] > sidecar["convolutions"]["fp32"]
+
+
 def test_an_engine_that_is_not_its_source_gets_no_name(
     newest_machine, scrfdconv, tiny_onnx, tmp_path
 ):
@@ -205,3 +234,15 @@ def test_verify_and_inspect_take_engines(newest_machine, scrfdconv, tiny_onnx):
     assert json.loads(out)["kind"] == "tensorrt"
     assert inspected == 0
     assert json.loads(facts)["gpu"] == "Fake RTX"
+
+
+def test_on_a_terminal_the_phases_of_the_build_are_shown(
+    newest_machine, scrfdconv, tiny_onnx, monkeypatch
+):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+
+    code, _, err = scrfdconv("tensorrt", tiny_onnx, "--no-verify", *PROFILE)
+
+    assert code == 0
+    assert "building tiny.engine" in err

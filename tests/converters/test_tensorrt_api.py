@@ -161,3 +161,14 @@ def test_one_log_serves_the_whole_process(machine):
     machine.trt.Runtime(tensorrt_api.log())
 
     assert tensorrt_api.take_errors() == []
+
+
+def test_the_driver_is_read_from_the_kernel_where_nvidia_smi_is_not(monkeypatch, tmp_path):
+    kernel = tmp_path / "version"
+    kernel.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.14  Thu Feb 22\n")
+    monkeypatch.setattr(tensorrt_api.shutil, "which", lambda program: None)
+    monkeypatch.setattr(tensorrt_api, "DRIVER_FILE", tmp_path / "absent")
+    absent = tensorrt_api.driver_version()
+    monkeypatch.setattr(tensorrt_api, "DRIVER_FILE", kernel)
+
+    assert (absent, tensorrt_api.driver_version()) == (None, "550.54.14")
