@@ -1,4 +1,4 @@
-"""The command line. Every module of this folder that declares verbs is found by being here."""
+"""The command line. Loading every module of this folder declares its verbs."""
 
 import importlib
 import pkgutil

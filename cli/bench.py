@@ -9,7 +9,7 @@ import typer
 
 from scrfdconv.cli import options as o
 from scrfdconv.cli import output
-from scrfdconv.cli.main import app
+from scrfdconv.cli.main import PROVE, app
 
 if TYPE_CHECKING:
     from scrfdconv.checks.benchmark import Load
@@ -19,7 +19,7 @@ MEGABYTE = 1e6
 HEADINGS = ("model", "median ms", "p90", "p99", "images/s", "cores", "file MB", "peak MB", "ratio")
 
 
-@app.command(rich_help_panel="Prove and measure")
+@app.command(rich_help_panel=PROVE)
 def bench(
     models: Annotated[
         list[str],

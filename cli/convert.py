@@ -10,13 +10,11 @@ import typer
 
 from scrfdconv.cli import options as o
 from scrfdconv.cli import output
-from scrfdconv.cli.main import app
+from scrfdconv.cli.main import MAKE, app
+from scrfdconv.cli.making import require_shape_for_batch, show_made, tell_source
 
 if TYPE_CHECKING:
-    from scrfdconv.converters.formats import Source
-    from scrfdconv.recipes.convert import Made, SourceOptions
-
-PANEL = "Make artifacts"
+    from scrfdconv.recipes.convert import SourceOptions
 
 
 class Exporter(StrEnum):
@@ -26,7 +24,7 @@ class Exporter(StrEnum):
     dynamo = "dynamo"
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=MAKE)
 def onnx(
     source: o.Source = None,
     shape: o.Shape = None,
@@ -49,14 +47,14 @@ def onnx(
     from scrfdconv.converters.formats.onnx import OnnxOptions
     from scrfdconv.recipes.convert import SourceOptions
 
-    _require_shape_for_batch(shape, batch)
+    require_shape_for_batch(shape, batch)
     _make(
         source, SourceOptions(recipe, config, norm_groups, seed), "onnx", out, shape,
         OnnxOptions(shape, batch, opset, exporter.value), images, loosen, no_verify,
     )  # fmt: skip
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=MAKE)
 def torchscript(
     source: o.Source = None,
     shape: o.Shape = None,
@@ -75,14 +73,14 @@ def torchscript(
     from scrfdconv.converters.formats.torchscript import TorchScriptOptions
     from scrfdconv.recipes.convert import SourceOptions
 
-    _require_shape_for_batch(shape, batch)
+    require_shape_for_batch(shape, batch)
     _make(
         source, SourceOptions(recipe, config, norm_groups, seed), "torchscript", out, shape,
         TorchScriptOptions(shape, batch), images, loosen, no_verify,
     )  # fmt: skip
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=MAKE)
 def simplify(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="Any ONNX model.")],
     shape: o.Shape = None,
@@ -98,7 +96,7 @@ def simplify(
     from scrfdconv.recipes.convert import convert
     from scrfdconv.recipes.naming import default_output
 
-    _require_shape_for_batch(shape, batch)
+    require_shape_for_batch(shape, batch)
     require_kind(model, "onnx")
     name = model.stem if shape else f"{model.stem}_simplified"
     target = out or default_output(name, ".onnx", shape)
@@ -109,16 +107,8 @@ def simplify(
             None if no_verify else Demand(),
         )  # fmt: skip
     after = node_count(target)
-    _report(made, {"nodes": {"before": before, "after": after}})
+    show_made(made, {"nodes": {"before": before, "after": after}})
     output.show(f"{before} nodes before, {after} after")
-
-
-def _require_shape_for_batch(shape: tuple[int, int] | None, batch: int) -> None:
-    if batch != 1 and shape is None:
-        raise typer.BadParameter(
-            "--batch fixes the batch of a fixed shape: give --shape H W, too; a dynamic model "
-            "takes any batch."
-        )
 
 
 def _make(
@@ -143,48 +133,8 @@ def _make(
     path = out or default_output(opened.name, formats()[target].suffix, shape)
     require_folder(path)
     found = tuple(find_images(images)) if images else ()
-    _tell_source(opened)
+    tell_source(opened)
     demand = None if no_verify else Demand(found, loosen, weights=False)
     with output.working(f"converting {opened.name} to {path.name}"):
         made = convert(opened, target, path, options, demand)
-    _report(made, {"source": opened.name})
-
-
-def _tell_source(source: Source) -> None:
-    from scrfdconv.converters.checkpoint import Checkpoint
-
-    if not isinstance(source, Checkpoint):
-        return
-    output.say(f"{source.name}: {source.architecture.name}, by {source.recognised_by}")
-    for note in source.notes:
-        output.say(f"note: {note}")
-    if source.seeded:
-        output.say(
-            "WARNING: these weights are seeded, not trained: the model detects no faces. "
-            "Give a checkpoint to convert a detector."
-        )
-
-
-def _report(made: Made, extra: dict[str, Any]) -> None:
-    artifact, report = made.artifact, made.report
-    size = artifact.path.stat().st_size
-    if output.wants_json():
-        output.print_json(
-            {
-                "path": str(artifact.path),
-                "format": artifact.format,
-                "precision": artifact.precision,
-                "sha256": artifact.digest,
-                "size": size,
-                "parents": list(artifact.parents),
-                "verified": report is not None,
-                "report": report.to_dict() if report else None,
-                **extra,
-            }
-        )
-        return
-    if report:
-        output.show_report(report)
-    else:
-        output.say("WARNING: not verified (--no-verify).")
-    output.show(f"{artifact.path}  {size / 1e6:.2f} MB  sha256 {artifact.digest[:12]}")
+    show_made(made, {"source": opened.name})

@@ -9,7 +9,7 @@ import typer
 
 from scrfdconv.cli import options as o
 from scrfdconv.cli import output
-from scrfdconv.cli.main import app
+from scrfdconv.cli.main import PROVE, app
 from scrfdconv.converters.errors import InputFileError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ Model = Annotated[
 ]
 
 
-@app.command(rich_help_panel="Prove and measure")
+@app.command(rich_help_panel=PROVE)
 def detect(
     model: Model,
     images: Annotated[

@@ -8,13 +8,13 @@ import typer
 
 from scrfdconv.cli import options as o
 from scrfdconv.cli import output
-from scrfdconv.cli.main import app
+from scrfdconv.cli.main import LOOK_UP, app
 
 GIB = 2**30
 FAILED = 1
 
 
-@app.command(rich_help_panel="Look up")
+@app.command(rich_help_panel=LOOK_UP)
 def doctor(
     run: Annotated[
         bool, typer.Option("--run", help="Convert and verify a small model in each, really.")

@@ -11,7 +11,7 @@ import typer
 
 from scrfdconv.cli import options as o
 from scrfdconv.cli import output
-from scrfdconv.cli.main import app
+from scrfdconv.cli.main import PROVE, app
 
 if TYPE_CHECKING:
     from scrfdconv.recipes.convert import SourceOptions
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 NO_LABELS = "--images needs a MODEL and --reference: without labels, another model is the truth."
 
 
-@app.command("eval", rich_help_panel="Prove and measure")
+@app.command("eval", rich_help_panel=PROVE)
 def evaluate(
     model: Annotated[
         str | None, typer.Argument(metavar="[MODEL]", help="A model of any kind, or none.")

@@ -10,8 +10,8 @@ import typer
 
 from scrfdconv.cli import options as o
 from scrfdconv.cli import output
-from scrfdconv.cli.convert import PANEL, _report, _require_shape_for_batch, _tell_source
-from scrfdconv.cli.main import app
+from scrfdconv.cli.main import MAKE, app
+from scrfdconv.cli.making import require_shape_for_batch, show_made, tell_source
 
 _NAMED = 3  # nodes that a line names before it counts the rest
 # Measured on three released models, one thread: 0.94 to 1.21 times the float model's time.
@@ -28,7 +28,7 @@ class InputOutput(StrEnum):
     float16 = "float16"
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=MAKE)
 def fp16(
     source: o.Source = None,
     shape: o.Shape = None,
@@ -80,7 +80,7 @@ def fp16(
     from scrfdconv.recipes.fp16 import fp16 as make
     from scrfdconv.recipes.naming import default_output
 
-    _require_shape_for_batch(shape, batch)
+    require_shape_for_batch(shape, batch)
     opened = open_source(source, SourceOptions(recipe, config, norm_groups, seed))
     path = out or default_output(opened.name, ".onnx", shape, "fp16")
     require_folder(path)
@@ -88,7 +88,7 @@ def fp16(
     wanted = Fp16Recipe(
         shape, batch, opset, io.value, tuple(keep_float or ()), all_fp16, found
     )  # fmt: skip
-    _tell_source(opened)
+    tell_source(opened)
     demand = None if no_verify else Demand(found, loosen, weights=False)
     with output.working(f"converting {opened.name} to {path.name}"):
         made = make(opened, path, wanted, demand)
@@ -103,7 +103,7 @@ def _show(path: Path, made: object, source: str) -> None:
 
     assert isinstance(made, Made)
     counted, kept = audit(path), kept_float(OnnxRunner(path).metadata)
-    _report(made, {"source": source, "kept_float": kept, "audit": counted.to_dict()})
+    show_made(made, {"source": source, "kept_float": kept, "audit": counted.to_dict()})
     output.show(counted.sentence())
     for reason, nodes in kept.items():
         named = ", ".join(nodes[:_NAMED]) + (" ..." if len(nodes) > _NAMED else "")

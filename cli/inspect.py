@@ -9,10 +9,10 @@ import typer
 
 from scrfdconv.cli import options as o
 from scrfdconv.cli import output
-from scrfdconv.cli.main import app
+from scrfdconv.cli.main import LOOK_UP, app
 
 
-@app.command(rich_help_panel="Look up")
+@app.command(rich_help_panel=LOOK_UP)
 def inspect(
     file: Annotated[Path, typer.Argument(help="A checkpoint or an artifact.")],
     recipe: o.Recipe = None,

@@ -10,8 +10,8 @@ import typer
 
 from scrfdconv.cli import options as o
 from scrfdconv.cli import output
-from scrfdconv.cli.convert import PANEL, _report, _require_shape_for_batch, _tell_source
-from scrfdconv.cli.main import app
+from scrfdconv.cli.main import MAKE, app
+from scrfdconv.cli.making import require_shape_for_batch, show_made, tell_source
 
 if TYPE_CHECKING:
     from scrfdconv.recipes.int8 import Int8Made
@@ -36,7 +36,7 @@ class Targets(StrEnum):
     tensorrt = "tensorrt"
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=MAKE)
 def int8(
     source: o.Source = None,
     images: Annotated[
@@ -116,12 +116,12 @@ def int8(
     from scrfdconv.checks.verify import Demand
     from scrfdconv.converters.artifact import require_folder
     from scrfdconv.recipes.convert import SourceOptions, open_source
-    from scrfdconv.recipes.int8 import Int8Recipe
     from scrfdconv.recipes.int8 import int8 as make
+    from scrfdconv.recipes.int8_request import Int8Recipe
     from scrfdconv.recipes.int8_speed import measured_speed
     from scrfdconv.recipes.naming import default_output
 
-    _require_shape_for_batch(shape, batch)
+    require_shape_for_batch(shape, batch)
     opened = open_source(source, SourceOptions(recipe, config, norm_groups, seed))
     path = out or default_output(opened.name, ".onnx", shape, "int8")
     for written in (path, plan, save_calibration):
@@ -132,7 +132,7 @@ def int8(
         calibrator.value, target.value, tuple(keep_float or ()), max_face_loss, max_rounds, plan,
         calibration_table, save_calibration,
     )  # fmt: skip
-    _tell_source(opened)
+    tell_source(opened)
     demand = None if no_verify else Demand((), loosen, weights=False)
     made = make(opened, path, wanted, demand, output.progress)
     speed = None
@@ -164,7 +164,7 @@ def _show(path: Path, made: Int8Made, source: str, speed: Speed | None) -> None:
     }
     for warning in made.warnings:
         output.say(f"WARNING: {warning}.")
-    _report(made.made, extra)
+    show_made(made.made, extra)
     if made.coverage:
         output.show(made.coverage.sentence())
     output.show(counted.sentence())

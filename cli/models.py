@@ -8,10 +8,10 @@ import typer
 
 from scrfdconv.cli import options as o
 from scrfdconv.cli import output
-from scrfdconv.cli.main import app
+from scrfdconv.cli.main import LOOK_UP, app
 
 
-@app.command(rich_help_panel="Look up")
+@app.command(rich_help_panel=LOOK_UP)
 def models(
     name: Annotated[str | None, typer.Argument(help="One model only.")] = None,
     toml: Annotated[

@@ -46,7 +46,10 @@ def say(text: str = "") -> None:
 def say_if_seeded(source: Source) -> None:
     """Warn of weights that were drawn, not trained."""
     if getattr(source, "seeded", False):
-        say(f"WARNING: the weights of {source.name} are seeded, not trained: it detects no faces.")
+        say(
+            f"WARNING: the weights of {source.name} are seeded, not trained: the model detects no "
+            "faces. Give a checkpoint for a detector."
+        )
 
 
 def show(text: str) -> None:

@@ -14,8 +14,8 @@ import typer
 
 from scrfdconv.cli import options as o
 from scrfdconv.cli import output
-from scrfdconv.cli.convert import PANEL, _report, _require_shape_for_batch, _tell_source
-from scrfdconv.cli.main import app
+from scrfdconv.cli.main import MAKE, app
+from scrfdconv.cli.making import require_shape_for_batch, show_made, tell_source
 
 if TYPE_CHECKING:
     from scrfdconv.checks.verify import Demand
@@ -43,7 +43,7 @@ class Hardware(StrEnum):
     same = "same-compute-capability"
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=MAKE)
 def tensorrt(
     source: o.Source = None,
     precision: Annotated[
@@ -125,7 +125,7 @@ def tensorrt(
     from scrfdconv.recipes.convert import SourceOptions, open_source
     from scrfdconv.recipes.tensorrt import EngineRequest, default_engine, require_target_here
 
-    _require_shape_for_batch(shape, batch)
+    require_shape_for_batch(shape, batch)
     if not plan_only:
         require_target_here()
     options = TensorRTOptions(
@@ -141,7 +141,7 @@ def tensorrt(
     )
     path = out or default_engine(opened, request)
     require_folder(path)
-    _tell_source(opened)
+    tell_source(opened)
     if plan_only:
         _plan(opened, request, path)
     else:
@@ -156,7 +156,7 @@ def _build(source: Source, request: EngineRequest, path: Path, demand: Demand | 
         made, linted = build_engine(source, request, path, demand)
     for note in linted.notes:
         output.say(f"note: {note}")
-    _report(made, {"source": source.name, "sidecar": f"{path}.json", "lint": linted.to_dict()})
+    show_made(made, {"source": source.name, "sidecar": f"{path}.json", "lint": linted.to_dict()})
 
 
 def _plan(source: Source, request: EngineRequest, path: Path) -> None:

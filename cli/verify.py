@@ -9,10 +9,10 @@ import typer
 
 from scrfdconv.cli import options as o
 from scrfdconv.cli import output
-from scrfdconv.cli.main import app
+from scrfdconv.cli.main import PROVE, app
 
 
-@app.command(rich_help_panel="Prove and measure")
+@app.command(rich_help_panel=PROVE)
 def verify(
     artifact: Annotated[Path, typer.Argument(help="A converted model, of ours or released.")],
     reference: Annotated[

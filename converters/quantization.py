@@ -210,7 +210,7 @@ def quantized(
         activation_qType=QuantType.QInt8 if target == "tensorrt" else QuantType.QUInt8,
         tensors_range=TensorsData(CalibrationMethod.MinMax, limits),
         nodes_to_quantize=[],
-        nodes_to_exclude=sorted(keep),
+        nodes_to_exclude=sorted({*keep, *_pointless(model, keep)}),
         op_types_to_quantize=["Conv"] if target == "tensorrt" else list(OPERATORS),
         extra_options=_TENSORRT if target == "tensorrt" else {},
     )
@@ -222,6 +222,20 @@ def quantized(
     result.graph.output.extend(model.graph.output)
     result.producer_name, result.producer_version = model.producer_name, model.producer_version
     return result
+
+
+def _pointless(model: onnx.ModelProto, keep: Collection[str]) -> set[str]:
+    """Additions, pools and the like behind which no convolution is quantized: only rounding."""
+    read: set[str] = set()  # by something that is quantized
+    found = set()
+    for node in reversed(model.graph.node):
+        if node.op_type not in OPERATORS or node.name in keep:
+            continue
+        if node.op_type == "Conv" or read.intersection(node.output):
+            read.update(node.input)
+        else:
+            found.add(node.name)
+    return found
 
 
 @contextmanager

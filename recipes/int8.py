@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +17,6 @@ from scrfdconv.checks.verify import Demand
 from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.calibration import (
     CALIBRATORS,
-    Calibrator,
     Extremes,
     Table,
     chosen_ranges,
@@ -27,53 +25,36 @@ from scrfdconv.converters.calibration import (
     load_table,
     widest,
 )
-from scrfdconv.converters.checkpoint import Checkpoint
 from scrfdconv.converters.errors import CheckFailed, InputFileError, UsageError
-from scrfdconv.converters.formats import Source, formats
-from scrfdconv.converters.formats.onnx import OnnxOptions, OnnxRunner, image_input, load_onnx
+from scrfdconv.converters.formats import Source
+from scrfdconv.converters.formats.onnx import OnnxRunner, image_input, load_onnx
 from scrfdconv.converters.formats.onnx_fp16 import require_convertible
 from scrfdconv.converters.formats.onnx_int8 import Int8Options, kept_for, needs_reduced_range
-from scrfdconv.converters.quantization import Target, quantizable
-from scrfdconv.converters.runner import Interface
+from scrfdconv.converters.quantization import quantizable
 from scrfdconv.recipes.convert import Made, convert
 from scrfdconv.recipes.int8_plan import Plan, load_plan, require_same
+from scrfdconv.recipes.int8_request import (
+    Int8Recipe,
+    Progress,
+    Stage,
+    calibration_size,
+    counted,
+    empty_table,
+    float_parent,
+    is_seeded,
+    onnx_steps,
+)
 from scrfdconv.recipes.int8_search import Judge, Search, search
 from scrfdconv.recipes.pictures import Pictures, batches, load_pictures, mosaics
 
 if TYPE_CHECKING:
     import onnx
 
-DEFAULT_SIZE = (640, 640)  # of photographs for dynamic models: upstream's size
-DEFAULT_LOSS = 0.01
-DEFAULT_ROUNDS = 16  # each puts one layer back to float and takes 1 to 3 s
 # A quarter is held back to judge by, where enough remain to calibrate on.
 FEWEST_TO_SPLIT, HELD_SHARE = 16, 4
 SPLIT_SEED = 0
-# Verification runs the reference twice on every picture, in PyTorch: 0.4 s each.
-MOST_VERIFIED = 12
-
-Progress = Callable[[int, int], None]
-Stage = Callable[[str], Any]  # a context manager that gives a Progress
-
-
-@dataclass(frozen=True)
-class Int8Recipe:
-    """What an INT8 artifact is to be, as the command line's options of the same names."""
-
-    images: tuple[Path, ...] = ()
-    shape: tuple[int, int] | None = None
-    batch: int = 1
-    opset: int | None = None
-    calibration_size: tuple[int, int] | None = None
-    # Within equalised channels, extremes were as good as either rule that cuts them.
-    calibrator: Calibrator | Literal["auto"] = "minmax"
-    target: Target = "cpu"
-    keep_float: tuple[str, ...] = ()
-    max_face_loss: float = DEFAULT_LOSS
-    max_rounds: int = DEFAULT_ROUNDS
-    plan: Path | None = None  # replayed if it is there, else written
-    calibration_table: Path | None = None
-    save_calibration: Path | None = None
+# Verification runs the reference twice on every picture, 1 s each in PyTorch (2.5G_KPS).
+MOST_VERIFIED = 8
 
 
 @dataclass(frozen=True)
@@ -110,18 +91,18 @@ def int8(
 
     Raises CheckFailed, with all rounds in its report, where the accuracy budget cannot be kept.
     """
-    steps = _on_the_way(source, recipe)
-    with _parent(source, steps) as parent:
+    steps = onnx_steps(source, recipe)
+    with float_parent(source, steps) as parent:
         job = _Job(source, parent, recipe, stage)
         decided = job.replayed() or job.decided()
     photographs = job.verified_on()
     with stage("building and verifying"):
         wanted = None if demand is None else Demand(photographs, demand.loosen, weights=False)
         made = convert(source, "onnx_int8", out, decided.options, wanted, on_the_way=steps)
-    if decided.search and not decided.replayed:
+    if decided.search:
         made = Made(made.artifact, _with_budget(made.report, decided.search, job.notes))
-        if recipe.plan:
-            Plan(decided.options, decided.budget).save(recipe.plan)
+    if recipe.plan and not decided.replayed:
+        Plan(decided.options, decided.budget).save(recipe.plan)
     if recipe.save_calibration:
         decided.options.table.save(recipe.save_calibration)
     return Int8Made(
@@ -152,12 +133,13 @@ class _Job:
         self._source, self._parent, self._recipe, self._stage = source, parent, recipe, stage
         self.notes: list[str] = []
         self._interface = require_convertible(parent.path)
-        self._trained = not _is_seeded(source, parent)
-        self._size = _calibration_size(self._interface, recipe)
+        self._trained = not is_seeded(source, parent)
+        self._size = calibration_size(self._interface, recipe)
         self._pictures: Pictures | None = None
+        self._held: tuple[Path, ...] = ()
         # Before minutes of measuring: an unknown name in --keep-float, or a model of another kind.
         model = quantizable(load_onnx(parent.path))
-        kept_for(model, self._interface.outputs, self._options(_empty_table()))
+        kept_for(model, self._interface.outputs, self._options(empty_table()))
         if not self._trained:
             self.notes.append(
                 "the weights are seeded, not trained: limits of raw outputs apply, and nothing is "
@@ -195,6 +177,7 @@ class _Job:
         faces = list(self._seen(reference, pictures))
         inside, held = self._split(faces)
         calibration, judged = pictures.take(inside), pictures.take(held)
+        self._held = judged.paths if inside != held else ()
         shown, tables = self._calibrated(calibration, [faces[i] for i in inside])
         candidates = [self._options(table) for table in tables]
         if not self._trained or not any(picture.faces for picture in faces):
@@ -254,7 +237,7 @@ class _Job:
         model = quantizable(load_onnx(self._parent.path))
         batch = self._interface.batch or 1
         with self._stage("calibrating") as progress:
-            images = _counted(batches(pictures.canvases, batch), len(pictures), progress)
+            images = counted(batches(pictures.canvases, batch), len(pictures), progress)
             parts = list(extremes(model, images))
         shown = coverage(faces, parts, trained=self._trained)
         canvases = list(pictures.canvases)
@@ -295,7 +278,7 @@ class _Job:
         wanted, batch = self._recipe.calibrator, self._interface.batch or 1
         for calibrator in CALIBRATORS if wanted == "auto" else (wanted,):
             with self._stage(f"calibrating ({calibrator})") as progress:
-                images = _counted(batches(canvases, batch), len(canvases), progress)
+                images = counted(batches(canvases, batch), len(canvases), progress)
                 ranges = chosen_ranges(level, reach, calibrator, images)
             yield Table(
                 self._source.digest, pictures.digest, len(pictures), self._size, calibrator,
@@ -309,82 +292,23 @@ class _Job:
             yield seen({name: value[:1] for name, value in outputs.items()}, self._size)
 
     def verified_on(self) -> tuple[Path, ...]:
-        """Photographs for the verification: none for a model that finds no faces in them."""
+        """Photographs for the verification: those held back, if there are such.
+
+        None for a model that finds no faces in them.
+        """
         if self._pictures is None or not self._trained:
             return ()
-        paths = self._pictures.paths
+        paths = self._held or self._pictures.paths
         places = np.linspace(0, len(paths) - 1, min(len(paths), MOST_VERIFIED)).astype(int)
-        if len(places) < len(paths):
-            self.notes.append(f"verified on {len(places)} of the {len(paths)} pictures")
+        self.notes.append(
+            f"verified on {len(places)} of the pictures"
+            + (", none of which was calibrated on" if self._held else "")
+        )
         return tuple(paths[i] for i in places)
 
     def _options(self, table: Table) -> Int8Options:
         reduce = self._recipe.target == "cpu" and needs_reduced_range()
         return Int8Options(table, self._recipe.target, reduce, self._recipe.keep_float)
-
-
-def _empty_table() -> Table:
-    return Table("", "", 0, DEFAULT_SIZE, "minmax", {})
-
-
-def _counted(
-    images: Callable[[], Iterator[np.ndarray]], total: int, progress: Progress
-) -> Callable[[], Iterator[np.ndarray]]:
-    """The same images, reporting how many were taken."""
-
-    def counted() -> Iterator[np.ndarray]:
-        for done, batch in enumerate(images(), 1):
-            yield batch
-            progress(done, total)
-
-    return counted
-
-
-@contextmanager
-def _parent(source: Source, steps: Sequence[tuple[str, Any]]) -> Iterator[Artifact]:
-    """The float ONNX that is quantized: the source itself, or its export in a temporary folder."""
-    with TemporaryDirectory(prefix="scrfdconv-") as folder:
-        made: Source = source
-        for name, options in steps:
-            path = Path(folder, f"{source.name}.onnx")
-            made = formats()[name].convert(made, path, options, None)
-        assert isinstance(made, Artifact)
-        yield made
-
-
-def _on_the_way(source: Source, recipe: Int8Recipe) -> list[tuple[str, Any]]:
-    """The float ONNX, unless the source is that already and stays as it is."""
-    if not isinstance(source, Checkpoint):
-        if source.format != "onnx":
-            raise UsageError(
-                f"INT8 is built from a checkpoint or a float ONNX model, not from {source.format}."
-            )
-        if recipe.shape is None and recipe.opset is None:
-            return []
-        require_convertible(source.path)
-    return [("onnx", OnnxOptions(recipe.shape, recipe.batch, recipe.opset))]
-
-
-def _calibration_size(interface: Interface, recipe: Int8Recipe) -> tuple[int, int]:
-    wanted, fixed = recipe.calibration_size, interface.shape
-    if wanted and fixed and wanted != fixed:
-        raise UsageError(
-            f"--calibration-size {wanted[0]} {wanted[1]}: the model is fixed to {fixed[0]}x"
-            f"{fixed[1]}; leave the option out."
-        )
-    size = wanted or fixed or DEFAULT_SIZE
-    if not interface.accepts(interface.batch or 1, *size):
-        raise UsageError(
-            f"--calibration-size {size[0]} {size[1]}: height and width must be multiples of "
-            f"{interface.size_multiple}."
-        )
-    return size
-
-
-def _is_seeded(source: Source, parent: Artifact) -> bool:
-    if isinstance(source, Checkpoint):
-        return source.seeded
-    return OnnxRunner(parent.path).metadata.get("weights", "").startswith("seeded")
 
 
 def _with_budget(report: Report | None, found: Search, notes: Sequence[str]) -> Report | None:

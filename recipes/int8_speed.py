@@ -15,7 +15,7 @@ from scrfdconv.converters.checkpoint import Checkpoint
 from scrfdconv.converters.formats import Source, formats
 from scrfdconv.converters.formats.onnx import OnnxOptions, OnnxRunner
 from scrfdconv.converters.runner import Interface
-from scrfdconv.recipes.int8 import DEFAULT_SIZE, Int8Recipe
+from scrfdconv.recipes.int8_request import DEFAULT_SIZE, Int8Recipe
 
 RUNS, WARM_UP = 12, 2  # 3 s for 2.5G_KPS; the median of ratios is within 3 % on an idle machine
 

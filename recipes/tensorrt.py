@@ -239,7 +239,8 @@ def _fp16(source: Source, path: Path, request: EngineRequest) -> Artifact:
 
 
 def _int8(source: Source, path: Path, request: EngineRequest) -> Artifact:
-    from scrfdconv.recipes.int8 import Int8Recipe, int8
+    from scrfdconv.recipes.int8 import int8
+    from scrfdconv.recipes.int8_request import Int8Recipe
 
     recipe = Int8Recipe(
         request.images, request.shape, request.batch, request.opset, target="tensorrt"

@@ -46,9 +46,9 @@ def test_a_plan_needs_no_pictures(scrfdconv, tiny_onnx, folder):
     assert again.json["sha256"] == first.json["sha256"]
 
 
-def test_an_unreachable_budget_is_exit_1_and_leaves_nothing(scrfdconv, tiny_onnx, folder, tmp_path):
+def test_an_unreachable_budget_is_exit_1_and_leaves_nothing(scrfdconv, tiny_pth, folder, tmp_path):
     ran = scrfdconv(
-        "int8", tiny_onnx, "--images", folder, *SIZE, "--max-face-loss", 0, "--max-rounds", 0
+        "int8", tiny_pth, "--images", folder, *SIZE, "--max-face-loss", 0, "--max-rounds", 0
     )
 
     assert ran.code == 1

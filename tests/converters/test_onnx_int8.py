@@ -117,7 +117,7 @@ def test_every_calibrator_gives_a_model_near_the_float_one(tiny_onnx, calibrator
 
     for name, value in want.items():
         noise = np.square(got[name] - value).sum()
-        assert noise < 0.05 * np.square(value - value.mean()).sum(), name
+        assert noise < 0.2 * np.square(value - value.mean()).sum(), name
 
 
 def test_tensorrt_gets_symmetric_pairs_and_float_biases(tiny_onnx, table, tmp_path):
