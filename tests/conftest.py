@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from scrfdconv.converters import seeded
 from scrfdconv.converters.architecture import Architecture
 from scrfdconv.converters.checkpoint import Checkpoint, seeded_checkpoint
 from scrfdconv.converters.formats.onnx import OnnxOptions, onnx_from_checkpoint, serialised
@@ -26,6 +28,10 @@ def data() -> Path:
         pytest.skip(f"real models and photographs are not here: {folder}")
     return folder
 
+
+# Dozens of tests want the same seeded networks. Whoever tests the drawing itself calls the
+# function underneath (`__wrapped__`).
+seeded.seeded_weights = functools.cache(seeded.seeded_weights)
 
 TINY = Architecture(
     "tiny", "basic", (4, 4, 8), (1, 1, 1, 1), (8, 8, 16, 16), 8, (8, 8, 8), (1, 1, 1),

@@ -67,6 +67,7 @@ def test_simplify_tells_node_counts_and_verifies(scrfdconv, tiny_onnx, tmp_path)
     assert ran.json["report"]["passed"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fixed", [False, True])
 def test_released_models_simplify(fixed, scrfdconv, data):
     for path in sorted(data.glob("onnx/*.onnx")):
@@ -152,6 +153,7 @@ def test_inspect_says_what_an_artifact_is(scrfdconv, tiny_onnx):
     assert "model: tiny" in scrfdconv("inspect", tiny_onnx).out
 
 
+@pytest.mark.slow
 def test_inspect_reads_released_files(scrfdconv, data):
     for path in (*data.glob("checkpoints/*.pth"), *data.glob("onnx/*.onnx")):
         ran = scrfdconv("inspect", path, "--json")

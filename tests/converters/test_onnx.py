@@ -221,6 +221,7 @@ def test_both_exporters_give_the_same_graph(name, tmp_path):
     assert failures(OnnxRunner(paths[0]), OnnxRunner(paths[1])) == []
 
 
+@pytest.mark.slow
 def test_dynamo_refuses_an_opset_that_it_would_replace(tiny):
     pytest.importorskip("onnxscript")
     with pytest.raises(UsageError, match="use --exporter torchscript"):
