@@ -31,6 +31,17 @@ def stimulus(kind: str, height: int, width: int, seed: int) -> np.ndarray:
     return np.clip(image, -1, 1).astype(np.float32)
 
 
+def mosaic(height: int, width: int, seed: int, channels: int = CHANNELS) -> np.ndarray:
+    """(1, C, H, W) with one kind in each quarter: all of them for the price of one run."""
+    top, left = height // 2, width // 2
+    image = np.empty((CHANNELS, height, width), np.float32)
+    places = [(y, x) for y in (slice(0, top), slice(top, height))
+              for x in (slice(0, left), slice(left, width))]  # fmt: skip
+    for kind, (y, x) in zip(STIMULI, places, strict=True):
+        image[:, y, x] = stimulus(kind, y.stop - y.start, x.stop - x.start, seed)
+    return np.resize(image, (channels, height, width))[None]
+
+
 def stimuli(batch: int, height: int, width: int, seed: int, channels: int = CHANNELS) -> np.ndarray:
     """(N, C, H, W): every slot of the batch has its own content, and kinds take turns."""
     kinds = [STIMULI[(seed + slot) % len(STIMULI)] for slot in range(batch)]
