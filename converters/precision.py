@@ -7,12 +7,16 @@ passes through (FP16 weights that are cast to float32 still have FP16's errors),
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
+
+from scrfdconv.converters.errors import UsageError
 
 if TYPE_CHECKING:
     import onnx
 
+SUGGESTIONS = 3  # names that an error about an unknown node offers
 CONVOLUTIONS = ("Conv", "QLinearConv", "ConvInteger")
 _QUANTIZED = (
     "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "ConvInteger",
@@ -100,3 +104,18 @@ def _has_halves(graph: onnx.GraphProto) -> bool:
             for attribute in node.attribute
         )
     )
+
+
+def nodes_asked_for(model: onnx.ModelProto, names: Sequence[str]) -> list[str]:
+    """Nodes that ``--keep-float`` means by node or operator; UsageError for an unknown one."""
+    nodes = {node.name: node.op_type for node in model.graph.node}
+    known = [*nodes, *dict.fromkeys(nodes.values())]
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, SUGGESTIONS, cutoff=0.5)
+            near = near or list(dict.fromkeys(nodes.values()))
+            raise UsageError(
+                f"--keep-float {name}: the model has no such node or operator; close are "
+                f"{', '.join(near)}."
+            )
+    return [node for node, operator in nodes.items() if node in names or operator in names]

@@ -13,7 +13,6 @@ What the library cannot know is decided here, measured on trained models at 640x
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,9 +22,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from scrfdconv.converters.architecture import OUTPUT_KINDS
-from scrfdconv.converters.errors import ArtifactError, UsageError
+from scrfdconv.converters.errors import ArtifactError
 from scrfdconv.converters.float16 import float_tensors, prepared
 from scrfdconv.converters.formats.onnx import opset_of
+from scrfdconv.converters.precision import nodes_asked_for
 
 if TYPE_CHECKING:
     import onnx
@@ -40,7 +40,6 @@ ASKED_FOR = "asked for (--keep-float)"
 SCORE_REASON = "score convolution: a poor calibration set would cut its scores off"
 BEHIND_REASON = "behind the last convolution of a head"
 AFFINE_REASON = "scale or shift of a normalisation"
-_SUGGESTIONS = 3
 _RESIZE_INPUTS = 4  # X, roi, scales, sizes
 # TensorRT fuses what follows a convolution up to the next one's input, and takes Q/DQ pairs at
 # the inputs of convolutions only: symmetric, with biases in float.
@@ -121,7 +120,7 @@ def kept_nodes(
         for name in heads.convolutions[value.name]
     }
     found = [
-        Kept(ASKED_FOR, tuple(_asked_for(model, keep_float))),
+        Kept(ASKED_FOR, tuple(nodes_asked_for(model, keep_float))),
         Kept(SCORE_REASON, tuple(sorted(scores))),
         Kept(BEHIND_REASON, tuple(sorted(heads.behind))),
         Kept(AFFINE_REASON, tuple(_affine(model))),
@@ -157,20 +156,6 @@ def _affine(model: onnx.ModelProto) -> Iterator[str]:
     for node in model.graph.node:
         if node.op_type == "Add" and any(name in constants for name in node.input):
             yield node.name
-
-
-def _asked_for(model: onnx.ModelProto, names: Sequence[str]) -> list[str]:
-    nodes = {node.name: node.op_type for node in model.graph.node}
-    known = [*nodes, *dict.fromkeys(nodes.values())]
-    for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, _SUGGESTIONS, cutoff=0.5)
-            near = near or list(dict.fromkeys(nodes.values()))
-            raise UsageError(
-                f"--keep-float {name}: the model has no such node or operator; close are "
-                f"{', '.join(near)}."
-            )
-    return [node for node, operator in nodes.items() if node in names or operator in names]
 
 
 # ---------------------------------------------------------------- quantizing

@@ -7,10 +7,9 @@ takes the types of the graph as they are.
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -25,6 +24,7 @@ from scrfdconv.converters.formats import Format, Source
 from scrfdconv.converters.formats.onnx import OnnxRunner, load_onnx, serialised
 from scrfdconv.converters.fp16_range import Images, Kept, out_of_range
 from scrfdconv.converters.metadata import PREFIX
+from scrfdconv.converters.precision import nodes_asked_for
 from scrfdconv.converters.runner import Interface, Runner
 from scrfdconv.converters.seeded import seeded_pictures
 
@@ -42,7 +42,6 @@ _AFFINE = ("Reshape", "Mul", "Add")
 # Black and white, the ends of the input range: (0 - 127.5) / 128 and its opposite.
 EXTREME = 127.5 / 128
 _PROBE_SEED = 0
-_SUGGESTIONS = 3
 _WIDTHS = {"bbox": BOX_SIDES}  # last dimension; scores have as many as classes
 KEPT = "kept_float"  # metadata: {reason: [node, ...]} as JSON
 
@@ -109,27 +108,13 @@ def kept_nodes(
 
     blocked = blocked_operators()
     yield from new("has no FP16 form", (n.name for n in model.graph.node if n.op_type in blocked))
-    yield from new("asked for (--keep-float)", _asked_for(model, options.keep_float))
+    yield from new("asked for (--keep-float)", nodes_asked_for(model, options.keep_float))
     if not options.all_fp16:
         yield from new("normalisation", _normalisations(model))
         # Its 2 % of the multiply-adds make more than half of the error of an FP16 500M_KPS.
         yield from new("first depthwise convolution", _first_depthwise(model))
     for entry in out_of_range(model, frozenset(seen), _probes(interface, options.images)):
         yield from new(entry.reason, entry.nodes)
-
-
-def _asked_for(model: onnx.ModelProto, names: Sequence[str]) -> list[str]:
-    nodes = {node.name: node.op_type for node in model.graph.node}
-    known = [*nodes, *dict.fromkeys(nodes.values())]
-    for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, _SUGGESTIONS, cutoff=0.5)
-            near = near or list(dict.fromkeys(nodes.values()))
-            raise UsageError(
-                f"--keep-float {name}: the model has no such node or operator; close are "
-                f"{', '.join(near)}."
-            )
-    return [node for node, operator in nodes.items() if node in names or operator in names]
 
 
 def _normalisations(model: onnx.ModelProto) -> Iterator[str]:
