@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +39,14 @@ class CheckResult:
             "passed": self.passed,
             "detail": self.detail,
         }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> CheckResult:
+        """Read what ``to_dict`` wrote; the verdict is derived anew."""
+        return cls(
+            content["check"], content["subject"], content["metric"], float(content["measured"]),
+            float(content["limit"]), content["relation"] == ">=", content["detail"],
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,11 @@ class Report:
             "results": [result.to_dict() for result in self.results],
             "notes": list(self.notes),
         }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Report:
+        """Read what ``to_dict`` wrote."""
+        return cls.of(map(CheckResult.from_dict, content["results"]), content["notes"])
 
 
 def _plain(value: float) -> float | str:

@@ -1,0 +1,194 @@
+"""What a build did: one outcome for each artifact, and the whole, from which every report is made.
+
+Plain data. ``report.json`` is ``BuildResult.to_dict()`` and reads back as the same object, so that
+the reports of several machines can be merged and rendered anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+from scrfdconv.checks.report import Report
+
+State = Literal["built", "cached", "failed", "skipped", "not run"]
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Absolute errors of one output on every sample, counted by decades' fractions.
+
+    ``counts[i]`` errors lie in [edges[i], edges[i + 1]); what is below the first edge, exact
+    equality included, is in ``below``.
+    """
+
+    output: str  # score_8 ...
+    edges: tuple[float, ...]  # ascending, one more than counts
+    counts: tuple[int, ...]
+    below: int = 0
+    limit: float | None = None  # of the largest error; None where there is none
+
+
+@dataclass(frozen=True)
+class Box:
+    """One face: corners in pixels of the original picture, and its score."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    score: float
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A test image, small enough to be shown in a page."""
+
+    name: str
+    width: int  # pixels of the original
+    height: int
+    thumbnail: str  # data:image/jpeg;base64,...
+
+
+@dataclass(frozen=True)
+class FacesOn:
+    """What the reference and the artifact see on one picture, at the deployment threshold."""
+
+    picture: str  # Picture.name
+    reference: tuple[Box, ...]
+    artifact: tuple[Box, ...]
+
+
+@dataclass(frozen=True)
+class Latency:
+    """The artifact and the float ONNX of the same shape in turns, one thread, on one machine."""
+
+    float_ms: float  # median
+    artifact_ms: float  # median
+    ratio: float  # median of the ratios of the rounds; below 1 is faster than float
+    shape: tuple[int, int, int]  # (N, H, W)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One artifact of a build."""
+
+    name: str  # path relative to the output folder, "/" between folders
+    checkpoint: str  # name in the recipe
+    format: str  # onnx, torchscript, tensorrt
+    precision: str  # fp32, fp16, int8
+    shape: str  # "dynamic" or "640x640"
+    batch: int
+    state: State
+    why: str = ""  # it was built, failed, skipped or not run; "" for cached ones
+    command: str = ""  # that repeats this step alone
+    sha256: str = ""
+    size: int = 0  # bytes
+    seconds: float | None = None  # of the build that made it; None where nothing was made
+    report: Report | None = None
+    histograms: tuple[Histogram, ...] = ()
+    faces: tuple[FacesOn, ...] = ()
+    latency: Latency | None = None
+
+    @property
+    def title(self) -> str:
+        """The artifact within its checkpoint: ``onnx 640x640 fp16``."""
+        batch = f" batch {self.batch}" if self.batch != 1 else ""
+        return f"{self.format} {self.shape}{batch} {self.precision}"
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """All outcomes and where they came about. It owns the exit code of ``build``."""
+
+    recipe: str  # name of the recipe
+    outcomes: tuple[Outcome, ...]
+    pictures: tuple[Picture, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)  # label -> value, for people
+    command: str = ""  # that repeats the whole build
+    seconds: float = 0.0
+    strict: bool = False  # skips count as failures
+
+    @property
+    def counts(self) -> Mapping[State, int]:
+        """How many outcomes there are in each state, those without any left out."""
+        found = [outcome.state for outcome in self.outcomes]
+        return {state: found.count(state) for state in get_args(State) if state in found}
+
+    @property
+    def passed(self) -> bool:
+        """True if there is something, and nothing failed, was left out, or (strict) skipped."""
+        bad = {"failed", "not run"} | ({"skipped"} if self.strict else set())
+        return bool(self.outcomes) and not bad.intersection(self.counts)
+
+    @property
+    def exit_code(self) -> int:
+        """0 or 1, by the worst outcome."""
+        return 0 if self.passed else 1
+
+    def summary(self) -> str:
+        """``80 artifacts: 12 built, 60 cached, 8 skipped``."""
+        counted = ", ".join(f"{count} {state}" for state, count in self.counts.items())
+        return f"{len(self.outcomes)} artifacts: {counted or 'nothing was asked for'}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """For ``report.json`` and ``--json``."""
+        return {
+            "report_version": SCHEMA_VERSION,
+            "recipe": self.recipe,
+            "passed": self.passed,
+            "summary": self.summary(),
+            "strict": self.strict,
+            "seconds": self.seconds,
+            "command": self.command,
+            "environment": dict(self.environment),
+            "outcomes": [outcome_to_dict(outcome) for outcome in self.outcomes],
+            "pictures": [asdict(picture) for picture in self.pictures],
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> BuildResult:
+        """Read what ``to_dict`` wrote; raises KeyError, TypeError or ValueError for other things."""
+        if content["report_version"] != SCHEMA_VERSION:
+            raise ValueError(f"report version {content['report_version']}")
+        return cls(
+            str(content["recipe"]),
+            tuple(outcome_from_dict(entry) for entry in content["outcomes"]),
+            tuple(Picture(**entry) for entry in content["pictures"]),
+            dict(content["environment"]),
+            str(content["command"]),
+            float(content["seconds"]),
+            bool(content["strict"]),
+        )
+
+
+def outcome_to_dict(outcome: Outcome) -> dict[str, Any]:
+    """Plain types; the measurements as ``Report`` writes them."""
+    content = asdict(outcome)
+    content["report"] = outcome.report.to_dict() if outcome.report else None
+    return content
+
+
+def outcome_from_dict(content: Mapping[str, Any]) -> Outcome:
+    """Read what ``outcome_to_dict`` wrote; raises KeyError, TypeError or ValueError."""
+    values = dict(content)
+    if values["state"] not in get_args(State):
+        raise ValueError(f"unknown state {values['state']}")
+    report, latency = values["report"], values["latency"]
+    values["report"] = report and Report.from_dict(report)
+    values["latency"] = latency and Latency(**{**latency, "shape": tuple(latency["shape"])})
+    values["histograms"] = tuple(
+        Histogram(**{**entry, "edges": tuple(entry["edges"]), "counts": tuple(entry["counts"])})
+        for entry in values["histograms"]
+    )
+    values["faces"] = tuple(
+        FacesOn(
+            entry["picture"],
+            tuple(Box(**box) for box in entry["reference"]),
+            tuple(Box(**box) for box in entry["artifact"]),
+        )
+        for entry in values["faces"]
+    )
+    return Outcome(**values)
