@@ -150,7 +150,7 @@ class BuildResult:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> BuildResult:
-        """Read what ``to_dict`` wrote; raises KeyError, TypeError or ValueError for other things."""
+        """Read what ``to_dict`` wrote; raises KeyError, TypeError or ValueError."""
         if content["report_version"] != SCHEMA_VERSION:
             raise ValueError(f"report version {content['report_version']}")
         return cls(
