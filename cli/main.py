@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from scrfdconv.cli import output
+from scrfdconv.converters.artifact import remove_unfinished
 from scrfdconv.converters.errors import CheckFailed, ScrfdconvError
 
 USAGE_ERROR = 2
@@ -74,8 +75,12 @@ class Verbs(TyperGroup):
 
 
 def _terminate(*_: object) -> None:
-    """Leave through the context managers that remove temporary files."""
-    sys.exit(TERMINATED)
+    """Remove temporary files and leave at once.
+
+    Not by an exception: on its way through the callbacks of native code it aborts the process.
+    """
+    remove_unfinished()
+    os._exit(TERMINATED)
 
 
 app = typer.Typer(

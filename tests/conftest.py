@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,10 @@ from scrfdconv.converters.checkpoint import Checkpoint, seeded_checkpoint
 from scrfdconv.converters.formats.onnx import OnnxOptions, onnx_from_checkpoint, serialised
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# Scripts start background jobs with Ctrl-C ignored, and children inherit that: tests of
+# interruptions would interrupt nothing.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

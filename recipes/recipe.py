@@ -1,0 +1,309 @@
+"""Recipes of ``scrfdconv build``: which artifacts a release has, and what is demanded of them.
+
+A TOML file. Every value of a target may be a list; the target then stands for all combinations,
+for every checkpoint that its patterns match. README and ``build --init`` show the keys.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from scrfdconv.converters.architecture import known_name, require_shape
+from scrfdconv.converters.errors import InputFileError, UsageError
+from scrfdconv.recipes.table import Table, load_toml
+
+VERSION = 1
+FORMATS = ("onnx", "torchscript", "tensorrt")
+PRECISIONS = ("fp32", "fp16", "int8")
+EXPORTERS = ("torchscript", "dynamo")
+CALIBRATORS = ("minmax", "entropy", "percentile", "auto")
+DYNAMIC = "dynamic"
+DEFAULT_FACE_LOSS = 0.01
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")  # it becomes a folder
+
+Shape = tuple[int, int] | None  # (H, W); None: dynamic
+
+
+@dataclass(frozen=True)
+class CheckpointEntry:
+    """A ``[checkpoints.NAME]`` table: a file, or a built-in model with seeded weights."""
+
+    name: str
+    path: Path | None = None
+    model: str | None = None
+    seed: int = 0
+    sha256: str | None = None
+    recipe: str | None = None
+    config: Path | None = None
+    norm_groups: int | None = None
+
+    @property
+    def seeded(self) -> bool:
+        """True for weights that are drawn, not trained."""
+        return self.path is None
+
+    @property
+    def source(self) -> str:
+        """SOURCE on the command line."""
+        return str(self.path) if self.path else str(self.model)
+
+    @property
+    def stem(self) -> str:
+        """NAME of the artifacts, as the other verbs name them."""
+        if self.path:
+            return self.path.stem
+        return f"{self.model}-seeded" + (str(self.seed) if self.seed else "")
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How much looser than the built-in limits, and why that is right."""
+
+    loosen: float = 1.0
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """What an artifact may cost; None: anything."""
+
+    max_size_mb: float | None = None  # of 10^6 bytes
+    max_latency_ratio: float | None = None  # to the float ONNX of the same shape, one thread
+    max_face_loss: float = DEFAULT_FACE_LOSS  # share of faces that INT8 may lose or add
+
+
+@dataclass(frozen=True)
+class Target:
+    """One artifact of every checkpoint that it is for."""
+
+    format: str
+    shape: Shape = None
+    batch: int = 1
+    precision: str = "fp32"
+    opset: int | None = None
+    exporter: str = "torchscript"
+    calibrator: str = "minmax"
+    checkpoints: tuple[str, ...] = ("*",)
+    tolerance: Tolerance = Tolerance()
+    budgets: Budgets = Budgets()
+
+    @property
+    def size(self) -> str:
+        """``dynamic`` or ``640x640``."""
+        return f"{self.shape[0]}x{self.shape[1]}" if self.shape else DYNAMIC
+
+    def is_for(self, checkpoint: CheckpointEntry) -> bool:
+        """True if one of the patterns matches the checkpoint's name."""
+        return any(fnmatchcase(checkpoint.name, pattern) for pattern in self.checkpoints)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole recipe, with every matrix of targets multiplied out."""
+
+    name: str
+    path: Path
+    checkpoints: tuple[CheckpointEntry, ...]
+    targets: tuple[Target, ...]
+    calibration: tuple[Path, ...] = ()  # folders and files of photographs
+    test: tuple[Path, ...] = ()
+    latency: bool = True  # measure every artifact against the float ONNX
+
+
+def find_recipe(name: str) -> Path:
+    """A recipe file, or one of those that come with the package (``release``)."""
+    path = Path(name)
+    packaged = Path(__file__).with_name(f"{name}.toml")
+    return packaged if not path.exists() and packaged.is_file() else path
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe; raises InputFileError that names file, key and the known keys."""
+    document = load_toml(path)
+    version = document.value("version", int, VERSION)
+    if version > VERSION:
+        raise document.error(
+            "version", f"is {version}: made for a newer scrfdconv, this one knows {VERSION}"
+        )
+    name = document.value("name", str, path.stem)
+    latency = document.value("latency", bool, default=True)
+    checkpoints = tuple(_checkpoints(document))
+    calibration, test = _images(document.table("images"))
+    defaults = document.table("defaults")
+    targets = tuple(
+        target for table in document.tables("targets") for target in _targets(table.over(defaults))
+    )
+    document.done()
+    recipe = Recipe(name, path, checkpoints, targets, calibration, test, latency)
+    _require_sense(recipe, document)
+    return recipe
+
+
+def _require_sense(recipe: Recipe, document: Table) -> None:
+    for key, found in (("checkpoints", recipe.checkpoints), ("targets", recipe.targets)):
+        if not found:
+            raise document.error(key, "is missing or empty; `scrfdconv build --init` writes one")
+    for target in recipe.targets:
+        if not any(target.is_for(checkpoint) for checkpoint in recipe.checkpoints):
+            patterns = ", ".join(target.checkpoints)
+            raise document.error("targets", f"has one for {patterns}, which no checkpoint matches")
+        trained = [c.name for c in recipe.checkpoints if target.is_for(c) and not c.seeded]
+        if target.precision == "int8" and trained and not recipe.calibration:
+            raise document.error(
+                "images.calibration", f"is missing: INT8 of {trained[0]} needs photographs"
+            )
+
+
+# ---------------------------------------------------------------- checkpoints and images
+
+
+def _checkpoints(document: Table) -> list[CheckpointEntry]:
+    return [
+        _checkpoint(name, table) for name, table in document.table("checkpoints").named_tables()
+    ]
+
+
+def _checkpoint(name: str, table: Table) -> CheckpointEntry:
+    if not _NAME.fullmatch(name):
+        raise InputFileError(
+            f"{table.path}: checkpoints.{name!r} becomes a folder: use letters, digits, . + - _."
+        )
+    path, config = table.value("path", str, None), table.value("config", str, None)
+    entry = CheckpointEntry(
+        name,
+        _beside(table.path, path),
+        known_name(table.value("model", str, "")),
+        table.value("seed", int, 0),
+        table.value("sha256", str, None),
+        _recipe_option(table),
+        _beside(table.path, config),
+        table.value("norm_groups", int, None),
+    )
+    if (path is None) == ("model" not in table):
+        raise table.error("path", "or model must be given, and not both")
+    if "model" in table and entry.model is None:
+        raise table.error("model", "is not one that `scrfdconv models` knows")
+    if entry.sha256 is not None and not _SHA256.fullmatch(entry.sha256):
+        raise table.error("sha256", "must be 64 hexadecimal digits in lower case")
+    table.done()
+    return entry
+
+
+def _recipe_option(table: Table) -> str | None:
+    """An architecture: a built-in name, or a TOML file beside the recipe."""
+    found = table.value("recipe", str, None)
+    return found if found is None or known_name(found) else str(_beside(table.path, found))
+
+
+def _beside(recipe: Path, path: str | None) -> Path | None:
+    """Paths in a recipe are relative to its folder."""
+    return None if path is None else recipe.parent / path
+
+
+def _images(table: Table) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    def paths(key: str) -> tuple[Path, ...]:
+        found = table.several(key, _text, "a file or folder", ())
+        return tuple(table.path.parent / path for path in found)
+
+    result = paths("calibration"), paths("test")
+    table.done()
+    return result
+
+
+# ---------------------------------------------------------------- targets
+
+
+def _targets(table: Table) -> list[Target]:
+    """All combinations of one ``[[targets]]`` table."""
+    formats = table.several("format", _one_of(FORMATS), _either(FORMATS), ())
+    if not formats:
+        raise table.error("format", f"is missing; it is {_either(FORMATS)}")
+    axes = (
+        formats,
+        table.several("shape", _shape, f'"{DYNAMIC}" or [height, width]', (DYNAMIC,)),
+        table.several("batch", _positive, "a positive integer", (1,)),
+        table.several("precision", _one_of(PRECISIONS), _either(PRECISIONS), ("fp32",)),
+        table.several("opset", _positive, "an opset", (0,)),
+        table.several("exporter", _one_of(EXPORTERS), _either(EXPORTERS), ("torchscript",)),
+    )
+    calibrator = table.choice("calibrator", CALIBRATORS, "minmax")
+    patterns = table.several("checkpoints", _text, "a name or pattern", ("*",))
+    tolerance, budgets = _tolerance(table.table("tolerance")), _budgets(table.table("budgets"))
+    table.done()
+    found = [
+        Target(
+            format_, None if shape == DYNAMIC else shape, batch, precision, opset or None, exporter,
+            calibrator, patterns, tolerance, budgets,
+        )
+        for format_, shape, batch, precision, opset, exporter in product(*axes)
+    ]  # fmt: skip
+    for target in found:
+        _require_possible(target, table)
+    return found
+
+
+def _require_possible(target: Target, table: Table) -> None:
+    if target.shape:
+        try:
+            require_shape(target.shape, option="the shape")
+        except UsageError as error:
+            raise table.error("shape", f"cannot be: {str(error).rstrip('.')}") from error
+    elif target.batch != 1:
+        raise table.error("batch", "needs a fixed shape: a dynamic model takes any batch")
+    if target.format == "torchscript" and target.precision != "fp32":
+        raise table.error("precision", f"of TorchScript is fp32, not {target.precision}")
+
+
+def _tolerance(table: Table) -> Tolerance:
+    found = Tolerance(table.value("loosen", float, 1.0), table.value("reason", str, ""))
+    if found.loosen < 1:
+        raise table.error("loosen", "must be 1 or more; limits are only ever loosened")
+    if found.loosen > 1 and not found.reason.strip():
+        raise table.error("reason", "is missing: say why looser limits are right")
+    table.done()
+    return found
+
+
+def _budgets(table: Table) -> Budgets:
+    found = Budgets(
+        table.value("max_size_mb", float, None),
+        table.value("max_latency_ratio", float, None),
+        table.value("max_face_loss", float, DEFAULT_FACE_LOSS),
+    )
+    for key in ("max_size_mb", "max_latency_ratio"):
+        limit = getattr(found, key)
+        if limit is not None and not limit > 0:
+            raise table.error(key, "must be above 0")
+    if not 0 <= found.max_face_loss <= 1:
+        raise table.error("max_face_loss", "is a share, 0 to 1")
+    table.done()
+    return found
+
+
+def _either(allowed: tuple[str, ...]) -> str:
+    return f"{', '.join(allowed[:-1])} or {allowed[-1]}"
+
+
+def _one_of(allowed: tuple[str, ...]) -> Any:
+    return lambda value: value if value in allowed else None
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _positive(value: Any) -> int | None:
+    return value if type(value) is int and value > 0 else None
+
+
+def _shape(value: Any) -> Any:
+    if value == DYNAMIC:
+        return value
+    pair = isinstance(value, list) and [type(side) for side in value] == [int, int]
+    return tuple(value) if pair else None

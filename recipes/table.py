@@ -1,0 +1,118 @@
+"""Tables of a TOML file, read strictly: every error names the file, the key and what is allowed.
+
+A `Table` hands out typed values and knows which keys were asked for; `done` refuses the others.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from scrfdconv.converters.artifact import readable
+from scrfdconv.converters.errors import InputFileError
+
+T = TypeVar("T")
+_MISSING = object()
+_TYPES = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
+
+
+def load_toml(path: Path) -> Table:
+    """The whole document; raises InputFileError with the line for what is not TOML."""
+    try:
+        return Table(tomllib.loads(readable(path).read_text("utf-8")), path, "")
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputFileError(f"{path}: is not TOML: {error}.") from error
+
+
+class Table:
+    """One table, with its place in the file."""
+
+    def __init__(
+        self, values: Mapping[str, Any], path: Path, place: str, inherited: Mapping[str, str] = {}
+    ) -> None:
+        self._values, self.path, self.place = values, path, place
+        self._inherited = inherited  # key -> place, of values that come from another table
+        self._asked: list[str] = []
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._values
+
+    def value(self, key: str, kind: type[T], default: Any = _MISSING) -> T:
+        """The value of ``key``; InputFileError where it is missing or of another type."""
+        found = self._get(key, default)
+        if found is default:
+            return found  # type: ignore[no-any-return]
+        if kind is float and isinstance(found, int) and not isinstance(found, bool):
+            found = float(found)
+        if type(found) is not kind:
+            raise self.error(key, f"must be {_TYPES[kind]}, not {found!r}")
+        return found
+
+    def choice(self, key: str, allowed: tuple[str, ...], default: Any = _MISSING) -> str:
+        """A text out of ``allowed``."""
+        found = self.value(key, str, default)
+        if found is not default and found not in allowed:
+            raise self.error(key, f"must be one of {', '.join(allowed)}, not {found!r}")
+        return found
+
+    def several(self, key: str, read: Callable[[Any], T | None], what: str,
+                default: tuple[T, ...]) -> tuple[T, ...]:  # fmt: skip
+        """One value or a list of them, each through ``read``, which gives None for a wrong one."""
+        found = self._get(key, default)
+        if key not in self:
+            return default
+        single = read(found)
+        if single is not None:
+            return (single,)
+        items = [read(item) for item in found] if isinstance(found, list) and found else [None]
+        if any(item is None for item in items) or len(set(items)) != len(items):
+            raise self.error(key, f"must be {what}, or a list of different ones, not {found!r}")
+        return tuple(item for item in items if item is not None)
+
+    def table(self, key: str) -> Table:
+        """The table ``key``, an empty one where there is none."""
+        found = self._get(key, {})
+        if not isinstance(found, dict):
+            raise self.error(key, f"must be a table, not {found!r}")
+        return Table(found, self.path, self._at(key))
+
+    def tables(self, key: str) -> Iterator[Table]:
+        """Each table of an array such as ``[[targets]]``."""
+        found = self._get(key, [])
+        if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
+            raise self.error(key, f"must be an array of tables ([[{key}]])")
+        for i, item in enumerate(found, 1):
+            yield Table(item, self.path, f"{self._at(key)}[{i}]")
+
+    def named_tables(self) -> Iterator[tuple[str, Table]]:
+        """Each sub-table with its name."""
+        for key in self._values:
+            yield key, self.table(key)
+
+    def over(self, defaults: Table) -> Table:
+        """The same table, with the values of ``defaults`` where it has none of its own."""
+        inherited = {key: defaults._at(key) for key in defaults._values if key not in self._values}
+        return Table({**defaults._values, **self._values}, self.path, self.place, inherited)
+
+    def done(self) -> None:
+        """Raise InputFileError for a key that nothing asked for."""
+        for key in self._values:
+            if key not in self._asked:
+                known = ", ".join(dict.fromkeys(self._asked))
+                raise self.error(key, f"is unknown; known here are {known}")
+
+    def error(self, key: str, text: str) -> InputFileError:
+        """The error for ``key``: file, place, what is wrong."""
+        return InputFileError(f"{self.path}: {self._at(key)} {text}.")
+
+    def _get(self, key: str, default: Any) -> Any:
+        self._asked.append(key)
+        found = self._values.get(key, default)
+        if found is _MISSING:
+            raise self.error(key, "is missing")
+        return found
+
+    def _at(self, key: str) -> str:
+        return self._inherited.get(key) or (f"{self.place}.{key}" if self.place else key)
