@@ -82,7 +82,8 @@ class Outcome:
     shape: str  # "dynamic" or "640x640"
     batch: int
     state: State
-    why: str = ""  # it was built, failed, skipped or not run; "" for cached ones
+    why: str = ""  # it failed, was skipped or not run
+    exit_code: int = 0  # of the failure, as the command line has it
     command: str = ""  # that repeats this step alone
     sha256: str = ""
     size: int = 0  # bytes
@@ -120,13 +121,18 @@ class BuildResult:
     @property
     def passed(self) -> bool:
         """True if there is something, and nothing failed, was left out, or (strict) skipped."""
+        return bool(self.outcomes) and not self.failures
+
+    @property
+    def failures(self) -> tuple[Outcome, ...]:
+        """The outcomes that make the build a failed one."""
         bad = {"failed", "not run"} | ({"skipped"} if self.strict else set())
-        return bool(self.outcomes) and not bad.intersection(self.counts)
+        return tuple(outcome for outcome in self.outcomes if outcome.state in bad)
 
     @property
     def exit_code(self) -> int:
-        """0 or 1, by the worst outcome."""
-        return 0 if self.passed else 1
+        """0, or that of the worst failure."""
+        return 0 if self.passed else max((f.exit_code for f in self.failures), default=1) or 1
 
     def summary(self) -> str:
         """``80 artifacts: 12 built, 60 cached, 8 skipped``."""

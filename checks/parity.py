@@ -6,8 +6,9 @@ does a comparison in which nothing was compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -38,6 +39,10 @@ class Sample:
 
     name: str
     images: np.ndarray
+    path: Path | None = None  # of a photograph
+
+
+Observe = Callable[[Sample, Outputs, Outputs], None]  # what the reference and the artifact gave
 
 
 def compare(
@@ -47,6 +52,7 @@ def compare(
     *,
     precision: str = "fp32",
     loosen: float = 1.0,
+    observe: Observe | None = None,
 ) -> Iterator[CheckResult]:
     """Yield every comparison of ``artifact`` with ``reference``, failed ones included."""
     yield from _compare_interfaces(reference.interface, artifact.interface)
@@ -59,6 +65,8 @@ def compare(
         except ArtifactError as error:
             yield _fault("runs", sample.name, str(error))
             continue
+        if observe:
+            observe(sample, want, got)
         for output in outputs.values():
             output.add(sample.name, want, got)
         compared += 1

@@ -10,7 +10,14 @@ import numpy as np
 
 from scrfdconv.checks.engine import audit
 from scrfdconv.checks.faces import compare_faces, model_input
-from scrfdconv.checks.parity import Sample, common_shapes, compare, require_memory, samples_for
+from scrfdconv.checks.parity import (
+    Observe,
+    Sample,
+    common_shapes,
+    compare,
+    require_memory,
+    samples_for,
+)
 from scrfdconv.checks.precision import audit as audit_onnx
 from scrfdconv.checks.report import Report
 from scrfdconv.checks.weights import compare_weights
@@ -34,6 +41,7 @@ class Demand:
     loosen: float = 1.0  # a factor on the limits, recorded in the report
     # Compare weights at rest, too. A conversion leaves it out: its graph is that export.
     weights: bool = True
+    observe: Observe | None = None  # sees the outputs of both models on every sample
 
 
 def verify(reference: Source, path: Path, demand: Demand | None = None) -> Report:
@@ -52,7 +60,7 @@ def verify(reference: Source, path: Path, demand: Demand | None = None) -> Repor
     results = [
         *compare(
             want, got, _samples(want, got, demand, photographs),
-            precision=got.precision, loosen=demand.loosen,
+            precision=got.precision, loosen=demand.loosen, observe=demand.observe,
         )
     ]  # fmt: skip
     if photographs and not any(r.metric == "runs" for r in results):
@@ -87,7 +95,7 @@ def _samples(
     yield from samples_for(want.interface, got.interface)
     batch = want.interface.batch or got.interface.batch or 1
     for path, image in zip(demand.images, photographs, strict=bool(photographs)):
-        yield Sample(path.name, np.repeat(image[None], batch, axis=0))
+        yield Sample(path.name, np.repeat(image[None], batch, axis=0), path)
 
 
 def _says_reduced(got: Runner) -> bool:

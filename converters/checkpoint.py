@@ -137,19 +137,22 @@ def load_checkpoint(
     recipe: str | None = None,
     config: Path | None = None,
     groups: int | None = None,
+    architecture: Architecture | None = None,
 ) -> Checkpoint:
     """Load an mmdet ``.pth``, a bare state_dict or ``.safetensors``.
 
-    The architecture comes from ``recipe``, else ``config``, else the config text in the file's
-    ``meta``, else the names and shapes (``groups``: GroupNorm groups where those leave it open).
-    Raises CheckpointError for files that do not load or do not fit.
+    The architecture, where it is not known, comes from ``recipe``, else ``config``, else the
+    config text in the file's ``meta``, else the names and shapes (``groups``: GroupNorm groups
+    where those leave it open). Raises CheckpointError for files that do not load or do not fit.
     """
     if sum(option is not None for option in (recipe, config, groups)) > 1:
         raise UsageError("--recipe, --config and --norm-groups exclude each other: give one.")
     content = _read(path)
     tensors, notes = _tensors(_state_dict(content, path), path)
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    architecture, how = _find_architecture(path, content, shapes, recipe, config, groups)
+    how = "the caller"
+    if architecture is None:
+        architecture, how = _find_architecture(path, content, shapes, recipe, config, groups)
     _require_fit(needed(shapes), architecture, f"{path} ({how})")
     weights = {name: tensors[name] for name in parameter_shapes(architecture)}
     return Checkpoint(

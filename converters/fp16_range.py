@@ -16,6 +16,7 @@ import numpy as np
 
 from scrfdconv.converters.errors import ArtifactError, ScrfdconvError
 from scrfdconv.converters.float16 import float_tensors, replace_all, wants_half
+from scrfdconv.converters.runner import thread_limit
 
 if TYPE_CHECKING:
     import onnx
@@ -272,6 +273,7 @@ def outputs_of(model: onnx.ModelProto, images: Images) -> Iterator[list[Any]]:
     options.log_severity_level = 3  # released models warn of their stale output shapes
     # Many short runs: threads that spin between them only take time from each other.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.intra_op_num_threads = thread_limit() or 0  # 0: as many as there are
     try:
         session = onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]

@@ -6,6 +6,7 @@ The same keys in every format; in ONNX they carry the prefix ``scrfdconv.``.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -63,9 +64,10 @@ def metadata_for(
 def architecture_from_metadata(metadata: dict[str, str]) -> Architecture | None:
     """The architecture that an artifact of ours names, or None for a foreign file."""
     text = metadata.get("architecture")
-    if text is None:
-        return None
-    values: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()
-    }
+    return None if text is None else architecture_from_dict(json.loads(text))
+
+
+def architecture_from_dict(content: Mapping[str, Any]) -> Architecture:
+    """Read what ``Architecture.to_dict`` gave, after JSON turned its tuples into lists."""
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
     return Architecture(**values)

@@ -72,6 +72,22 @@ class Interface:
         return sizes_fit and all(want is None or want == have for want, have in fixed)
 
 
+_limit: dict[str, int | None] = {"threads": None}
+
+
+def limit_threads(threads: int | None) -> None:
+    """Let every model that this process opens from now on run with so many threads.
+
+    Only where the one who opens it names no number; None leaves it to the runtimes again.
+    """
+    _limit["threads"] = threads
+
+
+def thread_limit() -> int | None:
+    """The number of threads for models that are opened without one; None: the runtime's choice."""
+    return _limit["threads"]
+
+
 class Runner(ABC):
     """Runs one model. ``interface`` says what it takes, ``metadata`` what it says of itself."""
 

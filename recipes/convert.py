@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from scrfdconv.checks.report import Report
 from scrfdconv.checks.verify import Demand, verify, verify_simplified
-from scrfdconv.converters.artifact import Artifact, artifact_at, kind_of
+from scrfdconv.converters.artifact import Artifact, artifact_at, kind_of, scratch_folder
 from scrfdconv.converters.checkpoint import DEFAULT_SEED, load_source
 from scrfdconv.converters.errors import CheckFailed
 from scrfdconv.converters.formats import Source, formats
@@ -53,14 +52,16 @@ def convert(
     options: Any,
     demand: Demand | None,
     *,
+    parent: Source | None = None,
     on_the_way: Sequence[tuple[str, Any]] = (),
 ) -> Made:
     """Build ``out`` in format ``target``; ``demand`` None skips the verification.
 
     ``on_the_way`` are the formats, with their options, between a source and the target: a
     checkpoint becomes FP16 through ``[("onnx", OnnxOptions(shape))]``. They are built in a
-    temporary folder, and what is verified is the end against the source itself. Raises
-    CheckFailed, with the report, if the artifact is not its source; ``out`` is untouched then.
+    temporary folder; the first of them, or ``out``, from ``parent`` where one was made of
+    ``source`` before. What is verified is the end against the source itself. Raises CheckFailed,
+    with the report, if the artifact is not its source; ``out`` is untouched then.
     """
     reports: list[Report] = []
 
@@ -74,11 +75,11 @@ def convert(
         if not report.passed:
             raise CheckFailed(f"{out} was not written: {report.summary()}.", report)
 
-    with TemporaryDirectory(prefix="scrfdconv-") as folder:
-        parent = source
+    with scratch_folder() as folder:
+        made = parent or source
         for name, step in on_the_way:
             between = formats()[name]
-            path = Path(folder, f"{source.name}{between.suffix}")
-            parent = between.convert(parent, path, step, None)
-        artifact = formats()[target].convert(parent, out, options, require if demand else None)
+            path = folder / f"{source.name}{between.suffix}"
+            made = between.convert(made, path, step, None)
+        artifact = formats()[target].convert(made, out, options, require if demand else None)
     return Made(artifact, reports[0] if reports else None)

@@ -36,20 +36,31 @@ class Fp16Recipe:
     images: tuple[Path, ...] = ()
 
 
-def fp16(source: Source, out: Path, recipe: Fp16Recipe, demand: Demand | None) -> Made:
-    """Build and verify an FP16 artifact at ``out``; ``demand`` None skips the verification."""
-    steps = _on_the_way(source, recipe)
+def fp16(
+    source: Source,
+    out: Path,
+    recipe: Fp16Recipe,
+    demand: Demand | None,
+    *,
+    parent: Source | None = None,
+) -> Made:
+    """Build and verify an FP16 artifact at ``out``; ``demand`` None skips the verification.
+
+    ``parent`` is the float ONNX of ``source``, where it is there already.
+    """
+    start = parent or source
+    steps = _on_the_way(start, recipe)
     size = recipe.shape or DEFAULT_SIZE
-    if not isinstance(source, Checkpoint) and source.format == "onnx":
-        require_convertible(source.path)
-        size = recipe.shape or OnnxRunner(source.path).interface.shape or DEFAULT_SIZE
+    if not isinstance(start, Checkpoint) and start.format == "onnx":
+        require_convertible(start.path)
+        size = recipe.shape or OnnxRunner(start.path).interface.shape or DEFAULT_SIZE
 
     def photographs() -> Iterator[np.ndarray]:
         for path in _spread(recipe.images):
             yield model_input(path, size)[None]
 
     options = Fp16Options(recipe.io, recipe.all_fp16, recipe.keep_float, photographs)
-    return convert(source, "onnx_fp16", out, options, demand, on_the_way=steps)
+    return convert(source, "onnx_fp16", out, options, demand, parent=parent, on_the_way=steps)
 
 
 def _on_the_way(source: Source, recipe: Fp16Recipe) -> list[tuple[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,19 +86,25 @@ def int8(
     recipe: Int8Recipe,
     demand: Demand | None,
     stage: Stage = silent,
+    *,
+    parent: Source | None = None,
 ) -> Int8Made:
     """Build and verify an INT8 artifact at ``out``; ``demand`` None skips the verification.
 
+    ``parent`` is the float ONNX of ``source``, where it is there already.
     Raises CheckFailed, with all rounds in its report, where the accuracy budget cannot be kept.
     """
-    steps = onnx_steps(source, recipe)
-    with float_parent(source, steps) as parent:
-        job = _Job(source, parent, recipe, stage)
+    start = parent or source
+    steps = onnx_steps(start, recipe)
+    with float_parent(start, steps) as float_onnx:
+        job = _Job(source, float_onnx, recipe, stage)
         decided = job.replayed() or job.decided()
     photographs = job.verified_on()
     with stage("building and verifying"):
-        wanted = None if demand is None else Demand(photographs, demand.loosen, weights=False)
-        made = convert(source, "onnx_int8", out, decided.options, wanted, on_the_way=steps)
+        wanted = demand and replace(demand, images=(*photographs, *demand.images), weights=False)
+        made = convert(
+            source, "onnx_int8", out, decided.options, wanted, parent=parent, on_the_way=steps
+        )
     if decided.search:
         made = Made(made.artifact, _with_budget(made.report, decided.search, job.notes))
     if recipe.plan and not decided.replayed:

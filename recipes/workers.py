@@ -31,7 +31,7 @@ def on_this_machine(
     # Not fork: the threads of torch and ONNX Runtime do not survive it.
     context = multiprocessing.get_context("spawn")
     before = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(workers, context, initializer=_leave_with_parent)
+    pool = ProcessPoolExecutor(workers, context, initializer=leave_with_parent)
     done = False
     try:
         futures = {pool.submit(function, job, task): task for task in tasks}
@@ -50,7 +50,7 @@ def on_this_machine(
         pool.shutdown(cancel_futures=True)
 
 
-def _leave_with_parent() -> None:
+def leave_with_parent() -> None:
     """End without a traceback when the user interrupts, and also when the parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

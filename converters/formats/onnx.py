@@ -41,6 +41,7 @@ from scrfdconv.converters.runner import (
     Interface,
     Runner,
     canonical_outputs,
+    thread_limit,
     trace_size,
 )
 
@@ -519,6 +520,7 @@ def _session(path: Path, threads: int | None) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors; released models warn of their stale output shapes
+    threads = threads or thread_limit()
     if threads:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1

@@ -11,7 +11,7 @@ import numpy as np
 from scrfdconv.converters.checkpoint import Checkpoint, load_checkpoint
 from scrfdconv.converters.errors import UsageError
 from scrfdconv.converters.formats import Format, Source
-from scrfdconv.converters.runner import Interface, Runner
+from scrfdconv.converters.runner import Interface, Runner, thread_limit
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class EagerRunner(Runner):
     def __init__(self, checkpoint: Checkpoint, threads: int | None = None) -> None:
         super().__init__(Interface.of(checkpoint.architecture))
         self._model = checkpoint.model()
-        self._threads = threads
+        self._threads = threads or thread_limit()
 
     def _run(self, images: np.ndarray) -> Sequence[np.ndarray]:
         import torch

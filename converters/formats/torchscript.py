@@ -28,6 +28,7 @@ from scrfdconv.converters.runner import (
     Interface,
     Runner,
     canonical_outputs,
+    thread_limit,
     trace_size,
 )
 
@@ -122,7 +123,7 @@ class TorchScriptRunner(Runner):
     def __init__(self, path: Path, threads: int | None = None) -> None:
         import torch
 
-        self._path, self._threads = path, threads
+        self._path, self._threads = path, threads or thread_limit()
         extra = {METADATA_FILE: ""}
         try:
             with without_deprecation():

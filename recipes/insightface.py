@@ -1,0 +1,74 @@
+"""Model packages for the insightface package: a folder with a manifest of its version 2.
+
+What it reads there (python-package, 2026): ``tasks.detection`` with file, sha256 and mean and std
+of the pre-processing, and a file that must be called MODEL.LICENSE. It refuses FP16 inputs; ours
+are float32 in every precision.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from scrfdconv.checks.outcome import Outcome
+from scrfdconv.converters.artifact import replacing
+
+FOLDER = "insightface"
+LICENSE_NAME = "MODEL.LICENSE"
+MEAN, DEVIATION = 127.5, 128.0
+LICENSE = {
+    "license": "to be filled in by whoever distributes this package",
+    "note": "the weights that InsightFace released are for non-commercial research only",
+}
+
+
+def write_packages(outcomes: Iterable[Outcome], out: Path) -> list[Path]:
+    """One package for each checkpoint with a good ONNX artifact, below ``out``/insightface."""
+    return [_write(outcome, out) for outcome in _chosen(outcomes)]
+
+
+def _chosen(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
+    """For each checkpoint its float ONNX, the dynamic one first: it takes every det_size."""
+    best: dict[str, Outcome] = {}
+    for outcome in outcomes:
+        if outcome.format == "onnx" and outcome.state in ("built", "cached"):
+            best.setdefault(outcome.checkpoint, outcome)
+            best[outcome.checkpoint] = min(best[outcome.checkpoint], outcome, key=_rank)
+    yield from best.values()
+
+
+def _rank(outcome: Outcome) -> tuple[bool, bool, bool]:
+    return outcome.precision != "fp32", outcome.shape != "dynamic", outcome.batch != 1
+
+
+def _write(outcome: Outcome, out: Path) -> Path:
+    folder = out / FOLDER / outcome.checkpoint
+    folder.mkdir(parents=True, exist_ok=True)
+    model = Path(outcome.name).name
+    with replacing(folder / model) as part:
+        shutil.copyfile(out / outcome.name, part)
+    manifest = {
+        "manifest_version": 2,
+        "model_id": outcome.checkpoint,
+        "display_name": outcome.checkpoint,
+        "license": LICENSE_NAME,
+        "tasks": {
+            "detection": {
+                "file": model,
+                "sha256": outcome.sha256,
+                "preprocessing": {"mean": MEAN, "std": DEVIATION},
+                "preprocessing_version": "insightface-scrfd-1",
+            }
+        },
+    }
+    if not (folder / LICENSE_NAME).exists():  # whoever filled it in does not want it back
+        _write_json(folder / LICENSE_NAME, LICENSE)
+    _write_json(folder / "manifest.json", manifest)
+    return folder
+
+
+def _write_json(path: Path, content: object) -> None:
+    with replacing(path) as part:
+        part.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
