@@ -11,6 +11,7 @@ Rules of every module that calls TensorRT:
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import re
 import shutil
@@ -136,6 +137,15 @@ def require_gpu() -> Gpu:
     return Gpu(
         torch.cuda.get_device_name(), f"{major}.{minor}", driver_version() or "unknown", free
     )
+
+
+def plainly_missing() -> str:
+    """What an engine lacks on this machine as far as can be told without torch; "" for nothing."""
+    if importlib.util.find_spec("tensorrt") is None:
+        return f"the package tensorrt is not installed; elsewhere {PLAN_HINT}"
+    if driver_version() is None:
+        return f"no NVIDIA driver is on this machine; {PLAN_HINT}"
+    return ""
 
 
 def why_no_gpu() -> str:

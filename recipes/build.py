@@ -19,6 +19,7 @@ from pathlib import Path
 from scrfdconv.checks.benchmark import cpu_name
 from scrfdconv.checks.outcome import BuildResult
 from scrfdconv.converters.artifact import require_folder, writing_to
+from scrfdconv.converters.tensorrt_api import plainly_missing
 from scrfdconv.recipes.build_run import Decision, Run, View
 from scrfdconv.recipes.cache import Cache
 from scrfdconv.recipes.manifest import write_manifest
@@ -43,7 +44,8 @@ def decide(steps: Sequence[Step], cache: Cache, *, force: bool = False) -> list[
     for step in steps:
         record = cache.record(step)
         why = "asked for (--force)" if force else cache.why_build(step, record)
-        found[step.name] = Decision(step, record, why)
+        blocked = plainly_missing() if why and step.target.format == "tensorrt" else ""
+        found[step.name] = Decision(step, record, why, blocked)
     needed: set[str] = set()
     for decision in reversed(found.values()):
         step = decision.step
@@ -74,6 +76,11 @@ def build(
         recipe.name, tuple(outcomes), tuple(run.pictures.values()), environment(),
         shlex.join(command), round(time.monotonic() - begun, 3), options.strict,
     )  # fmt: skip
+
+
+def decisions(recipe: Recipe, out: Path, options: BuildOptions) -> list[Decision]:
+    """What a build would do now, and why; nothing is touched."""
+    return decide(plan(recipe, options.only), Cache(out), force=options.force)
 
 
 @contextmanager

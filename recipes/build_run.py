@@ -8,7 +8,7 @@ from typing import Protocol
 
 from scrfdconv.checks.outcome import Outcome, Picture, State
 from scrfdconv.converters.artifact import writing_to
-from scrfdconv.converters.errors import ScrfdconvError
+from scrfdconv.converters.errors import MissingError, ScrfdconvError
 from scrfdconv.recipes.build_step import Done, Job, run
 from scrfdconv.recipes.cache import Cache, Record
 from scrfdconv.recipes.plan import Step
@@ -38,6 +38,7 @@ class Decision:
     step: Step
     record: Record | None
     why: str
+    blocked: str = ""  # why it cannot be run on this machine
 
 
 class Run:
@@ -58,10 +59,13 @@ class Run:
         """What became of all artifacts, in their order."""
         shown = [d.step.name for d in decisions if not d.step.internal]
         self._view.planned(shown, {d.step.name: d.why for d in decisions})
-        self._due = {d.step.name: d for d in decisions if d.why}
+        self._due = {d.step.name: d for d in decisions if d.why and not d.blocked}
         for decision in decisions:
             if decision.record and not decision.why:
                 self._settle(decision.step, decision.record, "cached")
+            elif decision.blocked:
+                nothing = Done(exit_code=MissingError.exit_code)
+                self._lose(decision.step, "skipped", decision.blocked, nothing)
         if self._due:
             self._run()
         return [self._found[name] for name in shown]

@@ -1,0 +1,176 @@
+"""The verb build: every artifact of a recipe, verified, remembered, reported."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from scrfdconv.cli import options as o
+from scrfdconv.cli import output
+from scrfdconv.cli.main import MAKE, app
+
+if TYPE_CHECKING:
+    from scrfdconv.checks.outcome import BuildResult
+    from scrfdconv.recipes.build import BuildOptions
+    from scrfdconv.recipes.recipe import Recipe
+
+DEFAULT_OUT, DEFAULT_RECIPE = Path("artifacts"), Path("build.toml")
+
+
+@app.command(rich_help_panel=MAKE)
+def build(
+    recipe: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="RECIPE", help="A TOML file, or `release`, which comes along; with --init the "
+            "checkpoints that a new recipe is for.", show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Folder of the artifacts; with --init the file.",
+                     show_default="artifacts"),
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", min=1, help="Steps at a time, one thread each; results do not "
+                     "depend on it.", show_default="one for each core"),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="GLOB", help="Only artifacts of this name; repeatable."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would run, and why; build nothing.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Build what is up to date, too.")] = False,
+    fail_fast: Annotated[
+        bool, typer.Option("--fail-fast", help="Start nothing more after a failure.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Count artifacts that were skipped as failures.")
+    ] = False,
+    matrix: Annotated[
+        bool, typer.Option("--matrix", help="Print the recipe as a JSON matrix for CI machines.")
+    ] = False,
+    init: Annotated[
+        bool, typer.Option("--init", help="Write a commented recipe for the given checkpoints.")
+    ] = False,
+    insightface: Annotated[
+        bool, typer.Option("--insightface", help="Write model packages for insightface, too.")
+    ] = False,
+    json: o.Json = False,
+) -> None:  # fmt: skip
+    """Build every artifact of a recipe: verified, only what changed, with reports for CI."""
+    from scrfdconv.recipes.build import BuildOptions
+    from scrfdconv.recipes.recipe import find_recipe, load_recipe
+
+    if init:
+        _init(recipe or [], out or DEFAULT_RECIPE)
+        return
+    if not recipe or len(recipe) > 1:
+        raise typer.BadParameter("give one RECIPE, or --init with checkpoints.")
+    loaded = load_recipe(find_recipe(recipe[0]))
+    options = BuildOptions(
+        jobs or _cores(), tuple(only or ()), force=force, fail_fast=fail_fast, strict=strict
+    )
+    if matrix:
+        _print_matrix(loaded, options)
+    elif dry_run:
+        _show_plan(loaded, out or DEFAULT_OUT, options)
+    else:
+        _build(loaded, out or DEFAULT_OUT, options, packages=insightface)
+
+
+def _build(recipe: Recipe, out: Path, options: BuildOptions, *, packages: bool) -> None:
+    from scrfdconv.checks.report_files import write_reports
+    from scrfdconv.cli.build_view import BuildView
+    from scrfdconv.recipes.build import build
+    from scrfdconv.recipes.insightface import write_packages
+
+    with BuildView() as view:
+        result = build(recipe, out, options, view, ["scrfdconv", *sys.argv[1:]])
+    write_reports(result, out)
+    for folder in write_packages(result.outcomes, out) if packages else ():
+        output.say(f"package for insightface: {folder}")
+    _tell_ci(result)
+    if output.wants_json():
+        output.print_json(result.to_dict())
+    else:
+        output.show(f"{result.summary()}  {out / 'report.html'}")
+    if not result.passed:
+        first = result.failures[0]
+        output.say(f"scrfdconv: {recipe.path}: {first.name} {first.state}: {first.why}")
+        raise typer.Exit(result.exit_code)
+
+
+def _tell_ci(result: BuildResult) -> None:
+    """GitHub shows a summary of the job and annotations of what failed."""
+    from scrfdconv.checks.report_markdown import annotations, markdown
+
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    if summary:
+        with Path(summary).open("a", encoding="utf-8") as file:
+            file.write(markdown(result))
+    if os.environ.get("GITHUB_ACTIONS"):
+        for line in annotations(result):
+            output.say(line)
+
+
+def _show_plan(recipe: Recipe, out: Path, options: BuildOptions) -> None:
+    from scrfdconv.recipes.build import decisions
+
+    found = decisions(recipe, out, options)
+    rows = [
+        {"step": d.step.name, "parent": d.step.parent, "runs": bool(d.why) and not d.blocked,
+         "why": d.blocked or d.why or "up to date", "internal": d.step.internal}
+        for d in found
+    ]  # fmt: skip
+    due = sum(bool(row["runs"]) for row in rows)
+    if output.wants_json():
+        output.print_json({"recipe": recipe.name, "steps": rows, "due": due})
+        return
+    for row in rows:
+        mark = "run " if row["runs"] else "skip" if row["why"] != "up to date" else "ok  "
+        made_from = f"  from {row['parent']}" if row["parent"] else ""
+        output.show(f"{mark}  {row['step']}  ({row['why']}){made_from}")
+    output.show(f"{due} of {len(rows)} steps would run")
+
+
+def _print_matrix(recipe: Recipe, options: BuildOptions) -> None:
+    from scrfdconv.recipes.plan import plan
+
+    counts: dict[str, int] = {}
+    for step in plan(recipe, options.only):
+        if not step.internal:
+            counts[step.checkpoint.name] = counts.get(step.checkpoint.name, 0) + 1
+    include = [
+        {"name": name, "only": f"{name}/*", "artifacts": count} for name, count in counts.items()
+    ]
+    print(jsonlib.dumps({"include": include}))
+
+
+def _init(sources: list[str], file: Path) -> None:
+    from scrfdconv.converters.artifact import replacing
+    from scrfdconv.converters.errors import OutputError
+    from scrfdconv.recipes.recipe_template import recipe_text
+
+    if file.exists():
+        raise OutputError(f"{file}: is there already; name another file with -o.")
+    text = recipe_text(sources, file)
+    with replacing(file) as part:
+        part.write_text(text, "utf-8")
+    if output.wants_json():
+        output.print_json({"path": str(file)})
+    output.show(f"{file}  now `scrfdconv build {file}`")
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
