@@ -7,9 +7,10 @@ the reports of several machines can be merged and rendered anywhere.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from scrfdconv.checks.plain import field_types, from_plain, to_plain
 from scrfdconv.checks.report import Report
 
 State = Literal["built", "cached", "failed", "skipped", "not run"]
@@ -92,6 +93,7 @@ class Outcome:
     histograms: tuple[Histogram, ...] = ()
     faces: tuple[FacesOn, ...] = ()
     latency: Latency | None = None
+    parents: tuple[str, ...] = ()  # what it was made from, by name: artifacts, or the checkpoint
 
     @property
     def title(self) -> str:
@@ -118,6 +120,12 @@ class BuildResult:
         found = [outcome.state for outcome in self.outcomes]
         return {state: found.count(state) for state in get_args(State) if state in found}
 
+    def counts_as_failure(self, outcome: Outcome) -> bool:
+        """True if ``outcome`` alone makes the build fail."""
+        return outcome.state in ("failed", "not run") or (
+            self.strict and outcome.state == "skipped"
+        )
+
     @property
     def passed(self) -> bool:
         """True if there is something, and nothing failed, was left out, or (strict) skipped."""
@@ -126,8 +134,7 @@ class BuildResult:
     @property
     def failures(self) -> tuple[Outcome, ...]:
         """The outcomes that make the build a failed one."""
-        bad = {"failed", "not run"} | ({"skipped"} if self.strict else set())
-        return tuple(outcome for outcome in self.outcomes if outcome.state in bad)
+        return tuple(filter(self.counts_as_failure, self.outcomes))
 
     @property
     def exit_code(self) -> int:
@@ -147,54 +154,29 @@ class BuildResult:
             "passed": self.passed,
             "summary": self.summary(),
             "strict": self.strict,
-            "seconds": self.seconds,
+            "seconds": to_plain(self.seconds),
             "command": self.command,
             "environment": dict(self.environment),
             "outcomes": [outcome_to_dict(outcome) for outcome in self.outcomes],
-            "pictures": [asdict(picture) for picture in self.pictures],
+            "pictures": to_plain(self.pictures),
         }
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> BuildResult:
-        """Read what ``to_dict`` wrote; raises KeyError, TypeError or ValueError."""
+        """Read what ``to_dict`` wrote; raises KeyError or ValueError, which names the place."""
         if content["report_version"] != SCHEMA_VERSION:
             raise ValueError(f"report version {content['report_version']}")
-        return cls(
-            str(content["recipe"]),
-            tuple(outcome_from_dict(entry) for entry in content["outcomes"]),
-            tuple(Picture(**entry) for entry in content["pictures"]),
-            dict(content["environment"]),
-            str(content["command"]),
-            float(content["seconds"]),
-            bool(content["strict"]),
-        )
+        kinds = field_types(cls).items()
+        return cls(**{key: from_plain(kind, content[key], key) for key, kind in kinds})
 
 
 def outcome_to_dict(outcome: Outcome) -> dict[str, Any]:
     """Plain types; the measurements as ``Report`` writes them."""
-    content = asdict(outcome)
-    content["report"] = outcome.report.to_dict() if outcome.report else None
+    content: dict[str, Any] = to_plain(outcome)
     return content
 
 
 def outcome_from_dict(content: Mapping[str, Any]) -> Outcome:
-    """Read what ``outcome_to_dict`` wrote; raises KeyError, TypeError or ValueError."""
-    values = dict(content)
-    if values["state"] not in get_args(State):
-        raise ValueError(f"unknown state {values['state']}")
-    report, latency = values["report"], values["latency"]
-    values["report"] = report and Report.from_dict(report)
-    values["latency"] = latency and Latency(**{**latency, "shape": tuple(latency["shape"])})
-    values["histograms"] = tuple(
-        Histogram(**{**entry, "edges": tuple(entry["edges"]), "counts": tuple(entry["counts"])})
-        for entry in values["histograms"]
-    )
-    values["faces"] = tuple(
-        FacesOn(
-            entry["picture"],
-            tuple(Box(**box) for box in entry["reference"]),
-            tuple(Box(**box) for box in entry["artifact"]),
-        )
-        for entry in values["faces"]
-    )
-    return Outcome(**values)
+    """Read what ``outcome_to_dict`` wrote; raises KeyError or ValueError."""
+    outcome: Outcome = from_plain(Outcome, content, "outcome")
+    return outcome

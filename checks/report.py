@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+from scrfdconv.checks.plain import field_types, from_plain, to_plain
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class CheckResult:
             "check": self.check,
             "subject": self.subject,
             "metric": self.metric,
-            "measured": _plain(self.measured),
-            "limit": _plain(self.limit),
+            "measured": to_plain(self.measured),
+            "limit": to_plain(self.limit),
             "relation": ">=" if self.at_least else "<=",
             "passed": self.passed,
             "detail": self.detail,
@@ -42,11 +43,14 @@ class CheckResult:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> CheckResult:
-        """Read what ``to_dict`` wrote; the verdict is derived anew."""
-        return cls(
-            content["check"], content["subject"], content["metric"], float(content["measured"]),
-            float(content["limit"]), content["relation"] == ">=", content["detail"],
-        )  # fmt: skip
+        """Read what ``to_dict`` wrote; the verdict is derived anew. Raises KeyError, ValueError."""
+        at_least = from_plain(Literal["<=", ">="], content["relation"], "relation") == ">="
+        values = {
+            key: from_plain(kind, content[key], key)
+            for key, kind in field_types(cls).items()
+            if key != "at_least"
+        }
+        return cls(**values, at_least=at_least)
 
 
 @dataclass(frozen=True)
@@ -101,9 +105,6 @@ class Report:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Report:
-        """Read what ``to_dict`` wrote."""
-        return cls.of(map(CheckResult.from_dict, content["results"]), content["notes"])
-
-
-def _plain(value: float) -> float | str:
-    return value if math.isfinite(value) else str(value)
+        """Read what ``to_dict`` wrote; raises KeyError, ValueError."""
+        results = from_plain(tuple[CheckResult, ...], content["results"], "results")
+        return cls(results, from_plain(tuple[str, ...], content["notes"], "notes"))

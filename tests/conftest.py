@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import runpy
 import signal
 import sys
 from dataclasses import replace
@@ -142,3 +143,21 @@ def widerface(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = folder / f"ground_truth/wider_{subset}_val.mat"
         savemat(path, {**truth, "gt_list": for_each(np.array(faces))})
     return folder
+
+
+@pytest.fixture(scope="session")
+def builds() -> dict[str, Any]:
+    """Makers of what builds could have found: ``release``, ``small``, ``nothing``."""
+    return runpy.run_path(str(Path(__file__).with_name("fakes") / "build_result.py"))
+
+
+@pytest.fixture(scope="session")
+def small_result(builds: dict[str, Any]) -> Any:
+    """Two checkpoints with every state and awkward names."""
+    return builds["small"]()
+
+
+@pytest.fixture(scope="session")
+def release_result(builds: dict[str, Any]) -> Any:
+    """88 artifacts of eight checkpoints."""
+    return builds["release"]()
