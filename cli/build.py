@@ -111,14 +111,14 @@ def _build(recipe: Recipe, out: Path, options: BuildOptions, *, packages: bool) 
 
 def _tell_ci(result: BuildResult) -> None:
     """GitHub shows a summary of the job and annotations of what failed."""
-    from scrfdconv.checks.report_markdown import annotations, markdown
+    from scrfdconv.checks.report_markdown import github_annotations, markdown
 
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary:
         with Path(summary).open("a", encoding="utf-8") as file:
             file.write(markdown(result))
     if os.environ.get("GITHUB_ACTIONS"):
-        for line in annotations(result):
+        for line in github_annotations(result):
             output.say(line)
 
 

@@ -166,7 +166,7 @@ def _blank(step: Step, state: State) -> Outcome:
     target = step.target
     return Outcome(
         step.name, step.checkpoint.name, target.format, target.precision, target.size,
-        target.batch, state,
+        target.batch, state, parents=(step.parent or step.checkpoint.name,),
     )  # fmt: skip
 
 

@@ -65,7 +65,12 @@ def test_the_wheel_holds_every_module_and_nothing_else(tmp_path):
     modules = {
         f"scrfdconv/{p.relative_to(ROOT)}" for f in FOLDERS for p in (ROOT / f).rglob("*.py")
     }
-    data = {f"scrfdconv/{p.relative_to(ROOT)}" for f in FOLDERS for p in (ROOT / f).rglob("*.toml")}
+    data = {
+        f"scrfdconv/{path.relative_to(ROOT)}"
+        for folder in FOLDERS
+        for kind in ("*.toml", "*.html", "*.schema.json")
+        for path in (ROOT / folder).rglob(kind)
+    }
     assert names == modules | data | {f"scrfdconv/{folder}/py.typed" for folder in FOLDERS}
 
 
