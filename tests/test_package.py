@@ -65,7 +65,13 @@ def test_the_wheel_holds_every_module_and_nothing_else(tmp_path):
     modules = {
         f"scrfdconv/{p.relative_to(ROOT)}" for f in FOLDERS for p in (ROOT / f).rglob("*.py")
     }
-    data = {f"scrfdconv/{p.relative_to(ROOT)}" for f in FOLDERS for p in (ROOT / f).rglob("*.toml")}
+    data = {
+        f"scrfdconv/{p.relative_to(ROOT)}"
+        for folder in FOLDERS
+        for pattern in ("*.toml", "*.html", "*.css")
+        for p in (ROOT / folder).rglob(pattern)
+    }
+    assert "scrfdconv/checks/report.html" in data
     assert names == modules | data | {f"scrfdconv/{folder}/py.typed" for folder in FOLDERS}
 
 
