@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from scrfdconv.checks.outcome import Outcome
+from scrfdconv.checks.outcome import BuildResult, Outcome
 from scrfdconv.checks.report import CheckResult
 
 DIGITS = 3  # significant ones: what two machines still agree on
@@ -92,6 +92,13 @@ def reason(outcome: Outcome) -> str:
     if outcome.state == "failed" and outcome.report and outcome.report.failures:
         return outcome.report.summary()
     return outcome.why or (outcome.report.summary() if outcome.report else "no reason was recorded")
+
+
+def failure_sentence(result: BuildResult) -> str:
+    """How many artifacts make the build a failed one, and why the first does."""
+    first, *others = result.failures
+    what = f"{1 + len(others)} artifacts" if others else "1 artifact"
+    return f"{what} failed, first {first.name}: {reason(first).rstrip('.')}."
 
 
 def megabytes(size: int) -> str:

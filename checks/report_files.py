@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from scrfdconv.checks.outcome import BuildResult
+from scrfdconv.checks.report_html import html
 from scrfdconv.checks.report_junit import junit
 from scrfdconv.checks.report_markdown import markdown
 from scrfdconv.converters.artifact import replacing, writing_to
@@ -20,7 +21,7 @@ def report_json(result: BuildResult) -> str:
 
 
 def write_reports(result: BuildResult, folder: Path) -> None:
-    """Write report.json, junit.xml and report.md into ``folder``, which is made.
+    """Write report.json, junit.xml, report.md and report.html into ``folder``, which is made.
 
     Everything is rendered before the first file is touched, and each one is replaced whole.
     """
@@ -28,6 +29,7 @@ def write_reports(result: BuildResult, folder: Path) -> None:
         JSON_NAME: report_json(result) + "\n",
         "junit.xml": junit(result),
         "report.md": markdown(result),
+        "report.html": html(result),
     }
     make_folder(folder)
     for name, text in texts.items():

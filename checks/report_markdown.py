@@ -15,6 +15,7 @@ from scrfdconv.checks.figures import (
     name_of,
     reason,
 )
+from scrfdconv.checks.matrix import Matrix
 from scrfdconv.checks.outcome import BuildResult, Outcome, State
 
 # GitHub refuses a summary of more than 1 MiB as a whole; half of it leaves room for other tools
@@ -85,16 +86,13 @@ def _sections(result: BuildResult) -> Iterator[str]:
 
 
 def _matrix(result: BuildResult) -> str:
-    columns = list(dict.fromkeys(outcome.title for outcome in result.outcomes))
-    heads = ("checkpoint", *(escape(title).replace(" ", "<br>") for title in columns))
-    rows = []
-    for checkpoint in dict.fromkeys(outcome.checkpoint for outcome in result.outcomes):
-        cells = dict.fromkeys(columns, "")
-        for outcome in result.outcomes:
-            if outcome.checkpoint == checkpoint:
-                cells[outcome.title] += SYMBOLS[outcome.state]
-        rows.append((escape(checkpoint), *cells.values()))
-    return _table(heads, rows, ":-:")
+    matrix = Matrix.of(result)
+    kinds = [f"{c.format}<br>{c.shape}<br>{c.precision}" for c in matrix.columns]
+    rows = [
+        (escape(name), *("".join(SYMBOLS[outcome.state] for outcome in cell) for cell in cells))
+        for name, cells in matrix.rows
+    ]
+    return _table(("checkpoint", *kinds), rows, ":-:")
 
 
 def _legend(result: BuildResult) -> str:

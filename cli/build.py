@@ -12,10 +12,10 @@ import typer
 
 from scrfdconv.cli import options as o
 from scrfdconv.cli import output
+from scrfdconv.cli.github import tell_github
 from scrfdconv.cli.main import MAKE, app
 
 if TYPE_CHECKING:
-    from scrfdconv.checks.outcome import BuildResult
     from scrfdconv.recipes.build import BuildOptions
     from scrfdconv.recipes.recipe import Recipe
 
@@ -88,38 +88,25 @@ def build(
 
 
 def _build(recipe: Recipe, out: Path, options: BuildOptions, *, packages: bool) -> None:
+    from scrfdconv.checks.figures import failure_sentence
     from scrfdconv.checks.report_files import write_reports
-    from scrfdconv.cli.build_view import BuildView
+    from scrfdconv.cli.build_view import build_view
     from scrfdconv.recipes.build import build
     from scrfdconv.recipes.insightface import write_packages
 
-    with BuildView() as view:
+    with build_view() as view:
         result = build(recipe, out, options, view, ["scrfdconv", *sys.argv[1:]])
     write_reports(result, out)
     for folder in write_packages(result.outcomes, out) if packages else ():
         output.say(f"package for insightface: {folder}")
-    _tell_ci(result)
+    tell_github(result)
     if output.wants_json():
         output.print_json(result.to_dict())
     else:
         output.show(f"{result.summary()}  {out / 'report.html'}")
     if not result.passed:
-        first = result.failures[0]
-        output.say(f"scrfdconv: {recipe.path}: {first.name} {first.state}: {first.why}")
+        output.say(f"scrfdconv: {failure_sentence(result)}")
         raise typer.Exit(result.exit_code)
-
-
-def _tell_ci(result: BuildResult) -> None:
-    """GitHub shows a summary of the job and annotations of what failed."""
-    from scrfdconv.checks.report_markdown import github_annotations, markdown
-
-    summary = os.environ.get("GITHUB_STEP_SUMMARY")
-    if summary:
-        with Path(summary).open("a", encoding="utf-8") as file:
-            file.write(markdown(result))
-    if os.environ.get("GITHUB_ACTIONS"):
-        for line in github_annotations(result):
-            output.say(line)
 
 
 def _show_plan(recipe: Recipe, out: Path, options: BuildOptions) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -21,8 +21,8 @@ FAILED = 1
 class View(Protocol):
     """Shows what happens."""
 
-    def planned(self, names: Sequence[str], states: Mapping[str, str]) -> None:
-        """All artifacts, and why each step is run ("" for those that are up to date)."""
+    def planned(self, names: Sequence[str]) -> None:
+        """All artifacts that will be finished."""
 
     def started(self, name: str) -> None:
         """A step runs."""
@@ -58,7 +58,7 @@ class Run:
     def outcomes(self, decisions: Sequence[Decision]) -> list[Outcome]:
         """What became of all artifacts, in their order."""
         shown = [d.step.name for d in decisions if not d.step.internal]
-        self._view.planned(shown, {d.step.name: d.why for d in decisions})
+        self._view.planned(shown)
         self._due = {d.step.name: d for d in decisions if d.why and not d.blocked}
         for decision in decisions:
             if decision.record and not decision.why:

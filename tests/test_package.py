@@ -66,11 +66,12 @@ def test_the_wheel_holds_every_module_and_nothing_else(tmp_path):
         f"scrfdconv/{p.relative_to(ROOT)}" for f in FOLDERS for p in (ROOT / f).rglob("*.py")
     }
     data = {
-        f"scrfdconv/{path.relative_to(ROOT)}"
+        f"scrfdconv/{p.relative_to(ROOT)}"
         for folder in FOLDERS
-        for kind in ("*.toml", "*.html", "*.schema.json")
-        for path in (ROOT / folder).rglob(kind)
+        for pattern in ("*.toml", "*.html", "*.css", "*.schema.json")
+        for p in (ROOT / folder).rglob(pattern)
     }
+    assert "scrfdconv/checks/report.html" in data
     assert names == modules | data | {f"scrfdconv/{folder}/py.typed" for folder in FOLDERS}
 
 

@@ -10,7 +10,7 @@ import pytest
 from scrfdconv.checks.report_files import write_reports
 from scrfdconv.converters.errors import OutputError
 
-NAMES = ["junit.xml", "report.json", "report.md"]
+NAMES = ["junit.xml", "report.html", "report.json", "report.md"]
 
 
 def test_all_reports_are_written_into_a_new_folder(small_result, tmp_path):

@@ -31,7 +31,7 @@ class Silent:
     def __init__(self):
         self.ran, self.done = [], []
 
-    def planned(self, names, states):
+    def planned(self, names):
         self.names = list(names)
 
     def started(self, name):

@@ -1,0 +1,54 @@
+"""The verbs that work on reports of builds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scrfdconv.cli import options as o
+from scrfdconv.cli import output
+from scrfdconv.cli.github import tell_github
+from scrfdconv.cli.main import PROVE, app
+
+report = typer.Typer(
+    help="Merge the reports of builds.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
+)
+app.add_typer(report, name="report", rich_help_panel=PROVE)
+
+
+@report.callback()
+def reports() -> None:
+    """Work on the reports that `build` writes."""  # a group, although it has one verb
+
+
+@report.command()
+def merge(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="REPORT.json...", help="The report.json of every machine."),
+    ],
+    out: Annotated[
+        Path, typer.Option("-o", "--output", metavar="DIR", help="Where to write the reports.")
+    ] = Path(),
+    json: o.Json = False,
+) -> None:
+    """Make one report of those of several machines; exit 1 if anything failed on any of them."""
+    from scrfdconv.checks.figures import failure_sentence
+    from scrfdconv.checks.merge import merge_reports
+    from scrfdconv.checks.report_files import write_reports
+
+    result = merge_reports(files)
+    write_reports(result, out)
+    tell_github(result)
+    if json:
+        output.print_json(result.to_dict())
+    else:
+        output.show(result.summary())
+        output.show(str(out / "report.html"))
+    if not result.passed:
+        output.say(f"scrfdconv: {failure_sentence(result)}")
+    raise typer.Exit(result.exit_code)

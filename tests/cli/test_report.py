@@ -1,0 +1,72 @@
+"""The verb report, as a process."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from scrfdconv.checks.report_files import report_json
+
+
+@pytest.fixture
+def parts(small_result, tmp_path):
+    """Reports of two machines: one of good artifacts, one with failures."""
+    for name, outcomes in (("a", small_result.outcomes[:2]), ("b", small_result.outcomes[2:])):
+        text = report_json(replace(small_result, outcomes=outcomes))
+        (tmp_path / f"{name}.json").write_text(text)
+    return "a.json", "b.json"
+
+
+def test_merge_writes_all_reports_and_exits_by_the_worst(scrfdconv, parts, tmp_path):
+    ran = scrfdconv("report", "merge", *parts, "-o", "merged")
+
+    assert ran.code == 1
+    assert "6 artifacts: 1 built, 1 cached, 2 failed, 1 skipped, 1 not run" in ran.out
+    assert "first scrfd_500m/scrfd_500m_shape640x640_int8.onnx: 4 of 34 checks" in ran.sentence
+    names = sorted(path.name for path in (tmp_path / "merged").iterdir())
+    assert names == ["junit.xml", "report.html", "report.json", "report.md"]
+
+
+def test_merge_of_good_reports_is_fine(scrfdconv, parts):
+    ran = scrfdconv("report", "merge", parts[0], "-o", "merged", "--json")
+
+    assert ran.code == 0
+    assert ran.json["passed"] is True
+    assert ran.err == ""
+
+
+def test_a_summary_and_annotations_go_to_github(scrfdconv, parts, tmp_path):
+    summary = tmp_path / "summary.md"
+    summary.write_text("before\n")
+
+    ran = scrfdconv(
+        "report", "merge", *parts, "--json", GITHUB_STEP_SUMMARY=str(summary), GITHUB_ACTIONS="true"
+    )
+
+    assert ran.json["passed"] is False  # stdout is still one object
+    assert ran.err.count("::error title=") == 2
+    assert ran.err.count("::warning title=") == 2
+    assert summary.read_text().startswith("before\n## small")
+
+
+def test_a_summary_that_cannot_be_written_does_not_change_the_verdict(scrfdconv, parts, tmp_path):
+    ran = scrfdconv("report", "merge", parts[0], GITHUB_STEP_SUMMARY=str(tmp_path))
+
+    assert ran.code == 0
+    assert "no summary for GitHub" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "sentence"),
+    [("{}", 3, "'report_version' is missing"), (None, 3, "there is no such file")],
+)
+def test_a_bad_report_is_one_sentence(scrfdconv, tmp_path, content, code, sentence):
+    if content is not None:
+        (tmp_path / "bad.json").write_text(content)
+
+    ran = scrfdconv("report", "merge", "bad.json", "-o", "merged")
+
+    assert ran.code == code
+    assert sentence in ran.sentence
+    assert not (tmp_path / "merged").exists()
