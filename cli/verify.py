@@ -11,13 +11,26 @@ from scrfdconv.cli import options as o
 from scrfdconv.cli import output
 from scrfdconv.cli.main import PROVE, app
 
+MANIFEST_SUFFIX = ".json"  # no model is a JSON file
+FAILED = 1
+
 
 @app.command(rich_help_panel=PROVE)
 def verify(
-    artifact: Annotated[Path, typer.Argument(help="A converted model, of ours or released.")],
-    reference: Annotated[
-        str, typer.Option(help="What it should be: a checkpoint, another artifact, or a name.")
+    artifact: Annotated[
+        Path,
+        typer.Argument(help="A converted model, of ours or released, or a manifest.json of build."),
     ],
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            help="What it should be: a checkpoint, another artifact, or a name. For a manifest: "
+            "where its checkpoints are, a file or folder."
+        ),
+    ] = None,
+    rerun: Annotated[
+        bool, typer.Option("--rerun", help="Of a manifest: measure its artifacts anew.")
+    ] = False,
     images: o.Images = None,
     recipe: o.Recipe = None,
     config: o.Config = None,
@@ -26,7 +39,17 @@ def verify(
     loosen: o.Loosen = 1.0,
     json: o.Json = False,
 ) -> None:
-    """Measure whether ARTIFACT is the same function as the reference; exit 1 if it is not."""
+    """Measure whether ARTIFACT is the same function as the reference; exit 1 if it is not.
+
+    A manifest.json is compared with the files beside it: digests, and with --rerun all numbers.
+    """
+    if artifact.suffix == MANIFEST_SUFFIX:
+        _verify_manifest(artifact, reference, images, json=json, rerun=rerun)
+        return
+    if reference is None or rerun:
+        raise typer.BadParameter(
+            "--rerun is for a manifest.json" if rerun else "--reference says what it should be."
+        )
     from scrfdconv.checks.images import find_images
     from scrfdconv.checks.verify import Demand
     from scrfdconv.checks.verify import verify as verify_artifact
@@ -47,3 +70,32 @@ def verify(
     if not report.passed:
         output.say(f"scrfdconv: {artifact} is not {source.name}: {report.summary()}.")
         raise typer.Exit(report.exit_code)
+
+
+def _verify_manifest(
+    path: Path, reference: str | None, images: list[Path] | None, *, json: bool, rerun: bool
+) -> None:
+    from scrfdconv.checks.images import find_images
+    from scrfdconv.recipes.verify_manifest import Rerun, verify_manifest
+
+    again = None
+    if rerun:
+        places = (Path(reference),) if reference else ()
+        again = Rerun(places, tuple(find_images(images)) if images else ())
+    elif reference or images:
+        raise typer.BadParameter("--reference and --images are for --rerun.")
+    with output.progress(f"checking {path.name}") as progress:
+        reports = verify_manifest(path, again, progress)
+    bad = [name for name, report in reports.items() if not report.passed]
+    for name, report in reports.items():
+        output.show(f"{'FAILED' if name in bad else 'ok':<8}{name}  {report.summary()}")
+        for note in report.notes:
+            output.show(f"        note: {note}")
+    if json:
+        artifacts = {name: report.to_dict() for name, report in reports.items()}
+        passed = bool(reports) and not bad
+        output.print_json({"manifest": str(path), "passed": passed, "artifacts": artifacts})
+    if bad or not reports:
+        first = f", first {bad[0]}: {reports[bad[0]].summary()}" if bad else ""
+        output.say(f"scrfdconv: {path}: {len(bad)} of {len(reports)} artifacts failed{first}.")
+        raise typer.Exit(FAILED)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -76,16 +76,10 @@ def load_manifest(path: Path) -> tuple[Entry, ...]:
         ) from error
 
 
-def is_manifest(path: Path) -> bool:
-    """True for a JSON file: no model is one."""
-    return path.suffix == ".json"
-
-
-def digest_results(path: Path, entries: tuple[Entry, ...]) -> Iterator[CheckResult]:
-    """One result for each artifact: is the file beside the manifest the one that it names?"""
-    for entry in entries:
-        fault = _fault(path.parent / entry.path, entry)
-        yield CheckResult(CHECK, entry.path, "faults", int(bool(fault)), 0, detail=fault)
+def digest_result(path: Path, entry: Entry) -> CheckResult:
+    """Is the file beside the manifest at ``path`` the one that ``entry`` names?"""
+    fault = _fault(path.parent / entry.path, entry)
+    return CheckResult(CHECK, "file", "faults", int(bool(fault)), 0, detail=fault)
 
 
 def _fault(file: Path, entry: Entry) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scrfdconv.checks.report import CheckResult, Report
+from scrfdconv.checks.report import Report
 from scrfdconv.converters.artifact import digest_of
 from scrfdconv.converters.errors import InputFileError, MissingError
-from scrfdconv.recipes.manifest import Entry, digest_results, load_manifest
+from scrfdconv.recipes.manifest import Entry, digest_result, load_manifest
 
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors")
 
@@ -27,25 +27,22 @@ def verify_manifest(
     path: Path,
     rerun: Rerun | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Report:
-    """Compare the files beside the manifest at ``path`` with what it says.
+) -> dict[str, Report]:
+    """Compare the files beside the manifest at ``path`` with what it says, one by one.
 
     Raises InputFileError for what is no manifest, or a checkpoint that is nowhere to be found.
     """
     entries = load_manifest(path)
-    results = list(digest_results(path, entries))
-    if rerun is None:
-        return Report.of(results)
-    notes: list[str] = []
-    sound = {result.subject for result in results if result.passed}
-    sources = _Sources(rerun.references)
+    sources = _Sources(rerun.references if rerun else ())
+    found: dict[str, Report] = {}
     for done, entry in enumerate(entries, 1):
-        if entry.path in sound:
-            report = _measured(path.parent / entry.path, entry, sources, rerun)
-            results += [replace(r, subject=f"{entry.path} {r.subject}") for r in report.results]
-            notes += [f"{entry.path}: {note}" for note in report.notes]
+        digest = digest_result(path, entry)
+        found[entry.path] = Report.of([digest])
+        if rerun and digest.passed:  # the numbers of another file would say nothing
+            again = _measured(path.parent / entry.path, entry, sources, rerun)
+            found[entry.path] = Report.of([digest, *again.results], again.notes)
         progress(done, len(entries))
-    return Report.of(results, notes)
+    return found
 
 
 def _measured(file: Path, entry: Entry, sources: _Sources, rerun: Rerun) -> Report:
@@ -57,11 +54,7 @@ def _measured(file: Path, entry: Entry, sources: _Sources, rerun: Rerun) -> Repo
     try:
         return verify(checkpoint, file, Demand(images, loosen, weights=False))
     except MissingError as error:  # an engine of another machine, say
-        return Report.of(_skipped(), [f"not measured: {error}"])
-
-
-def _skipped() -> Iterator[CheckResult]:
-    return iter(())
+        return Report.of((), [f"not measured: {error}"])
 
 
 class _Sources:
