@@ -85,7 +85,8 @@ class PlainView:
 
         digits = len(str(self.total))
         state = outcome.state.upper() if outcome.state == "failed" else outcome.state
-        took = duration(outcome.seconds) if outcome.seconds is not None else ""
+        ran = outcome.seconds is not None and outcome.state != "cached"  # that was another day
+        took = duration(outcome.seconds or 0) if ran else ""
         said = reason(outcome) if outcome.state not in ("built", "cached") else _checks(outcome)
         return (
             f"[{self.done:{digits}}/{self.total}] {state:{STATE_WIDTH}}  "

@@ -118,9 +118,8 @@ class Recipe:
 
 def find_recipe(name: str) -> Path:
     """A recipe file, or one of those that come with the package (``release``)."""
-    path = Path(name)
-    packaged = Path(__file__).with_name(f"{name}.toml")
-    return packaged if not path.exists() and packaged.is_file() else path
+    packaged = {path.stem: path for path in Path(__file__).parent.glob("*.toml")}
+    return Path(name) if Path(name).exists() else packaged.get(name, Path(name))
 
 
 def load_recipe(path: Path) -> Recipe:
