@@ -315,8 +315,31 @@ def test_common_shapes_follow_fixed_dimensions_and_the_coarser_grid():
 
     assert common_shapes(free, free) == [(1, 640, 640), (2, 320, 256), (3, 64, 96)]
     assert common_shapes(free, fixed) == [(2, 96, 64)]
-    assert common_shapes(free, coarse) == [(1, 640, 640), (2, 384, 256), (3, 128, 128)]
+    assert common_shapes(free, coarse) == [(1, 640, 640), (2, 384, 384), (3, 256, 384)]
     assert common_shapes(coarse, fixed) == []
+
+
+def test_five_strides_with_groupnorm_are_compared_where_their_norm_has_something_to_do(
+    tiny_gn, tmp_path
+):
+    """One group per channel: on a map of one cell it gives a constant, by nature."""
+    strides = (8, 16, 32, 64, 128)
+    five = replace(tiny_gn.architecture, strides=strides, anchors=1, head_groups=8)
+    checkpoint = seeded_checkpoint(five)
+
+    report = report_on(checkpoint, onnx_from_checkpoint(checkpoint, OnnxOptions()), tmp_path)
+
+    assert report.passed, report.summary()
+
+
+def test_an_output_of_one_value_is_not_constant():
+    def one(images):
+        return images[:1, :1, 0, :1, None] + 1
+
+    runner = Constructed({"score_8": one})
+    report = Report.of(compare(runner, runner, samples_for(runner.interface, runner.interface)))
+
+    assert not [r for r in report.failures if r.metric == "alive"]
 
 
 def test_a_comparison_that_cannot_fit_into_memory_is_refused_before_it_starts():
