@@ -139,12 +139,15 @@ def replacing(out: Path) -> Iterator[Path]:
 
 def require_folder(out: Path) -> None:
     """Raise OutputError unless ``out`` can be a file in an existing folder."""
-    if not out.parent.is_dir():
-        raise OutputError(f"{out}: the folder {out.parent} does not exist; create it first.")
-    if out.is_dir():
-        raise OutputError(f"{out}: is a folder; give a file name.")
-    if not os.access(out.parent, os.W_OK):
-        raise OutputError(f"{out}: no permission to write in {out.parent.resolve()}.")
+    with writing_to(out):
+        if not out.parent.is_dir():
+            raise OutputError(f"{out}: the folder {out.parent} does not exist; create it first.")
+        if out.is_dir():
+            raise OutputError(f"{out}: is a folder; give a file name.")
+        if out.exists() and not out.is_file():  # /dev/null would be replaced by a model
+            raise OutputError(f"{out}: is no ordinary file; give another name.")
+        if not os.access(out.parent, os.W_OK):
+            raise OutputError(f"{out}: no permission to write in {out.parent.resolve()}.")
 
 
 @contextmanager

@@ -104,6 +104,8 @@ def load_source(
 
     Built-in names stand for seeded, untrained weights.
     """
+    if source is not None and not source.strip():  # an unset variable of a script
+        raise UsageError("SOURCE is empty; leave it out for the default model.")
     name = known_name(source) if source else DEFAULT_MODEL
     if source and (Path(source).exists() or name is None):
         if not Path(source).exists() and "." not in source and "/" not in source:

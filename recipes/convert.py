@@ -11,8 +11,8 @@ from typing import Any
 from scrfdconv.checks.report import Report
 from scrfdconv.checks.verify import Demand, verify, verify_simplified
 from scrfdconv.converters.artifact import Artifact, artifact_at, kind_of
-from scrfdconv.converters.checkpoint import DEFAULT_SEED, load_source
-from scrfdconv.converters.errors import CheckFailed
+from scrfdconv.converters.checkpoint import DEFAULT_SEED, Checkpoint, load_source
+from scrfdconv.converters.errors import CheckFailed, UsageError
 from scrfdconv.converters.formats import Source, formats
 
 
@@ -46,6 +46,13 @@ def open_source(source: str | None, options: SourceOptions) -> Source:
     )  # fmt: skip
 
 
+def require_another_file(source: Source, out: Path) -> None:
+    """Raise UsageError if ``out`` is the checkpoint itself: weights of a training, gone."""
+    own = source.path if isinstance(source, Checkpoint) else None
+    if own and out.exists() and out.samefile(own):
+        raise UsageError(f"{out}: is the checkpoint; give another output file.")
+
+
 def convert(
     source: Source,
     target: str,
@@ -62,6 +69,7 @@ def convert(
     temporary folder, and what is verified is the end against the source itself. Raises
     CheckFailed, with the report, if the artifact is not its source; ``out`` is untouched then.
     """
+    require_another_file(source, out)
     reports: list[Report] = []
 
     def require(part: Path) -> None:

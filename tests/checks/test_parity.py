@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -353,8 +354,9 @@ def test_limits_are_only_loosened_and_say_so():
     assert row.max_abs == pytest.approx(10 * LIMITS["fp32", "score"].max_abs)
     assert row.sqnr == pytest.approx(LIMITS["fp32", "score"].sqnr - 20)
     assert "loosened 10 times" in row.reason
-    with pytest.raises(UsageError, match="1 or more"):
-        limits_for("fp32", "score_8", 0.5)
+    for factor in (0.5, math.inf, math.nan):
+        with pytest.raises(UsageError, match="1 or more"):
+            limits_for("fp32", "score_8", factor)
     assert all(limits.reason for limits in LIMITS.values())
 
 
