@@ -11,6 +11,7 @@ from typing import Any
 
 from scrfdconv.converters.architecture import Architecture
 from scrfdconv.converters.checkpoint import Checkpoint
+from scrfdconv.converters.errors import ArtifactError, UsageError
 
 PREFIX = "scrfdconv."
 
@@ -61,11 +62,19 @@ def metadata_for(
 
 
 def architecture_from_metadata(metadata: dict[str, str]) -> Architecture | None:
-    """The architecture that an artifact of ours names, or None for a foreign file."""
+    """The architecture that an artifact of ours names, or None for a foreign file.
+
+    Raises ArtifactError where the metadata were tampered with.
+    """
     text = metadata.get("architecture")
     if text is None:
         return None
-    values: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()
-    }
-    return Architecture(**values)
+    try:
+        values: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()
+        }
+        return Architecture(**values)
+    except (ValueError, TypeError, AttributeError, UsageError) as error:
+        raise ArtifactError(
+            f"The model's metadata {PREFIX}architecture are damaged ({error}): convert it again."
+        ) from error

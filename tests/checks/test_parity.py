@@ -187,6 +187,27 @@ def test_a_baked_batch_fails(kps, kps_model, tmp_path):
     assert not report_on(kps, fixed, tmp_path, weights=False).passed
 
 
+def test_metadata_of_another_size_fail(kps, tmp_path):
+    fixed = onnx_from_checkpoint(kps, OnnxOptions((64, 96)))
+    entry = next(p for p in fixed.metadata_props if p.key == "scrfdconv.shape")
+    entry.value = "640x640"
+
+    report = report_on(kps, fixed, tmp_path)
+
+    assert "its metadata say 640x640, it takes 64x96" in report.summary()
+
+
+@pytest.mark.parametrize("text", ['{"name": "x"', "[]", '{"name": "x"}', '{"fast": true}'])
+def test_damaged_metadata_are_an_input_error(text, kps, kps_model, tmp_path):
+    model = onnx.ModelProto()
+    model.CopyFrom(kps_model)
+    entry = next(p for p in model.metadata_props if p.key == "scrfdconv.architecture")
+    entry.value = text
+
+    with pytest.raises(ArtifactError, match=r"metadata scrfdconv\.architecture are damaged"):
+        report_on(kps, model, tmp_path)
+
+
 @pytest.mark.parametrize("drop", ["score_8", "kps_32"])
 def test_a_missing_output_fails(drop, kps, kps_model, tmp_path):
     model = onnx.ModelProto()
@@ -265,6 +286,16 @@ def test_models_without_a_common_shape_fail():
 
     assert not report.passed
     assert "share no input shape" in report.summary()
+
+
+def test_a_model_with_fewer_outputs_than_it_declares_fails():
+    want = Constructed({"score_8": noise, "bbox_8": noise})
+    got = Constructed({"score_8": noise}, Interface(("score_8", "bbox_8")))
+
+    report = Report.of(compare(want, got, samples_for(want.interface, got.interface)))
+
+    assert not report.passed
+    assert "returns 1 outputs, where 2 are declared" in report.summary()
 
 
 def test_a_mix_up_of_batch_slots_fails(tiny):
