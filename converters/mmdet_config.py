@@ -7,7 +7,7 @@ understood; whatever else a file contains is never run, and is an error where th
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ MAX_BASES = 20  # depth of `_base_` chains; a cycle ends here
 KEYPOINTS = 5  # NK in upstream's head: not configurable
 DEFAULT_NORM = {"type": "GN", "num_groups": 32}  # of upstream's head, where a config has none
 
+_SPOILED = "changed by code"  # key of a mark in dicts that a statement may have changed
 _BLOCKS: Mapping[str, Block] = {"BasicBlock": "basic", "Bottleneck": "bottleneck"}
 
 
@@ -71,18 +72,51 @@ def _assignments(text: str, where: str) -> dict[str, Any]:
         raise CheckpointError(f"{where}: is not an mmdet config: {error}.") from error
     names: dict[str, Any] = {}
     for statement in tree.body:
-        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-            names[statement.targets[0].id] = _value(statement.value, names)
-        elif _changes_model(statement):
+        targets = _plain_targets(statement)
+        if targets:
+            assert isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value
+            names |= dict.fromkeys(targets, _value(statement.value, names))
+        elif "model" in _mentioned(statement):
             raise CheckpointError(
                 f"{where}: line {statement.lineno} changes `model` by code, and configs are never "
                 "executed; write the values into `model = dict(...)`."
             )
+        else:  # whatever it does, it may do to these
+            for name in _mentioned(statement):
+                names[name] = _spoiled(names.get(name), statement)
     return names
 
 
-def _changes_model(statement: ast.stmt) -> bool:
-    return any(isinstance(n, ast.Name) and n.id == "model" for n in ast.walk(statement))
+def _plain_targets(statement: ast.stmt) -> list[str]:
+    """The names that a plain assignment gives its value; none for every other statement."""
+    targets: list[ast.expr] = []
+    if isinstance(statement, ast.Assign):
+        targets = statement.targets
+    elif isinstance(statement, ast.AnnAssign) and statement.value:
+        targets = [statement.target]
+    found = [target.id for target in targets if isinstance(target, ast.Name)]
+    return found if len(found) == len(targets) else []
+
+
+def _mentioned(statement: ast.stmt) -> set[str]:
+    """Every name that a statement could bind or change."""
+    found = set()
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Name):
+            found.add(node.id)
+        elif isinstance(node, ast.alias):
+            found.add(node.asname or node.name)
+    return found
+
+
+def _spoiled(value: Any, statement: ast.stmt) -> _Unreadable:
+    """Mark a dict that code may have changed, also where other names and dicts hold it."""
+    mark = _Unreadable(statement)
+    if isinstance(value, dict):
+        value[_SPOILED] = mark
+    elif isinstance(value, list):
+        value[:] = [mark]
+    return mark
 
 
 def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
@@ -98,13 +132,27 @@ def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
         case ast.Tuple():
             value = tuple(_value(item, names) for item in node.elts)
         case ast.Dict():
-            pairs = zip(node.keys, node.values, strict=True)
-            value = {k.value: _value(v, names) for k, v in pairs if isinstance(k, ast.Constant)}
+            keys = [k.value if isinstance(k, ast.Constant) else k for k in node.keys]
+            value = _dict(zip(keys, node.values, strict=True), names)
         case ast.Call(func=ast.Name(id="dict"), args=[]):
-            value = {k.arg: _value(k.value, names) for k in node.keywords if k.arg is not None}
+            value = _dict([(k.arg, k.value) for k in node.keywords], names)
         case ast.Name() if node.id in names:
             value = names[node.id]
     return value
+
+
+def _dict(pairs: Iterable[tuple[Any, ast.expr]], names: Mapping[str, Any]) -> Any:
+    """A dict of the data in ``pairs``, in which None as a key stands for ``**other``."""
+    made: dict[Any, Any] = {}
+    for key, node in pairs:
+        value = _value(node, names)
+        if key is None and isinstance(value, dict):
+            made |= value
+        elif key is None or isinstance(key, ast.expr):
+            return _Unreadable(node)
+        else:
+            made[key] = value
+    return made
 
 
 def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,15 +177,20 @@ class _Table:
         if not isinstance(values, dict):
             raise CheckpointError(f"{where}: is missing or not a dict, as an SCRFD config has it.")
         self.values, self.where = values, where
+        self._require_data(values.get(_SPOILED), where)
 
     def get(self, key: str, default: Any = None) -> Any:
         value = self.values.get(key, default)
+        for item in value if isinstance(value, list | tuple) else [value]:
+            self._require_data(item, f"{self.where}.{key}")
+        return value
+
+    def _require_data(self, value: Any, where: str) -> None:
         if isinstance(value, _Unreadable):
             raise CheckpointError(
-                f"{self.where}.{key} (line {value.line}) is computed by code, and configs are "
-                "never executed; write the value."
+                f"{where} (line {value.line}) is computed by code, and configs are never "
+                "executed; write the value."
             )
-        return value
 
     def need(self, key: str) -> Any:
         value = self.get(key)
@@ -231,6 +284,7 @@ def _refuse_dfl(head: _Table) -> None:
 
 def _strides(neck: _Table, head: _Table) -> tuple[int, ...]:
     neck.expect("type", None, "PAFPN")
+    neck.expect("act_cfg", None, None)  # an activation leaves no trace in the weights
     start, count = int(neck.get("start_level", 0)), int(neck.need("num_outs"))
     if count > len(neck.need("in_channels")) - start:  # extra levels: only as 3x3 s2 convs
         neck.expect("add_extra_convs", False, "on_output")
