@@ -6,168 +6,33 @@ understood; whatever else a file contains is never run, and is an error where th
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from scrfdconv.converters.architecture import FIRST_STAGE_STRIDE, Architecture, Block
+from scrfdconv.converters.config_data import (
+    SPOILED,
+    Unreadable,
+    assignments_in_file,
+    assignments_in_text,
+)
 from scrfdconv.converters.errors import CheckpointError, UsageError
 
-MAX_CONFIG_BYTES = 1 << 20  # real configs have 5 kB; a file of this size is something else
-MAX_BASES = 20  # depth of `_base_` chains; a cycle ends here
 KEYPOINTS = 5  # NK in upstream's head: not configurable
 DEFAULT_NORM = {"type": "GN", "num_groups": 32}  # of upstream's head, where a config has none
 
-_SPOILED = "changed by code"  # key of a mark in dicts that a statement may have changed
 _BLOCKS: Mapping[str, Block] = {"BasicBlock": "basic", "Bottleneck": "bottleneck"}
-
-
-class _Unreadable:
-    """An expression that is not data; an error only where the model uses it."""
-
-    def __init__(self, node: ast.AST) -> None:
-        self.line = getattr(node, "lineno", 0)
 
 
 def architecture_from_config_file(path: Path, name: str) -> Architecture:
     """The architecture that an mmdet config file describes, ``_base_`` files included."""
-    return _architecture(_load(path, MAX_BASES), name, str(path))
+    return _architecture(assignments_in_file(path), name, str(path))
 
 
 def architecture_from_config_text(text: str, name: str, where: str) -> Architecture:
     """The architecture in config text, such as a checkpoint carries in its ``meta``."""
-    return _architecture(_assignments(text, where), name, where)
-
-
-# ---------------------------------------------------------------- parsing
-
-
-def _load(path: Path, depth: int) -> dict[str, Any]:
-    if depth == 0:
-        raise CheckpointError(f"{path}: `_base_` files refer to each other without end.")
-    try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise CheckpointError(f"{path}: is too large for an mmdet config.")
-        text = path.read_text("utf-8")
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror}).") from error
-    except UnicodeDecodeError as error:
-        raise CheckpointError(f"{path}: is not text; --config takes an mmdet .py file.") from error
-    values = _assignments(text, str(path))
-    bases = values.pop("_base_", [])
-    if isinstance(bases, _Unreadable):
-        raise CheckpointError(f"{path}: line {bases.line}: _base_ is not a literal.")
-    merged: dict[str, Any] = {}
-    for base in [bases] if isinstance(bases, str) else bases:
-        merged = _merge(merged, _load(path.parent / base, depth - 1))
-    return _merge(merged, values)
-
-
-def _assignments(text: str, where: str) -> dict[str, Any]:
-    """Top-level ``name = literal`` pairs; a later one may use an earlier name."""
-    try:
-        tree = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise CheckpointError(f"{where}: is not an mmdet config: {error}.") from error
-    names: dict[str, Any] = {}
-    for statement in tree.body:
-        targets = _plain_targets(statement)
-        if targets:
-            assert isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value
-            names |= dict.fromkeys(targets, _value(statement.value, names))
-        elif "model" in _mentioned(statement):
-            raise CheckpointError(
-                f"{where}: line {statement.lineno} changes `model` by code, and configs are never "
-                "executed; write the values into `model = dict(...)`."
-            )
-        else:  # whatever it does, it may do to these
-            for name in _mentioned(statement):
-                names[name] = _spoiled(names.get(name), statement)
-    return names
-
-
-def _plain_targets(statement: ast.stmt) -> list[str]:
-    """The names that a plain assignment gives its value; none for every other statement."""
-    targets: list[ast.expr] = []
-    if isinstance(statement, ast.Assign):
-        targets = statement.targets
-    elif isinstance(statement, ast.AnnAssign) and statement.value:
-        targets = [statement.target]
-    found = [target.id for target in targets if isinstance(target, ast.Name)]
-    return found if len(found) == len(targets) else []
-
-
-def _mentioned(statement: ast.stmt) -> set[str]:
-    """Every name that a statement could bind or change."""
-    found = set()
-    for node in ast.walk(statement):
-        if isinstance(node, ast.Name):
-            found.add(node.id)
-        elif isinstance(node, ast.alias):
-            found.add(node.asname or node.name)
-    return found
-
-
-def _spoiled(value: Any, statement: ast.stmt) -> _Unreadable:
-    """Mark a dict that code may have changed, also where other names and dicts hold it."""
-    mark = _Unreadable(statement)
-    if isinstance(value, dict):
-        value[_SPOILED] = mark
-    elif isinstance(value, list):
-        value[:] = [mark]
-    return mark
-
-
-def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
-    """The data in ``node``, or ``_Unreadable``."""
-    value: Any = _Unreadable(node)
-    match node:
-        case ast.Constant():
-            value = node.value
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
-            value = -number
-        case ast.List():
-            value = [_value(item, names) for item in node.elts]
-        case ast.Tuple():
-            value = tuple(_value(item, names) for item in node.elts)
-        case ast.Dict():
-            keys = [k.value if isinstance(k, ast.Constant) else k for k in node.keys]
-            value = _dict(zip(keys, node.values, strict=True), names)
-        case ast.Call(func=ast.Name(id="dict"), args=[]):
-            value = _dict([(k.arg, k.value) for k in node.keywords], names)
-        case ast.Name() if node.id in names:
-            value = names[node.id]
-    return value
-
-
-def _dict(pairs: Iterable[tuple[Any, ast.expr]], names: Mapping[str, Any]) -> Any:
-    """A dict of the data in ``pairs``, in which None as a key stands for ``**other``."""
-    made: dict[Any, Any] = {}
-    for key, node in pairs:
-        value = _value(node, names)
-        if key is None and isinstance(value, dict):
-            made |= value
-        elif key is None or isinstance(key, ast.expr):
-            return _Unreadable(node)
-        else:
-            made[key] = value
-    return made
-
-
-def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Mmcv's inheritance: dicts merge, ``_delete_=True`` replaces, everything else replaces."""
-    merged = dict(base)
-    for key, value in changes.items():
-        old = merged.get(key)
-        if isinstance(value, dict) and isinstance(old, dict) and not value.get("_delete_"):
-            merged[key] = _merge(old, value)
-        else:
-            merged[key] = value
-    return merged
-
-
-# ---------------------------------------------------------------- meaning
+    return _architecture(assignments_in_text(text, where), name, where)
 
 
 class _Table:
@@ -177,7 +42,7 @@ class _Table:
         if not isinstance(values, dict):
             raise CheckpointError(f"{where}: is missing or not a dict, as an SCRFD config has it.")
         self.values, self.where = values, where
-        self._require_data(values.get(_SPOILED), where)
+        self._require_data(values.get(SPOILED), where)
 
     def get(self, key: str, default: Any = None) -> Any:
         value = self.values.get(key, default)
@@ -186,7 +51,7 @@ class _Table:
         return value
 
     def _require_data(self, value: Any, where: str) -> None:
-        if isinstance(value, _Unreadable):
+        if isinstance(value, Unreadable):
             raise CheckpointError(
                 f"{where} (line {value.line}) is computed by code, and configs are never "
                 "executed; write the value."

@@ -207,6 +207,16 @@ def test_a_file_that_is_no_config_is_named(content, said, tmp_path):
         architecture_from_config_file(path, "x")
 
 
+@pytest.mark.parametrize("bases", ["5", "[5]", "name()", "['a.py', name()]", "{'a': 1}"])
+def test_bases_that_are_no_file_names_are_an_error(bases, tmp_path):
+    path = tmp_path / "config.py"
+    (tmp_path / "a.py").write_text(CONFIG)
+    path.write_text(f"_base_ = {bases}")
+
+    with pytest.raises(CheckpointError, match="no file name or list of file names"):
+        architecture_from_config_file(path, "x")
+
+
 def test_bases_that_refer_to_each_other_end(tmp_path):
     path = tmp_path / "config.py"
     path.write_text("_base_ = 'config.py'")
