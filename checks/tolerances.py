@@ -84,7 +84,9 @@ _UNKNOWN_UNITS = Limits(math.inf, math.inf, math.inf, 1 - 2e-10, 90, _FLOAT_REAS
 
 def limits_for(precision: str, output: str, loosen: float = 1.0) -> Limits:
     """The row for an output such as ``score_8``; ``loosen`` must be asked for by the user."""
-    if loosen < 1:
-        raise UsageError(f"--loosen {loosen:g}: must be 1 or more; limits are only ever loosened.")
+    if not 1 <= loosen < math.inf:
+        raise UsageError(
+            f"--loosen {loosen:g}: must be a number, 1 or more; limits are only ever loosened."
+        )
     row = LIMITS.get((precision, output.partition("_")[0]), _UNKNOWN_UNITS)
     return row if loosen == 1 else row.loosened(loosen)

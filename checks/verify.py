@@ -19,7 +19,7 @@ from scrfdconv.checks.parity import (
     samples_for,
 )
 from scrfdconv.checks.precision import audit as audit_onnx
-from scrfdconv.checks.report import Report
+from scrfdconv.checks.report import CheckResult, Report
 from scrfdconv.checks.weights import compare_weights
 from scrfdconv.converters.artifact import require_kind
 from scrfdconv.converters.checkpoint import Checkpoint
@@ -63,6 +63,7 @@ def verify(reference: Source, path: Path, demand: Demand | None = None) -> Repor
             precision=got.precision, loosen=demand.loosen, observe=demand.observe,
         )
     ]  # fmt: skip
+    results += _size_claimed(got)
     if photographs and not any(r.metric == "runs" for r in results):
         results += compare_faces(want, got, photographs, got.precision)
     if isinstance(got, TensorRTRunner):
@@ -96,6 +97,17 @@ def _samples(
     batch = want.interface.batch or got.interface.batch or 1
     for path, image in zip(demand.images, photographs, strict=bool(photographs)):
         yield Sample(path.name, np.repeat(image[None], batch, axis=0), path)
+
+
+def _size_claimed(got: Runner) -> Iterator[CheckResult]:
+    """Fail a file whose metadata name another fixed size than it takes: users go by them."""
+    interface, said = got.interface, got.metadata
+    shape = "x".join(map(str, interface.shape or ()))
+    for key, real in (("shape", shape), ("batch", str(interface.batch or ""))):
+        claim = said.get(key, "dynamic")
+        if claim not in ("dynamic", real):
+            detail = f"its metadata say {claim}, it takes {real or 'any'}"
+            yield CheckResult("metadata", key, "faults", 1, 0, detail=detail)
 
 
 def _says_reduced(got: Runner) -> bool:

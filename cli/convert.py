@@ -11,10 +11,10 @@ import typer
 from scrfdconv.cli import options as o
 from scrfdconv.cli import output
 from scrfdconv.cli.main import MAKE, app
-from scrfdconv.cli.making import require_shape_for_batch, show_made, tell_source
+from scrfdconv.cli.making import open_for_making, require_shape_for_batch, show_made, tell_source
 
 if TYPE_CHECKING:
-    from scrfdconv.recipes.convert import SourceOptions
+    from scrfdconv.converters.formats import Source
 
 
 class Exporter(StrEnum):
@@ -45,11 +45,10 @@ def onnx(
 ) -> None:
     """Export to ONNX, simplify and verify; dynamic in batch, height and width unless --shape."""
     from scrfdconv.converters.formats.onnx import OnnxOptions
-    from scrfdconv.recipes.convert import SourceOptions
 
     require_shape_for_batch(shape, batch)
     _make(
-        source, SourceOptions(recipe, config, norm_groups, seed), "onnx", out, shape,
+        open_for_making(source, recipe, config, norm_groups, seed), "onnx", out, shape,
         OnnxOptions(shape, batch, opset, exporter.value), images, loosen, no_verify,
     )  # fmt: skip
 
@@ -71,11 +70,10 @@ def torchscript(
 ) -> None:
     """Trace and freeze to TorchScript and verify; dynamic unless --shape."""
     from scrfdconv.converters.formats.torchscript import TorchScriptOptions
-    from scrfdconv.recipes.convert import SourceOptions
 
     require_shape_for_batch(shape, batch)
     _make(
-        source, SourceOptions(recipe, config, norm_groups, seed), "torchscript", out, shape,
+        open_for_making(source, recipe, config, norm_groups, seed), "torchscript", out, shape,
         TorchScriptOptions(shape, batch), images, loosen, no_verify,
     )  # fmt: skip
 
@@ -112,8 +110,7 @@ def simplify(
 
 
 def _make(
-    source: str | None,
-    source_options: SourceOptions,
+    opened: Source,
     target: str,
     out: Path | None,
     shape: tuple[int, int] | None,
@@ -126,10 +123,9 @@ def _make(
     from scrfdconv.checks.verify import Demand
     from scrfdconv.converters.artifact import require_folder
     from scrfdconv.converters.formats import formats
-    from scrfdconv.recipes.convert import convert, open_source
+    from scrfdconv.recipes.convert import convert
     from scrfdconv.recipes.naming import default_output
 
-    opened = open_source(source, source_options)
     path = out or default_output(opened.name, formats()[target].suffix, shape)
     require_folder(path)
     found = tuple(find_images(images)) if images else ()

@@ -11,7 +11,7 @@ import typer
 from scrfdconv.cli import options as o
 from scrfdconv.cli import output
 from scrfdconv.cli.main import MAKE, app
-from scrfdconv.cli.making import require_shape_for_batch, show_made, tell_source
+from scrfdconv.cli.making import open_for_making, require_shape_for_batch, show_made, tell_source
 
 _NAMED = 3  # nodes that a line names before it counts the rest
 # Measured on three released models, one thread: 0.94 to 1.21 times the float model's time.
@@ -75,13 +75,12 @@ def fp16(
     from scrfdconv.checks.images import find_images
     from scrfdconv.checks.verify import Demand
     from scrfdconv.converters.artifact import require_folder
-    from scrfdconv.recipes.convert import SourceOptions, open_source
     from scrfdconv.recipes.fp16 import Fp16Recipe
     from scrfdconv.recipes.fp16 import fp16 as make
     from scrfdconv.recipes.naming import default_output
 
     require_shape_for_batch(shape, batch)
-    opened = open_source(source, SourceOptions(recipe, config, norm_groups, seed))
+    opened = open_for_making(source, recipe, config, norm_groups, seed)
     path = out or default_output(opened.name, ".onnx", shape, "fp16")
     require_folder(path)
     found = tuple(find_images(images)) if images else ()

@@ -11,7 +11,7 @@ import typer
 from scrfdconv.cli import options as o
 from scrfdconv.cli import output
 from scrfdconv.cli.main import MAKE, app
-from scrfdconv.cli.making import require_shape_for_batch, show_made, tell_source
+from scrfdconv.cli.making import open_for_making, require_shape_for_batch, show_made, tell_source
 
 if TYPE_CHECKING:
     from scrfdconv.recipes.int8 import Int8Made
@@ -115,14 +115,13 @@ def int8(
     from scrfdconv.checks.images import find_images
     from scrfdconv.checks.verify import Demand
     from scrfdconv.converters.artifact import require_folder
-    from scrfdconv.recipes.convert import SourceOptions, open_source
     from scrfdconv.recipes.int8 import int8 as make
     from scrfdconv.recipes.int8_request import Int8Recipe
     from scrfdconv.recipes.int8_speed import measured_speed
     from scrfdconv.recipes.naming import default_output
 
     require_shape_for_batch(shape, batch)
-    opened = open_source(source, SourceOptions(recipe, config, norm_groups, seed))
+    opened = open_for_making(source, recipe, config, norm_groups, seed)
     path = out or default_output(opened.name, ".onnx", shape, "int8")
     for written in (path, plan, save_calibration):
         if written:

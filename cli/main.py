@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -11,13 +10,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from scrfdconv.cli import output
-from scrfdconv.converters.artifact import remove_unfinished
+from scrfdconv.cli import output, signals
 from scrfdconv.converters.errors import CheckFailed, ScrfdconvError
 
 USAGE_ERROR = 2
-INTERRUPTED = 130  # 128 + SIGINT, as shells report it
-TERMINATED = 143  # 128 + SIGTERM
 BUG = 70  # EX_SOFTWARE of sysexits.h: none of the documented codes
 # Typer's own name for what click calls UsageError, whichever click it brings.
 MAKE, PROVE, LOOK_UP, OTHER = "Make artifacts", "Prove and measure", "Look up", "Other"
@@ -33,7 +29,7 @@ class Verbs(TyperGroup):
         """Parse, run, exit."""
         arguments = list(sys.argv[1:] if args is None else args)
         output.start(json="--json" in arguments)
-        signal.signal(signal.SIGTERM, _terminate)
+        signals.install()
         extra["standalone_mode"] = False
         sys.exit(self._run(arguments or ["--help"], extra))
 
@@ -60,8 +56,8 @@ class Verbs(TyperGroup):
             output.fail(error.format_message(), USAGE_ERROR)  # type: ignore[attr-defined]
             return USAGE_ERROR
         except (KeyboardInterrupt, typer.Abort):
-            output.fail("Interrupted; nothing half-written was left behind.", INTERRUPTED)
-            return INTERRUPTED
+            output.fail("Interrupted; nothing half-written was left behind.", signals.INTERRUPTED)
+            return signals.INTERRUPTED
         except Exception as error:
             if os.environ.get("SCRFDCONV_DEBUG"):
                 raise
@@ -72,15 +68,6 @@ class Verbs(TyperGroup):
             )
             return BUG
         return code if isinstance(code, int) else 0
-
-
-def _terminate(*_: object) -> None:
-    """Remove temporary files and leave at once.
-
-    Not by an exception: on its way through the callbacks of native code it aborts the process.
-    """
-    remove_unfinished()
-    os._exit(TERMINATED)
 
 
 app = typer.Typer(

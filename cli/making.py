@@ -9,6 +9,8 @@ import typer
 from scrfdconv.cli import output
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from scrfdconv.converters.formats import Source
     from scrfdconv.recipes.convert import Made
 
@@ -20,6 +22,28 @@ def require_shape_for_batch(shape: tuple[int, int] | None, batch: int) -> None:
             "--batch fixes the batch of a fixed shape: give --shape H W, too; a dynamic model "
             "takes any batch."
         )
+
+
+def open_for_making(
+    source: str | None, recipe: str | None, config: Path | None, groups: int | None, seed: int
+) -> Source:
+    """SOURCE; options that mean nothing for it are refused, not ignored."""
+    from scrfdconv.converters.checkpoint import Checkpoint
+    from scrfdconv.recipes.convert import SourceOptions, open_source
+
+    opened = open_source(source, SourceOptions(recipe, config, groups, seed))
+    said = {"--recipe": recipe, "--config": config, "--norm-groups": groups}
+    given = [option for option, value in said.items() if value is not None]
+    if given and not isinstance(opened, Checkpoint):
+        raise typer.BadParameter(
+            f"{given[0]} says what a checkpoint is; {opened.path} is {opened.format}."
+        )
+    seeded = isinstance(opened, Checkpoint) and opened.seeded
+    if groups is not None and seeded:
+        raise typer.BadParameter(f"--norm-groups is for checkpoint files, not for {opened.name}.")
+    if seed and not seeded:
+        raise typer.BadParameter(f"--seed draws the weights of built-in models; {source} has some.")
+    return opened
 
 
 def tell_source(source: Source) -> None:

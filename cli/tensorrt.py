@@ -15,7 +15,7 @@ import typer
 from scrfdconv.cli import options as o
 from scrfdconv.cli import output
 from scrfdconv.cli.main import MAKE, app
-from scrfdconv.cli.making import require_shape_for_batch, show_made, tell_source
+from scrfdconv.cli.making import open_for_making, require_shape_for_batch, show_made, tell_source
 
 if TYPE_CHECKING:
     from scrfdconv.checks.verify import Demand
@@ -122,7 +122,6 @@ def tensorrt(
     from scrfdconv.checks.verify import Demand
     from scrfdconv.converters.artifact import require_folder
     from scrfdconv.converters.tensorrt_plan import TensorRTOptions
-    from scrfdconv.recipes.convert import SourceOptions, open_source
     from scrfdconv.recipes.tensorrt import EngineRequest, default_engine, require_target_here
 
     require_shape_for_batch(shape, batch)
@@ -135,7 +134,7 @@ def tensorrt(
         strip_plan=strip_plan, max_aux_streams=max_aux_streams, dla=dla,
     )  # fmt: skip
     found = tuple(find_images(images)) if images else ()
-    opened = open_source(source, SourceOptions(recipe, config, norm_groups, seed))
+    opened = open_for_making(source, recipe, config, norm_groups, seed)
     request = EngineRequest(
         precision.value if precision else None, shape, batch, opset, found, options
     )

@@ -10,6 +10,7 @@ import typer
 from scrfdconv.cli import options as o
 from scrfdconv.cli import output
 from scrfdconv.cli.main import PROVE, app
+from scrfdconv.cli.making import open_for_making
 
 MANIFEST_SUFFIX = ".json"  # no model is a JSON file
 FAILED = 1
@@ -54,10 +55,9 @@ def verify(
     from scrfdconv.checks.verify import Demand
     from scrfdconv.checks.verify import verify as verify_artifact
     from scrfdconv.converters.artifact import digest_of, kind_of
-    from scrfdconv.recipes.convert import SourceOptions, open_source
 
     kind = kind_of(artifact)
-    source = open_source(reference, SourceOptions(recipe, config, norm_groups, seed))
+    source = open_for_making(reference, recipe, config, norm_groups, seed)
     demand = Demand(tuple(find_images(images)) if images else (), loosen)
     with output.working(f"comparing {artifact.name} with {source.name}"):
         report = verify_artifact(source, artifact, demand)

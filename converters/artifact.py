@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import mkdtemp
 
 from scrfdconv.converters.errors import ArtifactError, InputFileError, MissingError, OutputError
 
@@ -129,56 +127,27 @@ def replacing(out: Path) -> Iterator[Path]:
     with writing_to(out):
         require_folder(out)
         _remove_leftovers(out)
-        with _unfinished_until_end(part):
+        try:
             part.touch()
             yield part
             with part.open("rb") as file:
                 os.fsync(file.fileno())  # or a crash could leave the new name with no content
             part.replace(out)
-
-
-@contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """A folder for files on the way, which is gone when the block ends."""
-    folder = Path(mkdtemp(prefix="scrfdconv-"))
-    with _unfinished_until_end(folder):
-        yield folder
-
-
-_unfinished: set[Path] = set()  # what this process has to remove before it ends
-
-
-@contextmanager
-def _unfinished_until_end(path: Path) -> Iterator[None]:
-    _unfinished.add(path)
-    try:
-        yield
-    finally:
-        _remove(path)
-        _unfinished.discard(path)
-
-
-def remove_unfinished() -> None:
-    """For a process that must end at once: remove its temporary files and folders."""
-    for path in tuple(_unfinished):
-        _remove(path)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def require_folder(out: Path) -> None:
     """Raise OutputError unless ``out`` can be a file in an existing folder."""
-    if not out.parent.is_dir():
-        raise OutputError(f"{out}: the folder {out.parent} does not exist; create it first.")
-    if out.is_dir():
-        raise OutputError(f"{out}: is a folder; give a file name.")
-    if not os.access(out.parent, os.W_OK):
-        raise OutputError(f"{out}: no permission to write in {out.parent.resolve()}.")
+    with writing_to(out):
+        if not out.parent.is_dir():
+            raise OutputError(f"{out}: the folder {out.parent} does not exist; create it first.")
+        if out.is_dir():
+            raise OutputError(f"{out}: is a folder; give a file name.")
+        if out.exists() and not out.is_file():  # /dev/null would be replaced by a model
+            raise OutputError(f"{out}: is no ordinary file; give another name.")
+        if not os.access(out.parent, os.W_OK):
+            raise OutputError(f"{out}: no permission to write in {out.parent.resolve()}.")
 
 
 @contextmanager

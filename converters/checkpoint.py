@@ -34,6 +34,7 @@ from scrfdconv.converters.recognise import (
     closest,
     likeness,
     needed,
+    only_groups_are_open,
     parameter_shapes,
     recognise,
 )
@@ -103,6 +104,8 @@ def load_source(
 
     Built-in names stand for seeded, untrained weights.
     """
+    if source is not None and not source.strip():  # an unset variable of a script
+        raise UsageError("SOURCE is empty; leave it out for the default model.")
     name = known_name(source) if source else DEFAULT_MODEL
     if source and (Path(source).exists() or name is None):
         if not Path(source).exists() and "." not in source and "/" not in source:
@@ -244,9 +247,9 @@ def _tensors(state: Mapping[str, Any], path: Path) -> tuple[dict[str, Tensor], l
     by_prefix: dict[str, dict[str, Tensor]] = {}
     other: dict[str, Any] = {}
     for key, value in state.items():
-        match = _PARTS.match(key)
+        match = _PARTS.match(str(key))
         if match is None or not isinstance(value, torch.Tensor):
-            other[key] = value
+            other[str(key)] = value
         else:
             by_prefix.setdefault(match[1], {})[key[len(match[1]) :]] = value
     if not by_prefix:
@@ -269,6 +272,9 @@ def _tensors(state: Mapping[str, Any], path: Path) -> tuple[dict[str, Tensor], l
 def _float32(weights: Mapping[str, Tensor], path: Path, notes: list[str]) -> dict[str, Tensor]:
     import torch
 
+    strange = [n for n, t in weights.items() if t.layout != torch.strided or t.is_meta]
+    if strange:
+        raise CheckpointError(f"{path}: {_count(strange, 'sparse or without values')}.")
     others = {str(t.dtype).removeprefix("torch.") for t in weights.values()} - {"float32"}
     if others:
         notes.append(f"converted from {', '.join(sorted(others))} to float32")
@@ -276,6 +282,9 @@ def _float32(weights: Mapping[str, Tensor], path: Path, notes: list[str]) -> dic
     bad = [name for name, tensor in result.items() if not torch.isfinite(tensor).all()]
     if bad:
         raise CheckpointError(f"{path}: {_count(bad, 'not finite (NaN or infinite)')}.")
+    below = [n for n, t in result.items() if n.endswith("running_var") and t.min() < 0]
+    if below:
+        raise CheckpointError(f"{path}: {_count(below, 'negative, and variances are not')}.")
     return result
 
 
@@ -296,6 +305,8 @@ def _find_architecture(
         return _known(architecture_from_config_file(config, path.stem)), f"--config {config}"
     meta = content.get("meta")
     text = meta.get("config") if isinstance(meta, Mapping) else None
+    if groups is not None and not any(".gn." in key for key in shapes):
+        raise UsageError(f"--norm-groups {groups}: {path} has no GroupNorm.")
     if isinstance(text, str) and text.strip() and groups is None:
         where = f"{path}: the config in its meta"
         return _known(architecture_from_config_text(text, path.stem, where)), "the config in meta"
@@ -303,7 +314,7 @@ def _find_architecture(
         return _known(recognise(shapes, path.stem, groups)), "names and shapes of the weights"
     except CheckpointError as error:
         like, share = closest(needed(shapes))
-        if share >= LIKENESS:
+        if share >= LIKENESS and not only_groups_are_open(shapes):
             _require_fit(needed(shapes), like, f"{path} (most like {like.name})")
         raise CheckpointError(f"{path}: {error}.") from error
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from scrfdconv.converters.architecture import Architecture
 from scrfdconv.converters.checkpoint import Checkpoint
+from scrfdconv.converters.errors import ArtifactError, UsageError
 
 PREFIX = "scrfdconv."
 
@@ -62,9 +63,19 @@ def metadata_for(
 
 
 def architecture_from_metadata(metadata: dict[str, str]) -> Architecture | None:
-    """The architecture that an artifact of ours names, or None for a foreign file."""
+    """The architecture that an artifact of ours names, or None for a foreign file.
+
+    Raises ArtifactError where the metadata were tampered with.
+    """
     text = metadata.get("architecture")
-    return None if text is None else architecture_from_dict(json.loads(text))
+    if text is None:
+        return None
+    try:
+        return architecture_from_dict(json.loads(text))
+    except (ValueError, TypeError, AttributeError, UsageError) as error:
+        raise ArtifactError(
+            f"The model's metadata {PREFIX}architecture are damaged ({error}): convert it again."
+        ) from error
 
 
 def architecture_from_dict(content: Mapping[str, Any]) -> Architecture:

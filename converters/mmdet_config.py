@@ -6,120 +6,33 @@ understood; whatever else a file contains is never run, and is an error where th
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from scrfdconv.converters.architecture import FIRST_STAGE_STRIDE, Architecture, Block
+from scrfdconv.converters.config_data import (
+    SPOILED,
+    Unreadable,
+    assignments_in_file,
+    assignments_in_text,
+)
 from scrfdconv.converters.errors import CheckpointError, UsageError
 
-MAX_CONFIG_BYTES = 1 << 20  # real configs have 5 kB; a file of this size is something else
-MAX_BASES = 20  # depth of `_base_` chains; a cycle ends here
 KEYPOINTS = 5  # NK in upstream's head: not configurable
 DEFAULT_NORM = {"type": "GN", "num_groups": 32}  # of upstream's head, where a config has none
 
 _BLOCKS: Mapping[str, Block] = {"BasicBlock": "basic", "Bottleneck": "bottleneck"}
 
 
-class _Unreadable:
-    """An expression that is not data; an error only where the model uses it."""
-
-    def __init__(self, node: ast.AST) -> None:
-        self.line = getattr(node, "lineno", 0)
-
-
 def architecture_from_config_file(path: Path, name: str) -> Architecture:
     """The architecture that an mmdet config file describes, ``_base_`` files included."""
-    return _architecture(_load(path, MAX_BASES), name, str(path))
+    return _architecture(assignments_in_file(path), name, str(path))
 
 
 def architecture_from_config_text(text: str, name: str, where: str) -> Architecture:
     """The architecture in config text, such as a checkpoint carries in its ``meta``."""
-    return _architecture(_assignments(text, where), name, where)
-
-
-# ---------------------------------------------------------------- parsing
-
-
-def _load(path: Path, depth: int) -> dict[str, Any]:
-    if depth == 0:
-        raise CheckpointError(f"{path}: `_base_` files refer to each other without end.")
-    try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise CheckpointError(f"{path}: is too large for an mmdet config.")
-        text = path.read_text("utf-8")
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror}).") from error
-    except UnicodeDecodeError as error:
-        raise CheckpointError(f"{path}: is not text; --config takes an mmdet .py file.") from error
-    values = _assignments(text, str(path))
-    bases = values.pop("_base_", [])
-    if isinstance(bases, _Unreadable):
-        raise CheckpointError(f"{path}: line {bases.line}: _base_ is not a literal.")
-    merged: dict[str, Any] = {}
-    for base in [bases] if isinstance(bases, str) else bases:
-        merged = _merge(merged, _load(path.parent / base, depth - 1))
-    return _merge(merged, values)
-
-
-def _assignments(text: str, where: str) -> dict[str, Any]:
-    """Top-level ``name = literal`` pairs; a later one may use an earlier name."""
-    try:
-        tree = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise CheckpointError(f"{where}: is not an mmdet config: {error}.") from error
-    names: dict[str, Any] = {}
-    for statement in tree.body:
-        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-            names[statement.targets[0].id] = _value(statement.value, names)
-        elif _changes_model(statement):
-            raise CheckpointError(
-                f"{where}: line {statement.lineno} changes `model` by code, and configs are never "
-                "executed; write the values into `model = dict(...)`."
-            )
-    return names
-
-
-def _changes_model(statement: ast.stmt) -> bool:
-    return any(isinstance(n, ast.Name) and n.id == "model" for n in ast.walk(statement))
-
-
-def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
-    """The data in ``node``, or ``_Unreadable``."""
-    value: Any = _Unreadable(node)
-    match node:
-        case ast.Constant():
-            value = node.value
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
-            value = -number
-        case ast.List():
-            value = [_value(item, names) for item in node.elts]
-        case ast.Tuple():
-            value = tuple(_value(item, names) for item in node.elts)
-        case ast.Dict():
-            pairs = zip(node.keys, node.values, strict=True)
-            value = {k.value: _value(v, names) for k, v in pairs if isinstance(k, ast.Constant)}
-        case ast.Call(func=ast.Name(id="dict"), args=[]):
-            value = {k.arg: _value(k.value, names) for k in node.keywords if k.arg is not None}
-        case ast.Name() if node.id in names:
-            value = names[node.id]
-    return value
-
-
-def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Mmcv's inheritance: dicts merge, ``_delete_=True`` replaces, everything else replaces."""
-    merged = dict(base)
-    for key, value in changes.items():
-        old = merged.get(key)
-        if isinstance(value, dict) and isinstance(old, dict) and not value.get("_delete_"):
-            merged[key] = _merge(old, value)
-        else:
-            merged[key] = value
-    return merged
-
-
-# ---------------------------------------------------------------- meaning
+    return _architecture(assignments_in_text(text, where), name, where)
 
 
 class _Table:
@@ -129,15 +42,20 @@ class _Table:
         if not isinstance(values, dict):
             raise CheckpointError(f"{where}: is missing or not a dict, as an SCRFD config has it.")
         self.values, self.where = values, where
+        self._require_data(values.get(SPOILED), where)
 
     def get(self, key: str, default: Any = None) -> Any:
         value = self.values.get(key, default)
-        if isinstance(value, _Unreadable):
-            raise CheckpointError(
-                f"{self.where}.{key} (line {value.line}) is computed by code, and configs are "
-                "never executed; write the value."
-            )
+        for item in value if isinstance(value, list | tuple) else [value]:
+            self._require_data(item, f"{self.where}.{key}")
         return value
+
+    def _require_data(self, value: Any, where: str) -> None:
+        if isinstance(value, Unreadable):
+            raise CheckpointError(
+                f"{where} (line {value.line}) is computed by code, and configs are never "
+                "executed; write the value."
+            )
 
     def need(self, key: str) -> Any:
         value = self.get(key)
@@ -231,6 +149,7 @@ def _refuse_dfl(head: _Table) -> None:
 
 def _strides(neck: _Table, head: _Table) -> tuple[int, ...]:
     neck.expect("type", None, "PAFPN")
+    neck.expect("act_cfg", None, None)  # an activation leaves no trace in the weights
     start, count = int(neck.get("start_level", 0)), int(neck.need("num_outs"))
     if count > len(neck.need("in_channels")) - start:  # extra levels: only as 3x3 s2 convs
         neck.expect("add_extra_convs", False, "on_output")

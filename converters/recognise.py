@@ -49,6 +49,15 @@ def recognise(shapes: Shapes, name: str, groups: int | None = None) -> Architect
         raise CheckpointError(f"not an SCRFD that can be recognised ({error})") from error
 
 
+def only_groups_are_open(shapes: Shapes) -> bool:
+    """True if this is a whole SCRFD whose GroupNorm groups are all that its weights do not say."""
+    try:
+        candidate = recognise(shapes, "", groups=1)  # 1 divides every number of channels
+    except CheckpointError:
+        return False
+    return candidate.head_groups > 0 and parameter_shapes(candidate) == needed(shapes)
+
+
 def needed(shapes: Shapes) -> dict[str, tuple[int, ...]]:
     """``shapes`` without the tensors that no output depends on."""
     return {k: v for k, v in shapes.items() if not k.endswith(tuple(IGNORED))}

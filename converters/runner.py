@@ -107,6 +107,10 @@ class Runner(ABC):
         """
         names = self.interface.outputs
         values = self._run(np.ascontiguousarray(images, dtype=np.float32))
+        if len(values) != len(names):
+            raise ArtifactError(
+                f"The model returns {len(values)} outputs, where {len(names)} are declared."
+            )
         return {
             name: np.asarray(value)[None] if np.ndim(value) == _MATRIX else np.asarray(value)
             for name, value in zip(names, values, strict=True)

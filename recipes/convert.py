@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from scrfdconv.checks.report import Report
 from scrfdconv.checks.verify import Demand, verify, verify_simplified
-from scrfdconv.converters.artifact import Artifact, artifact_at, kind_of, scratch_folder
-from scrfdconv.converters.checkpoint import DEFAULT_SEED, load_source
-from scrfdconv.converters.errors import CheckFailed
+from scrfdconv.converters.artifact import Artifact, artifact_at, kind_of
+from scrfdconv.converters.checkpoint import DEFAULT_SEED, Checkpoint, load_source
+from scrfdconv.converters.errors import CheckFailed, UsageError
 from scrfdconv.converters.formats import Source, formats
 
 
@@ -45,6 +46,13 @@ def open_source(source: str | None, options: SourceOptions) -> Source:
     )  # fmt: skip
 
 
+def require_another_file(source: Source, out: Path) -> None:
+    """Raise UsageError if ``out`` is the checkpoint itself: weights of a training, gone."""
+    own = source.path if isinstance(source, Checkpoint) else None
+    if own and out.exists() and out.samefile(own):
+        raise UsageError(f"{out}: is the checkpoint; give another output file.")
+
+
 def convert(
     source: Source,
     target: str,
@@ -63,6 +71,7 @@ def convert(
     ``source`` before. What is verified is the end against the source itself. Raises CheckFailed,
     with the report, if the artifact is not its source; ``out`` is untouched then.
     """
+    require_another_file(source, out)
     reports: list[Report] = []
 
     def require(part: Path) -> None:
@@ -75,11 +84,11 @@ def convert(
         if not report.passed:
             raise CheckFailed(f"{out} was not written: {report.summary()}.", report)
 
-    with scratch_folder() as folder:
+    with TemporaryDirectory(prefix="scrfdconv-") as folder:
         made = parent or source
         for name, step in on_the_way:
             between = formats()[name]
-            path = folder / f"{source.name}{between.suffix}"
+            path = Path(folder, f"{source.name}{between.suffix}")
             made = between.convert(made, path, step, None)
         artifact = formats()[target].convert(made, out, options, require if demand else None)
     return Made(artifact, reports[0] if reports else None)

@@ -32,7 +32,7 @@ from scrfdconv.converters.tensorrt_plan import (
 from scrfdconv.converters.tensorrt_profile import Free, profiles_for
 from scrfdconv.converters.tensorrt_runner import TensorRTRunner
 from scrfdconv.converters.tensorrt_sidecar import read_sidecar
-from scrfdconv.recipes.convert import Made
+from scrfdconv.recipes.convert import Made, require_another_file
 from scrfdconv.recipes.naming import default_output
 
 EXECUTABLE = 0o111
@@ -77,6 +77,7 @@ def build_engine(
     not its source or not in its precision; ``out`` is untouched then.
     """
     require_target_here()  # before an export of a minute
+    require_another_file(source, out)
     if request.options.strip_plan and demand:
         raise UsageError(
             "--strip-plan leaves the weights out, so nothing can be verified: add --no-verify and "

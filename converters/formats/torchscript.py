@@ -136,6 +136,11 @@ class TorchScriptRunner(Runner):
         metadata: dict[str, str] = json.loads(text) if text else {}
         super().__init__(self._interface(metadata), metadata)
 
+    @property
+    def precision(self) -> str:
+        """Float32 is what TorchScript is made in here; no file talks itself into wider limits."""
+        return "fp32"
+
     def _interface(self, metadata: dict[str, str]) -> Interface:
         a = architecture_from_metadata(metadata)
         if a is None:  # a foreign file: only a run tells its outputs
@@ -155,7 +160,8 @@ class TorchScriptRunner(Runner):
         try:
             with torch.inference_mode():
                 return [output.numpy() for output in self._module(torch.from_numpy(images))]
-        except (RuntimeError, torch.jit.Error) as error:
+        # AttributeError, TypeError: what it returns is no sequence of tensors
+        except (RuntimeError, torch.jit.Error, AttributeError, TypeError) as error:
             raise ArtifactError(
                 f"{self._path.name}: fails on images of shape {images.shape} ({_first(error)})."
             ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -186,6 +187,27 @@ def test_a_baked_batch_fails(kps, kps_model, tmp_path):
     assert not report_on(kps, fixed, tmp_path, weights=False).passed
 
 
+def test_metadata_of_another_size_fail(kps, tmp_path):
+    fixed = onnx_from_checkpoint(kps, OnnxOptions((64, 96)))
+    entry = next(p for p in fixed.metadata_props if p.key == "scrfdconv.shape")
+    entry.value = "640x640"
+
+    report = report_on(kps, fixed, tmp_path)
+
+    assert "its metadata say 640x640, it takes 64x96" in report.summary()
+
+
+@pytest.mark.parametrize("text", ['{"name": "x"', "[]", '{"name": "x"}', '{"fast": true}'])
+def test_damaged_metadata_are_an_input_error(text, kps, kps_model, tmp_path):
+    model = onnx.ModelProto()
+    model.CopyFrom(kps_model)
+    entry = next(p for p in model.metadata_props if p.key == "scrfdconv.architecture")
+    entry.value = text
+
+    with pytest.raises(ArtifactError, match=r"metadata scrfdconv\.architecture are damaged"):
+        report_on(kps, model, tmp_path)
+
+
 @pytest.mark.parametrize("drop", ["score_8", "kps_32"])
 def test_a_missing_output_fails(drop, kps, kps_model, tmp_path):
     model = onnx.ModelProto()
@@ -266,6 +288,16 @@ def test_models_without_a_common_shape_fail():
     assert "share no input shape" in report.summary()
 
 
+def test_a_model_with_fewer_outputs_than_it_declares_fails():
+    want = Constructed({"score_8": noise, "bbox_8": noise})
+    got = Constructed({"score_8": noise}, Interface(("score_8", "bbox_8")))
+
+    report = Report.of(compare(want, got, samples_for(want.interface, got.interface)))
+
+    assert not report.passed
+    assert "returns 1 outputs, where 2 are declared" in report.summary()
+
+
 def test_a_mix_up_of_batch_slots_fails(tiny):
     from scrfdconv.converters.formats.pytorch import EagerRunner
 
@@ -315,8 +347,31 @@ def test_common_shapes_follow_fixed_dimensions_and_the_coarser_grid():
 
     assert common_shapes(free, free) == [(1, 640, 640), (2, 320, 256), (3, 64, 96)]
     assert common_shapes(free, fixed) == [(2, 96, 64)]
-    assert common_shapes(free, coarse) == [(1, 640, 640), (2, 384, 256), (3, 128, 128)]
+    assert common_shapes(free, coarse) == [(1, 640, 640), (2, 384, 384), (3, 256, 384)]
     assert common_shapes(coarse, fixed) == []
+
+
+def test_five_strides_with_groupnorm_are_compared_where_their_norm_has_something_to_do(
+    tiny_gn, tmp_path
+):
+    """One group per channel: on a map of one cell it gives a constant, by nature."""
+    strides = (8, 16, 32, 64, 128)
+    five = replace(tiny_gn.architecture, strides=strides, anchors=1, head_groups=8)
+    checkpoint = seeded_checkpoint(five)
+
+    report = report_on(checkpoint, onnx_from_checkpoint(checkpoint, OnnxOptions()), tmp_path)
+
+    assert report.passed, report.summary()
+
+
+def test_an_output_of_one_value_is_not_constant():
+    def one(images):
+        return images[:1, :1, 0, :1, None] + 1
+
+    runner = Constructed({"score_8": one})
+    report = Report.of(compare(runner, runner, samples_for(runner.interface, runner.interface)))
+
+    assert not [r for r in report.failures if r.metric == "alive"]
 
 
 def test_a_comparison_that_cannot_fit_into_memory_is_refused_before_it_starts():
@@ -330,8 +385,9 @@ def test_limits_are_only_loosened_and_say_so():
     assert row.max_abs == pytest.approx(10 * LIMITS["fp32", "score"].max_abs)
     assert row.sqnr == pytest.approx(LIMITS["fp32", "score"].sqnr - 20)
     assert "loosened 10 times" in row.reason
-    with pytest.raises(UsageError, match="1 or more"):
-        limits_for("fp32", "score_8", 0.5)
+    for factor in (0.5, math.inf, math.nan):
+        with pytest.raises(UsageError, match="1 or more"):
+            limits_for("fp32", "score_8", factor)
     assert all(limits.reason for limits in LIMITS.values())
 
 

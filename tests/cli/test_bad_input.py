@@ -52,6 +52,7 @@ def inputs(tiny, tiny_onnx, tiny_pth, tmp_path_factory) -> Path:
     save({**known, key: known[key] * np.nan}, folder / "nan.pth")
     save({**known, key: known[key] / 0}, folder / "inf.pth")
     save({k: v.half() for k, v in tiny.weights.items()}, folder / "half.pth")
+    os.mkfifo(folder / "pipe")
     (folder / "locked.pth").write_bytes(whole)
     (folder / "locked.pth").chmod(0)
     return folder
@@ -92,6 +93,14 @@ CASES = {
     "exporter": (["onnx", "good.pth", "--exporter", "caffe"], 2, "caffe"),
     "output folder missing": (["onnx", "good.pth", "-o", "no/out.onnx"], 2, "does not exist"),
     "output is a folder": (["onnx", "good.pth", "-o", "."], 2, "is a folder"),
+    "output is a device": (["onnx", "good.pth", "-o", "pipe"], 2, "is no ordinary file"),
+    "output is the source": (["onnx", "good.pth", "-o", "good.pth"], 2, "is the checkpoint"),
+    "output name too long": (["onnx", "good.pth", "-o", "x" * 300], 2, "too long"),
+    "empty name": (["onnx", ""], 2, "SOURCE is empty"),
+    "recipe of an ONNX": (["onnx", "good.onnx", "--recipe", "scrfd_1g"], 2, "is onnx"),
+    "groups of a name": (["onnx", "scrfd_1g", "--norm-groups", 4], 2, "for checkpoint files"),
+    "groups of BatchNorm": (["onnx", "good.pth", "--norm-groups", 4], 2, "has no GroupNorm"),
+    "seed of a file": (["onnx", "good.pth", "--seed", 3], 2, "built-in models"),
     "unknown option": (["onnx", "--fast"], 2, "--fast"),
     "unknown verb": (["convert"], 2, "convert"),
     "no reference": (["verify", "good.onnx"], 2, "--reference"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,15 @@ def broken(weights, how):
         weights[key] = torch.zeros(3, 3, 3, 3)
     elif how == "stranger":
         weights["head.fc.weight"] = torch.zeros(2, 2)
+    elif how == "number":
+        weights[7] = torch.zeros(1)
+    elif how == "sparse":
+        weights[key] = weights[key].to_sparse()
+    elif how == "meta":
+        weights[key] = weights[key].to("meta")
+    elif how == "variance":
+        name = next(name for name in weights if name.endswith("running_var"))
+        weights[name] = -weights[name]
     elif how in ("nan", "inf"):
         weights[key] = weights[key].clone()
         weights[key][0, 0, 0, 0] = float(how)
@@ -106,6 +116,10 @@ def broken(weights, how):
         ("extra", "1 tensor unexpected (neck.fpn_convs.0.conv.gain)"),
         ("shape", "neck.fpn_convs.0.conv.weight [3, 3, 3, 3] instead of [16, 16, 3, 3]"),
         ("stranger", "1 tensor unexpected (head.fc.weight)"),
+        ("number", "1 tensor unexpected (7)"),
+        ("sparse", "1 tensor sparse or without values (neck.fpn_convs.0.conv.weight)"),
+        ("meta", "1 tensor sparse or without values (neck.fpn_convs.0.conv.weight)"),
+        ("variance", "negative, and variances are not (backbone."),
         ("nan", "not finite"),
         ("inf", "not finite"),
     ],
@@ -120,6 +134,21 @@ def test_a_tensor_that_does_not_fit_is_named(how, said, recipe, tmp_path):
 
     assert said in str(error.value)
     assert str(path) in str(error.value)
+
+
+def test_a_network_near_a_known_one_is_asked_for_its_groups(tmp_path):
+    gnkps = replace(BUILTIN["scrfd_500m"], name="gnkps", keypoints=5)
+    path = saved(tmp_path, dict(seeded_checkpoint(gnkps).weights))
+
+    with pytest.raises(CheckpointError, match="--norm-groups N"):
+        load_checkpoint(path)
+
+    assert replace(load_checkpoint(path, groups=16).architecture, name="gnkps") == gnkps
+
+
+def test_groups_of_a_network_without_groupnorm_are_refused(tiny_pth):
+    with pytest.raises(UsageError, match="has no GroupNorm"):
+        load_checkpoint(tiny_pth, groups=4)
 
 
 def test_a_wrong_recipe_names_the_right_one(tmp_path):

@@ -95,6 +95,8 @@ def test_five_strides_extend_the_neck():
         ("num_classes=1, ", "", "num_classes is missing"),
         ("stage_blocks=(3, 5, 3, 2)", "stage_blocks=(3, 5)", "stage_blocks needs 4"),
         ("num_outs=3", "num_outs='three'", "do not fit an SCRFD"),
+        ("num_outs=3", "num_outs=3, act_cfg=dict(type='ReLU')", "act_cfg"),
+        ("scales=[1, 2]", "scales=[1, two()]", "scales (line"),
         ("model = dict(", "model = build(", "model"),
         ("optimizer = dict", "optimizer = (dict", "is not an mmdet config"),
     ],
@@ -115,6 +117,55 @@ def test_what_cannot_be_converted_is_named(old, new, said):
 def test_code_that_changes_the_model_is_refused(line):
     with pytest.raises(CheckpointError, match="never executed"):
         read(f"{CONFIG}\n{line}\n")
+
+
+STALE = {
+    "augmented": ("groups = 16\ngroups //= 2", "num_groups=groups"),
+    "in a branch": ("groups = 16\nif True:\n    groups = 8", "num_groups=groups"),
+    "imported": ("groups = 16\nfrom x import groups", "num_groups=groups"),
+    "item": ("changed = dict(num_groups=16)\nchanged['num_groups'] = 8", "**changed"),
+    "update": ("changed = dict(num_groups=16)\nchanged.update(num_groups=8)", "**changed"),
+    "unpacked": ("groups, other = 8, 16", "num_groups=groups"),
+    "computed key": ("key = 'num_groups'\nchanged = {key: 8}", "**changed"),
+    "called": ("changed = make()", "**changed"),
+}
+
+
+@pytest.mark.parametrize("case", STALE)
+def test_values_that_code_may_have_changed_are_refused(case):
+    """No weight shows a wrong number of groups: the old value must not be taken for the new."""
+    before, used = STALE[case]
+    assert "num_groups=16" in CONFIG
+
+    with pytest.raises(CheckpointError, match="never executed"):
+        read(f"{before}\n{CONFIG.replace('num_groups=16', used)}")
+
+
+@pytest.mark.parametrize(
+    "after", ["_norm['num_groups'] = 8", "_norm.update(num_groups=8)", "scales.append(3)"]
+)
+def test_a_dict_that_code_changes_is_refused_wherever_it_stands_already(after):
+    text = "scales = [1, 2]\n" + CONFIG.replace("scales=[1, 2]", "scales=scales")
+
+    with pytest.raises(CheckpointError, match="never executed"):
+        read(f"{text}\n{after}")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("norm_cfg=_norm", "norm_cfg=dict(**_norm)"),
+        ("norm_cfg=_norm", "**{'norm_cfg': _norm}"),
+        ("norm_cfg=_norm", "norm_cfg={'type': 'GN', **dict(num_groups=16)}"),
+        ("_norm = dict", "_norm: dict = dict"),
+        ("_norm = dict", "_also = _norm = dict"),
+        ("optimizer = dict", "print('hello')  # a comment\noptimizer = dict"),
+    ],
+)
+def test_data_is_read_however_it_is_written(old, new):
+    assert old in CONFIG
+
+    assert read(CONFIG.replace(old, new, 1)).head_groups == 16
 
 
 def test_code_in_a_config_does_not_run(tmp_path):
@@ -153,6 +204,16 @@ def test_a_file_that_is_no_config_is_named(content, said, tmp_path):
         path.write_bytes(content)
 
     with pytest.raises(CheckpointError, match=said):
+        architecture_from_config_file(path, "x")
+
+
+@pytest.mark.parametrize("bases", ["5", "[5]", "name()", "['a.py', name()]", "{'a': 1}"])
+def test_bases_that_are_no_file_names_are_an_error(bases, tmp_path):
+    path = tmp_path / "config.py"
+    (tmp_path / "a.py").write_text(CONFIG)
+    path.write_text(f"_base_ = {bases}")
+
+    with pytest.raises(CheckpointError, match="no file name or list of file names"):
         architecture_from_config_file(path, "x")
 
 

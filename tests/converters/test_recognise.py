@@ -8,7 +8,12 @@ import pytest
 
 from scrfdconv.converters.architecture import BUILTIN
 from scrfdconv.converters.errors import CheckpointError
-from scrfdconv.converters.recognise import closest, parameter_shapes, recognise
+from scrfdconv.converters.recognise import (
+    closest,
+    only_groups_are_open,
+    parameter_shapes,
+    recognise,
+)
 
 KPS = BUILTIN["scrfd_2.5g_kps"]
 INTEGRAL = {"bbox_head.integral.project": (9,)}
@@ -82,3 +87,21 @@ def test_the_closest_known_network_is_found_for_a_damaged_one():
 
     assert like.name == "scrfd_1g"
     assert share > 0.99
+
+
+@pytest.mark.parametrize(
+    "changes", [{"keypoints": 5}, {"classes": 4}, {"shared_tower": False}, {"anchors": 1}]
+)
+def test_a_network_near_a_known_one_leaves_its_groups_open_too(changes):
+    """Most of its tensors are those of scrfd_500m, and still it is another network."""
+    shapes = parameter_shapes(replace(BUILTIN["scrfd_500m"], **changes))
+
+    assert only_groups_are_open(shapes)
+
+
+def test_a_damaged_known_network_is_not_a_question_of_groups():
+    shapes = dict(parameter_shapes(BUILTIN["scrfd_500m"]))
+    shapes.pop("neck.fpn_convs.0.conv.weight")
+
+    assert not only_groups_are_open(shapes)
+    assert not only_groups_are_open(parameter_shapes(KPS))

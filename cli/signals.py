@@ -1,0 +1,43 @@
+"""How a command is interrupted: by an exception, so that context managers clean up after it.
+
+But not in the middle of an import. An exception there, while the C++ of an extension module sets
+itself up, crashed the interpreter in one of thirty interrupted conversions, with its temporary
+files left behind.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from types import FrameType
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+TERMINATED = 143  # 128 + SIGTERM
+AGAIN = 0.05  # seconds until a signal that met an import is sent again; imports take 0.1 to 2
+_IMPORT = "<frozen importlib"  # file name of the frames of Python's import system
+
+
+def install() -> None:
+    """Let SIGINT and SIGTERM end this process's command."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    if _importing(frame):
+        again = threading.Timer(AGAIN, signal.raise_signal, [number])
+        again.daemon = True
+        again.start()
+    elif number == signal.SIGTERM:
+        sys.exit(TERMINATED)
+    else:
+        raise KeyboardInterrupt
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(_IMPORT):
+            return True
+        frame = frame.f_back
+    return False

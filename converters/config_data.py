@@ -1,0 +1,149 @@
+"""Python source as data: assignments of literals and ``dict(...)`` calls, parsed, never executed.
+
+Whatever else a file contains is never run, and what it may have changed is marked unreadable.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from scrfdconv.converters.errors import CheckpointError
+
+MAX_BYTES = 1 << 20  # real configs have 5 kB; a file of this size is something else
+MAX_BASES = 20  # depth of `_base_` chains; a cycle ends here
+SPOILED = "changed by code"  # key of a mark in dicts that a statement may have changed
+
+
+class Unreadable:
+    """An expression that is not data; an error only where its value is needed."""
+
+    def __init__(self, node: ast.AST) -> None:
+        self.line = getattr(node, "lineno", 0)
+
+
+def assignments_in_file(path: Path, depth: int = MAX_BASES) -> dict[str, Any]:
+    """The names that a config file assigns, with those of its ``_base_`` files."""
+    if depth == 0:
+        raise CheckpointError(f"{path}: `_base_` files refer to each other without end.")
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise CheckpointError(f"{path}: is too large for an mmdet config.")
+        text = path.read_text("utf-8")
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path}: is not text; --config takes an mmdet .py file.") from error
+    values = assignments_in_text(text, str(path))
+    bases = values.pop("_base_", [])
+    merged: dict[str, Any] = {}
+    for base in bases if isinstance(bases, list | tuple) else [bases]:
+        if not isinstance(base, str):
+            raise CheckpointError(f"{path}: _base_ is no file name or list of file names.")
+        merged = _merge(merged, assignments_in_file(path.parent / base, depth - 1))
+    return _merge(merged, values)
+
+
+def assignments_in_text(text: str, where: str) -> dict[str, Any]:
+    """Top-level ``name = literal`` pairs; a later one may use an earlier name."""
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise CheckpointError(f"{where}: is not an mmdet config: {error}.") from error
+    names: dict[str, Any] = {}
+    for statement in tree.body:
+        targets = _plain_targets(statement)
+        if targets:
+            assert isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value
+            names |= dict.fromkeys(targets, _value(statement.value, names))
+        elif "model" in _mentioned(statement):
+            raise CheckpointError(
+                f"{where}: line {statement.lineno} changes `model` by code, and configs are never "
+                "executed; write the values into `model = dict(...)`."
+            )
+        else:  # whatever it does, it may do to these
+            for name in _mentioned(statement):
+                names[name] = _spoiled(names.get(name), statement)
+    return names
+
+
+def _plain_targets(statement: ast.stmt) -> list[str]:
+    """The names that a plain assignment gives its value; none for every other statement."""
+    targets: list[ast.expr] = []
+    if isinstance(statement, ast.Assign):
+        targets = statement.targets
+    elif isinstance(statement, ast.AnnAssign) and statement.value:
+        targets = [statement.target]
+    found = [target.id for target in targets if isinstance(target, ast.Name)]
+    return found if len(found) == len(targets) else []
+
+
+def _mentioned(statement: ast.stmt) -> set[str]:
+    """Every name that a statement could bind or change."""
+    found = set()
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Name):
+            found.add(node.id)
+        elif isinstance(node, ast.alias):
+            found.add(node.asname or node.name)
+    return found
+
+
+def _spoiled(value: Any, statement: ast.stmt) -> Unreadable:
+    """Mark a dict that code may have changed, also where other names and dicts hold it."""
+    mark = Unreadable(statement)
+    if isinstance(value, dict):
+        value[SPOILED] = mark
+    elif isinstance(value, list):
+        value[:] = [mark]
+    return mark
+
+
+def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
+    """The data in ``node``, or ``Unreadable``."""
+    value: Any = Unreadable(node)
+    match node:
+        case ast.Constant():
+            value = node.value
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
+            value = -number
+        case ast.List():
+            value = [_value(item, names) for item in node.elts]
+        case ast.Tuple():
+            value = tuple(_value(item, names) for item in node.elts)
+        case ast.Dict():
+            keys = [k.value if isinstance(k, ast.Constant) else k for k in node.keys]
+            value = _dict(zip(keys, node.values, strict=True), names)
+        case ast.Call(func=ast.Name(id="dict"), args=[]):
+            value = _dict([(k.arg, k.value) for k in node.keywords], names)
+        case ast.Name() if node.id in names:
+            value = names[node.id]
+    return value
+
+
+def _dict(pairs: Iterable[tuple[Any, ast.expr]], names: Mapping[str, Any]) -> Any:
+    """A dict of the data in ``pairs``, in which None as a key stands for ``**other``."""
+    made: dict[Any, Any] = {}
+    for key, node in pairs:
+        value = _value(node, names)
+        if key is None and isinstance(value, dict):
+            made |= value
+        elif key is None or isinstance(key, ast.expr):
+            return Unreadable(node)
+        else:
+            made[key] = value
+    return made
+
+
+def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Mmcv's inheritance: dicts merge, ``_delete_=True`` replaces, everything else replaces."""
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        if isinstance(value, dict) and isinstance(old, dict) and not value.get("_delete_"):
+            merged[key] = _merge(old, value)
+        else:
+            merged[key] = value
+    return merged
