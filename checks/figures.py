@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from scrfdconv.checks.outcome import Outcome
+from scrfdconv.checks.outcome import BuildResult, Outcome
 from scrfdconv.checks.report import CheckResult
 
 DIGITS = 3  # significant ones: what two machines still agree on
@@ -94,6 +94,14 @@ def reason(outcome: Outcome) -> str:
     return outcome.why or (outcome.report.summary() if outcome.report else "no reason was recorded")
 
 
+def first_failure(result: BuildResult) -> str:
+    """What to say of a build that did not pass: how many artifacts, which first, and why."""
+    bad = [outcome for outcome in result.outcomes if result.counts_as_failure(outcome)]
+    if not bad:
+        return result.summary()
+    return f"{len(bad)} of {result.summary()}; first {bad[0].name}: {reason(bad[0])}"
+
+
 def megabytes(size: int) -> str:
     """``2.52 MB``, of one million bytes; small files keep their digits."""
     return f"{size / MEGABYTE:.{DIGITS}g} MB" if size < MEGABYTE else f"{size / MEGABYTE:.2f} MB"
@@ -101,6 +109,8 @@ def megabytes(size: int) -> str:
 
 def duration(seconds: float) -> str:
     """``4.1 s``, ``2 min 07 s``."""
+    if not math.isfinite(seconds):
+        return f"{figure(seconds)} s"
     if round(seconds, 1) < MINUTE:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), MINUTE)

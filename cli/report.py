@@ -37,7 +37,7 @@ def merge(
     json: o.Json = False,
 ) -> None:
     """Make one report of those of several machines; exit 1 if anything failed on any of them."""
-    from scrfdconv.checks.figures import reason
+    from scrfdconv.checks.figures import first_failure
     from scrfdconv.checks.merge import merge_reports
     from scrfdconv.checks.report_files import write_reports
 
@@ -49,9 +49,6 @@ def merge(
     else:
         output.show(result.summary())
         output.show(str(out / "report.html"))
-    bad = [outcome for outcome in result.outcomes if result.counts_as_failure(outcome)]
-    if bad:
-        output.say(
-            f"scrfdconv: {len(bad)} artifacts failed, first {bad[0].name}: {reason(bad[0])}."
-        )
+    if not result.passed:
+        output.say(f"scrfdconv: {first_failure(result)}.")
     raise typer.Exit(result.exit_code)
