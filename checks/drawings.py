@@ -17,7 +17,10 @@ from scrfdconv.checks.outcome import Box, Histogram
 BAR = (-3.0, 1.0)  # decades of the share of a limit: a thousandth to ten times
 HEIGHT = 32  # of a histogram, in units of its own; 100 is its width
 # Round numbers of each decade, from coarse to fine: the first row that gives enough is taken.
-TICKS = ((1.0,), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 5.0, 7.0), (1.0, 1.2, 1.4, 1.6, 1.8))
+TICKS = (
+    (1.0,), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 5.0, 7.0),
+    (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0),
+)  # fmt: skip
 ENOUGH_TICKS = 3
 MARGIN = 0.05  # of the axis, left and right of the outermost points
 NARROWEST = 0.3  # decades: noise of equal values must not look like differences

@@ -94,11 +94,12 @@ def reason(outcome: Outcome) -> str:
     return outcome.why or (outcome.report.summary() if outcome.report else "no reason was recorded")
 
 
-def failure_sentence(result: BuildResult) -> str:
-    """How many artifacts make the build a failed one, and why the first does."""
-    first, *others = result.failures
-    what = f"{1 + len(others)} artifacts" if others else "1 artifact"
-    return f"{what} failed, first {first.name}: {reason(first).rstrip('.')}."
+def first_failure(result: BuildResult) -> str:
+    """What to say of a build that did not pass: how many artifacts, which first, and why."""
+    bad = result.failures
+    if not bad:
+        return result.summary()
+    return f"{len(bad)} of {result.summary()}; first {bad[0].name}: {reason(bad[0]).rstrip('.')}"
 
 
 def megabytes(size: int) -> str:
@@ -108,6 +109,8 @@ def megabytes(size: int) -> str:
 
 def duration(seconds: float) -> str:
     """``4.1 s``, ``2 min 07 s``."""
+    if not math.isfinite(seconds):
+        return f"{figure(seconds)} s"
     if round(seconds, 1) < MINUTE:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), MINUTE)

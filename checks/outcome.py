@@ -31,6 +31,12 @@ class Histogram:
     below: int = 0
     limit: float | None = None  # of the largest error; None where there is none
 
+    def __post_init__(self) -> None:
+        if len(self.edges) != len(self.counts) + 1 or min(self.counts, default=0) < 0:
+            raise ValueError(
+                f"histogram of {self.output}: these edges and counts do not go together"
+            )
+
 
 @dataclass(frozen=True)
 class Box:

@@ -13,6 +13,7 @@ from dataclasses import fields, is_dataclass
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+LARGEST = 2**63  # integers beyond are damage, and cannot become floats if long enough
 _QUOTED = 40  # characters of a bad value that an error repeats
 
 
@@ -44,6 +45,8 @@ def from_plain(kind: Any, value: Any, where: str) -> Any:
     if kind is float:
         return _number(value, where)
     _require(type(value) is kind, where, kind.__name__, value)
+    if kind is int:
+        _require(abs(value) < LARGEST, where, "a smaller number", value)
     return value
 
 
@@ -72,7 +75,8 @@ def _generic(kind: Any, value: Any, where: str) -> Any:
 
 
 def _number(value: Any, where: str) -> float:
-    known = type(value) in (int, float) or value in ("nan", "inf", "-inf")
+    known = type(value) is float or value in ("nan", "inf", "-inf")
+    known = known or (type(value) is int and abs(value) < LARGEST)
     _require(known, where, "a number", value)
     return float(value)
 

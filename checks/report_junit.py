@@ -6,6 +6,7 @@ Attributes and their order of nesting follow the schema that Jenkins checks file
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ def _suite(name: str, seconds: float, cases: list[Case]) -> ElementTree.Element:
     class_name = ".".join(part.replace(".", "_") for part in name.split("/"))
     for case in cases:
         time = seconds if case is cases[0] else 0.0  # all the time is that of the build
-        attributes = {"classname": class_name, "name": case.name, "time": f"{time:.3f}"}
+        attributes = {"classname": class_name, "name": case.name, "time": _time(time)}
         element = ElementTree.SubElement(suite, "testcase", _all_clean(attributes))
         if case.verdict:
             told = _all_clean({"type": case.kind, "message": case.text})
@@ -91,7 +92,11 @@ def _count(element: ElementTree.Element, cases: list[Case], seconds: float) -> N
     element.set("tests", str(len(cases)))
     element.set("failures", str(sum(case.verdict == "failure" for case in cases)))
     element.set("errors", str(sum(case.verdict == "error" for case in cases)))
-    element.set("time", f"{seconds:.3f}")
+    element.set("time", _time(seconds))
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds if math.isfinite(seconds) else 0:.3f}"  # the schema knows digits only
 
 
 def _all_clean(attributes: dict[str, str]) -> dict[str, str]:

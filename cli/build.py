@@ -88,7 +88,7 @@ def build(
 
 
 def _build(recipe: Recipe, out: Path, options: BuildOptions, *, packages: bool) -> None:
-    from scrfdconv.checks.figures import failure_sentence
+    from scrfdconv.checks.figures import first_failure
     from scrfdconv.checks.report_files import write_reports
     from scrfdconv.cli.build_view import build_view
     from scrfdconv.recipes.build import build
@@ -105,7 +105,7 @@ def _build(recipe: Recipe, out: Path, options: BuildOptions, *, packages: bool) 
     else:
         output.show(f"{result.summary()}  {out / 'report.html'}")
     if not result.passed:
-        output.say(f"scrfdconv: {failure_sentence(result)}")
+        output.say(f"scrfdconv: {first_failure(result)}.")
         raise typer.Exit(result.exit_code)
 
 

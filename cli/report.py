@@ -37,7 +37,7 @@ def merge(
     json: o.Json = False,
 ) -> None:
     """Make one report of those of several machines; exit 1 if anything failed on any of them."""
-    from scrfdconv.checks.figures import failure_sentence
+    from scrfdconv.checks.figures import first_failure
     from scrfdconv.checks.merge import merge_reports
     from scrfdconv.checks.report_files import write_reports
 
@@ -50,5 +50,5 @@ def merge(
         output.show(result.summary())
         output.show(str(out / "report.html"))
     if not result.passed:
-        output.say(f"scrfdconv: {failure_sentence(result)}")
+        output.say(f"scrfdconv: {first_failure(result)}.")
     raise typer.Exit(result.exit_code)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from scrfdconv.checks.outcome import Outcome, Picture, State
 from scrfdconv.converters.artifact import writing_to
-from scrfdconv.converters.errors import MissingError, ScrfdconvError
+from scrfdconv.converters.errors import ScrfdconvError
 from scrfdconv.recipes.build_step import Done, Job, run
 from scrfdconv.recipes.cache import Cache, Record
 from scrfdconv.recipes.plan import Step
@@ -64,8 +64,7 @@ class Run:
             if decision.record and not decision.why:
                 self._settle(decision.step, decision.record, "cached")
             elif decision.blocked:
-                nothing = Done(exit_code=MissingError.exit_code)
-                self._lose(decision.step, "skipped", decision.blocked, nothing)
+                self._lose(decision.step, "skipped", decision.blocked, Done(exit_code=FAILED))
         if self._due:
             self._run()
         return [self._found[name] for name in shown]
@@ -136,6 +135,8 @@ class Run:
         # An engine that cannot be built here is no fault of the model; everything else is.
         skipped = done.missing and step.target.format == "tensorrt"
         state: State = "skipped" if skipped else "failed"
+        if skipped:  # where a skip is a failure, it is a plain one
+            done = replace(done, exit_code=FAILED)
         self._lose(step, state, done.error, done)
         self._drop_children(step)
         if self._fail_fast and not skipped:

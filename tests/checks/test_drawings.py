@@ -24,7 +24,11 @@ def test_an_axis_is_logarithmic_and_nothing_leaves_it(value, percent):
 
 @pytest.mark.parametrize(
     ("low", "high", "ticks"),
-    [(-3.5, 0.5, [1e-3, 1e-2, 1e-1, 1]), (0.2, 1.2, [2, 5, 10]), (-0.25, 0.2, [0.7, 1, 1.5])],
+    [
+        (-3.5, 0.5, [1e-3, 1e-2, 1e-1, 1]),
+        (0.2, 1.2, [2, 5, 10]),
+        (-0.25, 0.1, [0.6, 0.7, 0.8, 0.9, 1, 1.2]),
+    ],
 )
 def test_ticks_are_round_and_enough(low, high, ticks):
     assert Axis(low, high).ticks() == pytest.approx(ticks)

@@ -10,6 +10,7 @@ from scrfdconv.checks.figures import (
     compared,
     duration,
     figure,
+    first_failure,
     megabytes,
     name_of,
     share_of_limit,
@@ -66,9 +67,23 @@ def test_a_check_about_one_thing_does_not_say_it_twice():
     assert name_of(CheckResult("parity", "kps_8", "sqnr", 1, 1)) == "parity kps_8 sqnr"
 
 
+def test_the_first_failure_is_named_with_its_reason(small_result, builds):
+    said = first_failure(small_result)
+
+    assert said.startswith("3 of 6 artifacts: 1 built, 1 cached, 2 failed, 1 skipped, 1 not run; ")
+    assert "first scrfd_500m/scrfd_500m_shape640x640_int8.onnx: 4 of 34 checks failed" in said
+    assert first_failure(builds["nothing"]()) == "0 artifacts: nothing was asked for"
+
+
 @pytest.mark.parametrize(
     ("seconds", "written"),
-    [(0.04, "0.0 s"), (4.12, "4.1 s"), (59.96, "1 min 00 s"), (127, "2 min 07 s")],
+    [
+        (0.04, "0.0 s"),
+        (4.12, "4.1 s"),
+        (59.96, "1 min 00 s"),
+        (127, "2 min 07 s"),
+        (math.nan, "NaN s"),
+    ],
 )
 def test_times_are_for_people(seconds, written):
     assert duration(seconds) == written

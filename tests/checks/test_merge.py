@@ -124,6 +124,11 @@ def test_another_picture_of_the_same_name_is_refused(good, saved):
         ('{"a": 1}', "'report_version' is missing"),
         ('{"report_version": 2}', "is a report of version 2, this scrfdconv reads 1"),
         ('{"report_version": "1"}', "report version 1"),
+        (
+            '{"report_version": 1, "recipe": "r", "outcomes": [], "pictures": [], '
+            '"environment": {}, "command": "", "strict": false, "seconds": 1' + "0" * 400 + "}",
+            "seconds: expected a number",
+        ),
         ('{"report_version": 1, "recipe": 7}', "recipe: expected str, found '7'"),
     ],
 )

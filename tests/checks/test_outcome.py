@@ -95,3 +95,12 @@ def test_the_worst_outcome_decides(small_result, state, strict, passed):
 
 def test_a_build_of_nothing_fails(builds):
     assert builds["nothing"]().exit_code == 1
+
+
+@pytest.mark.parametrize("counts", [[1], [1, 2, -3]])
+def test_a_histogram_that_does_not_fit_its_edges_is_refused(small_result, counts):
+    content = outcome_to_dict(small_result.outcomes[0])
+    content["histograms"][0] |= {"edges": [1.0, 2.0, 3.0, 4.0], "counts": counts}
+
+    with pytest.raises(ValueError, match="do not go together"):
+        outcome_from_dict(content)

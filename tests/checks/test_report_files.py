@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
+from xml.etree import ElementTree
 
 import pytest
 
+from scrfdconv.checks.outcome import BuildResult
 from scrfdconv.checks.report_files import write_reports
 from scrfdconv.converters.errors import OutputError
 
@@ -29,6 +32,28 @@ def test_names_that_are_no_text_can_be_written(small_result, tmp_path):
 
     for path in tmp_path.iterdir():
         path.read_text("utf-8")
+
+
+def numbers_changed(content, value):
+    """``content`` with every number but those of histograms replaced; integers stay integers."""
+    if isinstance(content, dict):
+        kept = ("report_version", "counts", "edges")
+        return {k: v if k in kept else numbers_changed(v, value) for k, v in content.items()}
+    if isinstance(content, list):
+        return [numbers_changed(item, value) for item in content]
+    if type(content) is int:
+        return int(value) if math.isfinite(value) else 0
+    return value if type(content) is float else content
+
+
+@pytest.mark.parametrize("value", [0, -1, 1e-300, 1e18, math.nan, math.inf, -math.inf])
+def test_no_number_is_too_odd_for_a_report(small_result, tmp_path, value):
+    content = json.loads(json.dumps(small_result.to_dict()))
+
+    write_reports(BuildResult.from_dict(numbers_changed(content, value)), tmp_path)
+
+    ElementTree.parse(tmp_path / "junit.xml")
+    assert sorted(path.name for path in tmp_path.iterdir()) == NAMES
 
 
 def test_a_file_in_the_way_is_said_so(small_result, tmp_path):

@@ -23,6 +23,7 @@ def test_merge_writes_all_reports_and_exits_by_the_worst(scrfdconv, parts, tmp_p
 
     assert ran.code == 1
     assert "6 artifacts: 1 built, 1 cached, 2 failed, 1 skipped, 1 not run" in ran.out
+    assert ran.sentence.startswith("scrfdconv: 3 of 6 artifacts: 1 built, ")
     assert "first scrfd_500m/scrfd_500m_shape640x640_int8.onnx: 4 of 34 checks" in ran.sentence
     names = sorted(path.name for path in (tmp_path / "merged").iterdir())
     assert names == ["junit.xml", "report.html", "report.json", "report.md"]

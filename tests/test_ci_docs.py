@@ -1,0 +1,80 @@
+"""What docs/ci.md shows is valid, and its commands exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+from scrfdconv.cli import app
+
+yaml = pytest.importorskip("yaml", reason="PyYAML comes with the extra dask")
+
+DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "ci.md"
+
+
+def fenced() -> list[dict]:
+    blocks = re.findall(r"```yaml\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    return [yaml.safe_load(block) for block in blocks]
+
+
+def shell_lines(content) -> list[str]:
+    """Every line of every ``run`` and ``script``."""
+    if isinstance(content, list):
+        return [line for item in content for line in shell_lines(item)]
+    if not isinstance(content, dict):
+        return []
+    found = []
+    for key, value in content.items():
+        if key in ("run", "script"):
+            scripts = [value] if isinstance(value, str) else value
+            found += [line for script in scripts for line in script.splitlines()]
+        else:
+            found += shell_lines(value)
+    return found
+
+
+def commands() -> list[str]:
+    """Every command line of scrfdconv, in the YAML and in the text."""
+    lines = [line for block in fenced() for line in shell_lines(block)]
+    lines += re.findall(r"`(scrfdconv [^`]*)`", DOCUMENT.read_text())
+    found = (re.search(r"scrfdconv [^)#|;&]*", line) for line in lines)
+    return sorted({match[0].strip() for match in found if match})
+
+
+def parse(arguments: list[str]) -> None:
+    """Let the command line's own parser read ``arguments``; raises where it does not know one."""
+    command = typer.main.get_command(app)
+    context = command.make_context("scrfdconv", list(arguments), resilient_parsing=True)
+    while hasattr(command, "commands"):
+        name, *arguments = arguments
+        command = command.commands[name]
+        context = type(context)(command, parent=context, info_name=name)
+    command.make_parser(context).parse_args(args=list(arguments))
+
+
+def test_all_examples_are_yaml_with_jobs_that_run_something():
+    github, fan_out, gitlab = fenced()
+
+    assert github["jobs"].keys() == {"build"}
+    assert fan_out["jobs"].keys() == {"plan", "build", "report"}
+    assert gitlab["release"]["artifacts"]["reports"]["junit"] == "out/junit.xml"
+    assert len(commands()) >= 5
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_is_one_of_the_command_line(command):
+    _, *arguments = shlex.split(command)
+    if arguments[0] == "build":
+        pytest.importorskip("scrfdconv.cli.build", reason="the verb build is not there yet")
+
+    parse(arguments)
+
+
+@pytest.mark.parametrize("command", ["report merge a.json --surprise", "reports", "report split"])
+def test_a_command_that_does_not_exist_would_be_noticed(command):
+    with pytest.raises((typer.BadParameter.__mro__[1], KeyError)):
+        parse(shlex.split(command))
