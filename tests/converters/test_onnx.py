@@ -19,6 +19,7 @@ from scrfdconv.converters.checkpoint import load_checkpoint, seeded_checkpoint
 from scrfdconv.converters.errors import ArtifactError, MissingError, UsageError
 from scrfdconv.converters.formats.onnx import (
     OPSETS,
+    Onnx,
     OnnxOptions,
     OnnxRunner,
     load_onnx,
@@ -310,3 +311,13 @@ def test_exports_of_released_checkpoints_match_the_released_onnx(
         assert want.keys() == got.keys()
         for name, value in want.items():
             assert np.abs(got[name] - value).max() < 1e-4, name
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny_gn"])
+def test_a_fixed_model_is_the_same_whether_exported_or_derived(name, request, tmp_path):
+    checkpoint, options = request.getfixturevalue(name), OnnxOptions((64, 96), 2)
+    dynamic = Onnx().convert(checkpoint, tmp_path / "dynamic.onnx", OnnxOptions(), None)
+
+    derived = Onnx().convert(dynamic, tmp_path / "derived.onnx", options, None)
+
+    assert derived.path.read_bytes() == Onnx().build(checkpoint, options)
