@@ -240,6 +240,26 @@ def test_boxes_are_shown_without_their_picture(small_result):
     assert '<use href="#p' not in text
 
 
+def brightness(colour: str) -> float:
+    """Relative luminance as WCAG 2 defines it."""
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+    shares = [int(digits[start : start + 2], 16) / 255 for start in (0, 2, 4)]
+    linear = [s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("theme", [0, 1, 2], ids=["light", "dark", "paper"])
+def test_every_text_can_be_read_on_its_ground(page, theme):
+    (style,) = page.all("style")
+    block = re.findall(r":root \{(.*?)\}", style["text"], re.DOTALL)[theme]
+    colours = dict(re.findall(r"--([\w-]+): (#\w+)", block))
+
+    for text in ("ink", "quiet", "good", "bad", "warn", "accent"):
+        for ground in ("ground", "raised", "bad-ground"):
+            low, high = sorted(brightness(colours[name]) for name in (text, ground))
+            assert (high + 0.05) / (low + 0.05) >= 4.5, (text, ground)  # level AA
+
+
 def test_a_release_fits_into_three_megabytes(release_result):
     assert len(html(release_result).encode()) < LARGEST
 
