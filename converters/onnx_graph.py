@@ -152,7 +152,10 @@ def declare_outputs(
 
 
 def use_own_tensor_names(model: onnx.ModelProto) -> None:
-    """Name constants after their first reader; exporters and simplifier number them."""
+    """Name constants after their first reader, in whose order they then stand.
+
+    Exporters and simplifier number them, and leave them in the order in which they met them.
+    """
     graph = model.graph
     slots = {"Conv": {1: "weight", 2: "bias"}, "Reshape": {1: "shape"}, "Resize": {3: "sizes"}}
     constants = {tensor.name for tensor in graph.initializer}
@@ -163,6 +166,11 @@ def use_own_tensor_names(model: onnx.ModelProto) -> None:
                 slot = slots.get(node.op_type, {}).get(i, f"input{i}")
                 renamed[name] = f"{node.name.strip('/').replace('/', '.')}.{slot}"
     assert len(set(renamed.values())) == len(renamed)
+    by_name = {tensor.name: tensor for tensor in graph.initializer}
+    ordered = [by_name[name] for name in (*renamed, *sorted(by_name.keys() - renamed.keys()))]
+    rewritten = type(graph)(initializer=ordered)  # copies, before the originals go
+    graph.ClearField("initializer")
+    graph.initializer.extend(rewritten.initializer)
     for tensor in graph.initializer:
         tensor.name = _tidy(renamed.get(tensor.name, tensor.name))
     for node in graph.node:
