@@ -20,12 +20,11 @@ from scrfdconv.converters.runner import Interface, Runner
 
 IMAGE_FOLDERS = ("WIDER_val/images", "images", "")
 
-# The published modes: 0 is the one of the published table, a number above 30 is a square size.
+# The published modes: 0 is the one of the published table, a large number is a square size.
 VGA = 0
 MULTI_SCALE = 1
 ORIGINAL = 2
-LARGEST_DEFAULT_MODE = 30
-DEFAULT_SIZE = 640  # modes 0 and 3..30
+VGA_SIZE = 640
 LONG_SIDE, SHORT_SIDE = 1650, 1100  # mode 1
 MULTIPLE = 32  # the coarsest stride; five-level models need 128
 MEAN = 127.5  # the model's input is (x - 127.5) / 128
@@ -76,11 +75,11 @@ def eval_geometry(
 ) -> EvalGeometry:
     """Plan the resizing and padding of an image of (height, width) for a mode.
 
-    0 (the published table) and 3..30 fit it into 640x640, 1 into 1650 by 1100 in either
-    orientation, 2 keeps its size, a larger number N fits it into NxN. The image stays top left, and
-    the padded size is a multiple of ``multiple``. Raises ``UsageError`` where N is not.
+    0 (the published table) fits it into 640x640, 1 into 1650 by 1100 in either orientation, 2 keeps
+    its size, a larger number N fits it into NxN. The image stays top left, and the padded size is a
+    multiple of ``multiple``. Raises ``UsageError`` where N is not.
 
-    In mode 1 the published script pads to 1100x1650, which no decoder of this model can read and
+    The published script takes 640 for every N up to 30, which hides mistakes. In mode 1 the published script pads to 1100x1650, which no decoder of this model can read and
     which fails on upright images; here it is the next multiples in the orientation of the image.
     """
     box = _bounding_box(image_size, mode, multiple)
@@ -100,14 +99,14 @@ def _bounding_box(image_size: tuple[int, int], mode: int, multiple: int) -> tupl
         raise UsageError(f"Mode {mode} is unknown; give vga, original, or a size such as 640.")
     if mode == ORIGINAL:
         return None
+    if mode == VGA:
+        return VGA_SIZE, VGA_SIZE
     if mode == MULTI_SCALE:
         upright = image_size[0] > image_size[1]
         return (LONG_SIDE, SHORT_SIDE) if upright else (SHORT_SIDE, LONG_SIDE)
-    if mode <= LARGEST_DEFAULT_MODE:
-        return DEFAULT_SIZE, DEFAULT_SIZE
     if mode % multiple:
         below = mode // multiple * multiple
-        nearest = " or ".join(str(n) for n in (below, below + multiple) if n > LARGEST_DEFAULT_MODE)
+        nearest = " or ".join(str(n) for n in (below, below + multiple) if n)
         raise UsageError(f"Size {mode} is not a multiple of {multiple}; take {nearest}.")
     return mode, mode
 

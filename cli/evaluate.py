@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,8 +31,9 @@ def evaluate(
         typer.Option(metavar="DIR", help="WIDER FACE: the validation images and the .mat files."),
     ] = None,
     mode: Annotated[
-        str, typer.Option(help="vga (the published table), original, or N for NxN.")
-    ] = "vga",
+        str | None,
+        typer.Option(help="vga (the published table), original, or N.", show_default="vga"),
+    ] = None,
     results: Annotated[
         Path | None,
         typer.Option(
@@ -77,14 +79,15 @@ def evaluate(
     _require_one_way(model, widerface, results, ground_truth, images, reference)
     _require_svg(plot)
     options = SourceOptions(recipe, config, norm_groups, seed)
+    running = {"--mode": mode, "--workers": workers, "--scheduler": scheduler}
     if images and model and reference:
-        if limit or plot:
-            raise typer.BadParameter("--limit and --plot are for WIDER FACE, not for --images.")
+        _require_absent({**running, "--limit": limit, "--plot": plot}, "--widerface")
         _agreement(model, reference, options, images)
     elif model and widerface:
-        plan = Plan(parse_mode(mode), results, limit, workers, scheduler)
+        plan = Plan(parse_mode(mode or "vga"), results, limit, workers, scheduler)
         _run_model(model, options, widerface, plan, plot)
     elif results and ground_truth:
+        _require_absent(running, "MODEL --widerface")
         _score_files(results, ground_truth, limit, plot)
 
 
@@ -104,6 +107,13 @@ def _require_one_way(
         raise typer.BadParameter(
             "Give MODEL --widerface DIR, or --results DIR|ZIP --ground-truth DIR."
         )
+
+
+def _require_absent(options: Mapping[str, object], way: str) -> None:
+    """Refuse what would change nothing: a number that ignores an option misleads."""
+    for name, value in options.items():
+        if value is not None:
+            raise typer.BadParameter(f"{name} is for {way} only.")
 
 
 def _require_svg(plot: Path | None) -> None:
@@ -140,7 +150,7 @@ def _score_files(results: Path, ground_truth: Path, limit: int | None, plot: Pat
 
 def _show(score: Score, model: str | None, plan: Plan, plot: Path | None) -> None:
     from scrfdconv.checks.curves import curves_svg
-    from scrfdconv.checks.widerface_images import VGA, mode_name
+    from scrfdconv.checks.widerface_images import mode_name
     from scrfdconv.converters.artifact import replacing
 
     evaluation, published = score.evaluation, score.published
@@ -168,14 +178,22 @@ def _show(score: Score, model: str | None, plan: Plan, plot: Path | None) -> Non
             }
         )
         return
-    output.show(f"{'':28}{'easy':>8}{'medium':>8}{'hard':>8}")
-    output.show(f"{'AP':28}" + "".join(f"{100 * ap:8.2f}" for ap in evaluation.ap.values()))
-    if published:
-        values = (published.easy, published.medium, published.hard)
-        where = "" if plan.mode == VGA else " at vga"
-        label = f"published, {published.label}{where}"
-        output.show(f"{label:28}" + "".join(f"{value:8.2f}" for value in values))
+    _show_table(score, plan.mode)
     output.show(f"{evaluation.images} images, {evaluation.predictions} detections")
+
+
+def _show_table(score: Score, mode: int) -> None:
+    from scrfdconv.checks.widerface_images import VGA
+
+    rows = [("AP", [100 * ap for ap in score.evaluation.ap.values()])]
+    if published := score.published:
+        where = "" if mode == VGA else " at vga"
+        values = [published.easy, published.medium, published.hard]
+        rows.append((f"published, {published.label}{where}", values))
+    width = max(len(label) for label, _ in rows)
+    output.show(f"{'':{width}}" + "".join(f"{name:>8}" for name in score.evaluation.ap))
+    for label, values in rows:
+        output.show(f"{label:{width}}" + "".join(f"{value:8.2f}" for value in values))
 
 
 def _percent(ap: float) -> float | None:

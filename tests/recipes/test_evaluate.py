@@ -148,13 +148,15 @@ def test_a_smoke_run_is_continued_by_the_full_one(tiny_onnx, widerface, tmp_path
     assert (full.reused, full.evaluation.images) == (2, 5)
 
 
+# A cut inside the last score leaves as many lines as announced, and a number in each.
+@pytest.mark.parametrize("kept", [slice(0), slice(40), slice(-3)], ids=["none", "lines", "digits"])
 def test_a_file_that_a_crash_cut_is_run_again_and_halves_are_removed(
-    tiny_onnx, widerface, tmp_path
+    tiny_onnx, widerface, tmp_path, kept
 ):
     run(tiny_onnx, widerface, results=tmp_path)
     whole = files(tmp_path)
     victim = tmp_path / "0--Parade/0_b.txt"
-    victim.write_bytes(victim.read_bytes()[:40])
+    victim.write_bytes(victim.read_bytes()[kept])
     (tmp_path / "0--Parade/.0_c.txt.99999.part").write_text("half")
 
     score = run(tiny_onnx, widerface, results=tmp_path)
