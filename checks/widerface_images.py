@@ -79,8 +79,9 @@ def eval_geometry(
     its size, a larger number N fits it into NxN. The image stays top left, and the padded size is a
     multiple of ``multiple``. Raises ``UsageError`` where N is not.
 
-    The published script takes 640 for every N up to 30, which hides mistakes. In mode 1 the published script pads to 1100x1650, which no decoder of this model can read and
-    which fails on upright images; here it is the next multiples in the orientation of the image.
+    The published script takes 640 for every N up to 30, too, which would hide mistakes here. Its
+    mode 1 pads to 1100x1650, which no decoder of this model can read and which fails on upright
+    images; here it is the next multiples in the orientation of the image.
     """
     box = _bounding_box(image_size, mode, multiple)
     if box is None:

@@ -15,9 +15,11 @@ from scrfdconv.cli import output
 from scrfdconv.cli.main import PROVE, app
 
 if TYPE_CHECKING:
+    from scrfdconv.checks.widerface import Evaluation
     from scrfdconv.recipes.convert import SourceOptions
     from scrfdconv.recipes.evaluate import Plan, Score
 
+PLOT_SUFFIXES = (".svg", ".png")
 NO_LABELS = "--images needs a MODEL and --reference: without labels, another model is the truth."
 
 
@@ -59,7 +61,8 @@ def evaluate(
         typer.Option(metavar="tcp://HOST:PORT", help="A Dask cluster that sees the same files."),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE.svg", help="Draw the precision-recall curves.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw the curves of precision and recall: .svg or .png."),
     ] = None,
     recipe: o.Recipe = None,
     config: o.Config = None,
@@ -77,7 +80,7 @@ def evaluate(
     from scrfdconv.recipes.evaluate import Plan
 
     _require_one_way(model, widerface, results, ground_truth, images, reference)
-    _require_svg(plot)
+    _require_drawable(plot)
     options = SourceOptions(recipe, config, norm_groups, seed)
     running = {"--mode": mode, "--workers": workers, "--scheduler": scheduler}
     if images and model and reference:
@@ -116,14 +119,26 @@ def _require_absent(options: Mapping[str, object], way: str) -> None:
             raise typer.BadParameter(f"{name} is for {way} only.")
 
 
-def _require_svg(plot: Path | None) -> None:
+def _require_drawable(plot: Path | None) -> None:
     from scrfdconv.converters.artifact import require_folder
 
     if plot is None:
         return
-    if plot.suffix.lower() != ".svg":
-        raise typer.BadParameter(f"--plot {plot}: curves are drawn as SVG; name a file .svg.")
+    if plot.suffix.lower() not in PLOT_SUFFIXES:
+        raise typer.BadParameter(f"--plot {plot}: name a file {' or '.join(PLOT_SUFFIXES)}.")
     require_folder(plot)  # now, not after an hour
+
+
+def _plot(evaluation: Evaluation, title: str, path: Path) -> None:
+    from scrfdconv.checks.chart_png import png
+    from scrfdconv.checks.chart_svg import svg
+    from scrfdconv.checks.curves import curves
+    from scrfdconv.converters.artifact import replacing
+
+    chart = curves(evaluation, title)
+    content = png(chart) if path.suffix.lower() == ".png" else svg(chart).encode()
+    with replacing(path) as part:
+        part.write_bytes(content)
 
 
 def _run_model(
@@ -149,15 +164,12 @@ def _score_files(results: Path, ground_truth: Path, limit: int | None, plot: Pat
 
 
 def _show(score: Score, model: str | None, plan: Plan, plot: Path | None) -> None:
-    from scrfdconv.checks.curves import curves_svg
     from scrfdconv.checks.widerface_images import mode_name
-    from scrfdconv.converters.artifact import replacing
 
     evaluation, published = score.evaluation, score.published
     if plot:
         title = Path(model).stem if model else plan.results.stem if plan.results else ""
-        with replacing(plot) as part:
-            part.write_text(curves_svg(evaluation, title), encoding="utf-8")
+        _plot(evaluation, title, plot)
     if plan.limit:
         output.say("note: a smoke run on the first images; its AP compares with no other.")
     if output.wants_json():

@@ -9,6 +9,7 @@ import sys
 import time
 import xml.etree.ElementTree as ET
 
+import cv2
 import pytest
 import torch
 
@@ -23,7 +24,7 @@ def test_a_model_is_evaluated_drawn_and_its_detections_scored_again(
 ):
     ran = scrfdconv("eval", tiny_onnx, "--widerface", widerface, "--mode", 64, "--workers", 2,
                     "--results", "out", "--plot", "curves.svg", "--json")  # fmt: skip
-    again = scrfdconv("eval", "--results", "out", "--ground-truth", widerface)
+    again = scrfdconv("eval", "--results", "out", "--ground-truth", widerface, "--plot", "c.PNG")
 
     assert ran.code == 0, ran.err
     assert (ran.json["images"], ran.json["mode"], ran.json["published"]) == (5, "64", None)
@@ -31,6 +32,7 @@ def test_a_model_is_evaluated_drawn_and_its_detections_scored_again(
     assert ran.json["ap"]["easy"] > 90
     assert ET.parse(tmp_path / "curves.svg").getroot().tag.endswith("svg")
     assert again.code == 0, again.err
+    assert cv2.imread(str(tmp_path / "c.PNG")) is not None
     row = next(line for line in again.out.splitlines() if line.startswith("AP"))
     assert [float(v) for v in row.split()[1:]] == [
         pytest.approx(v, abs=0.006) for v in ran.json["ap"].values()
@@ -109,7 +111,7 @@ BAD = {
     "workers for an agreement": (
         ["MODEL", "--images", ".", "--reference", "MODEL", "--workers", 2], {}, 2, "--workers is",
     ),
-    "a plot as PNG": (["MODEL", "--widerface", "WIDER", "--plot", "c.png"], {}, 2, "SVG"),
+    "a plot as PDF": (["MODEL", "--widerface", "WIDER", "--plot", "c.pdf"], {}, 2, ".svg or .png"),
     "no ground truth": (
         ["--results", "found", "--ground-truth", "."], {"0--Parade__0_a": GOOD}, 3,
         "wider_face_val.mat is not here",
