@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scrfdconv.checks.decode import Faces, candidates, nms
+from scrfdconv.checks.images import normalise_into
 from scrfdconv.converters.errors import InputFileError, UsageError
 from scrfdconv.converters.runner import Interface, Runner
 
@@ -27,8 +28,6 @@ ORIGINAL = 2
 VGA_SIZE = 640
 LONG_SIDE, SHORT_SIDE = 1650, 1100  # mode 1
 MULTIPLE = 32  # the coarsest stride; five-level models need 128
-MEAN = 127.5  # the model's input is (x - 127.5) / 128
-STD = 128.0
 
 # The published test keeps scores above 0.02, as float32: the first number that is above.
 SCORE_ABOVE = float(np.nextafter(np.float32(0.02), np.float32(1)))
@@ -132,8 +131,7 @@ def prepare(
     height, width = geometry.resized
     resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
     tensor = np.zeros((1, 3, *geometry.padded), np.float32)
-    rgb = resized[:, :, ::-1].astype(np.float32)
-    tensor[0, :, :height, :width] = ((rgb - MEAN) / STD).transpose(2, 0, 1)
+    normalise_into(tensor[0], resized)
     return tensor, geometry
 
 
