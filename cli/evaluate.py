@@ -26,7 +26,7 @@ NO_LABELS = "--images needs a MODEL and --reference: without labels, another mod
 @app.command("eval", rich_help_panel=PROVE)
 def evaluate(
     model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="A model of any kind, or none.")
+        str | None, typer.Argument(metavar="MODEL", help="A model of any kind.")
     ] = None,
     widerface: Annotated[
         Path | None,
@@ -34,21 +34,29 @@ def evaluate(
     ] = None,
     mode: Annotated[
         str | None,
-        typer.Option(help="vga (the published table), original, or N.", show_default="vga"),
+        typer.Option(
+            metavar="vga|original|N",
+            help="Size: 640x640 as in the published table, each image's own, or NxN.",
+            show_default="vga",
+        ),
     ] = None,
     results: Annotated[
         Path | None,
         typer.Option(
+            metavar="DIR|ZIP",
             help="Keep the detections here, and continue from them. Without MODEL: score these, "
-            "a folder or a .zip."
+            "a folder or a .zip.",
         ),
     ] = None,
     ground_truth: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The .mat files, to score --results.")
     ] = None,
-    images: o.Images = None,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="PATH", help="Photographs without labels: files, folders or globs."),
+    ] = None,
     reference: Annotated[
-        str | None, typer.Option(help="Whose faces on --images are the truth.")
+        str | None, typer.Option(metavar="MODEL", help="Whose faces on --images are the truth.")
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="The first N images only: a smoke run.")
@@ -90,7 +98,8 @@ def evaluate(
         plan = Plan(parse_mode(mode or "vga"), results, limit, workers, scheduler)
         _run_model(model, options, widerface, plan, plot)
     elif results and ground_truth:
-        _require_absent(running, "MODEL --widerface")
+        reading = {"--recipe": recipe, "--config": config, "--norm-groups": norm_groups}
+        _require_absent({**running, **reading}, "MODEL --widerface")
         _score_files(results, ground_truth, limit, plot)
 
 
