@@ -224,7 +224,7 @@ def _percent(ap: float) -> float | None:
 
 def _agreement(model: str, reference: str, options: SourceOptions, images: list[Path]) -> None:
     from scrfdconv.checks.images import find_images
-    from scrfdconv.recipes.evaluate import score_agreement
+    from scrfdconv.recipes.agreement import score_agreement
 
     with output.progress("comparing") as advance:
         found = score_agreement(model, reference, options, find_images(images), advance)
