@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from scrfdconv.checks.decode import DEPLOYMENT_THRESHOLD, candidates
 from scrfdconv.checks.images import normalise
-from scrfdconv.converters.errors import MissingError
+from scrfdconv.converters.errors import ArtifactError, CheckFailed, MissingError
 from scrfdconv.converters.runner import Interface, Runner
 
 Seconds = npt.NDArray[np.float64]
@@ -153,7 +154,10 @@ class _Turns:
         return interface
 
     def warm_up(self, load: Load) -> None:
-        self._ask(_prepare, load)
+        try:
+            self._ask(_prepare, load)
+        except CheckFailed as error:
+            raise ArtifactError(f"{self.name}: {error}") from error
         for _ in range(load.warm_up):
             self._ask(_run)
 
@@ -184,7 +188,9 @@ def _open(model: Open) -> Interface:
 def _prepare(load: Load) -> None:
     noise = np.random.default_rng(SEED)
     pixels = noise.integers(0, 256, (load.batch, *load.shape, 3), np.uint8)
-    _here["images"] = normalise(pixels)
+    images = _here["images"] = normalise(pixels)
+    # The time of a model that is no SCRFD, or whose numbers are none, would say nothing.
+    candidates(_here["runner"].run(images), load.shape, DEPLOYMENT_THRESHOLD)
 
 
 def _run() -> tuple[float, float]:

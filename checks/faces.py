@@ -9,7 +9,7 @@ import numpy as np
 
 from scrfdconv.checks.decode import LOW_THRESHOLD, Faces, decode
 from scrfdconv.checks.detections import Agreement, agreement
-from scrfdconv.checks.images import letterbox, normalise, read_image
+from scrfdconv.checks.images import network_input, read_image
 from scrfdconv.checks.report import CheckResult
 from scrfdconv.converters.runner import Runner
 
@@ -71,5 +71,5 @@ def detect(runner: Runner, image: np.ndarray) -> Faces:
 
 def model_input(path: Path, size: tuple[int, int]) -> np.ndarray:
     """The photograph at ``path`` as deployment feeds it: (3, H, W) float32."""
-    canvas, _ = letterbox(read_image(path), size)
-    return np.asarray(normalise(canvas)[0])
+    planes, _ = network_input([read_image(path)], size)
+    return np.asarray(planes[0])

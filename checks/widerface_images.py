@@ -15,21 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scrfdconv.checks.decode import Faces, candidates, nms
+from scrfdconv.checks.images import normalise_into
 from scrfdconv.converters.errors import InputFileError, UsageError
 from scrfdconv.converters.runner import Interface, Runner
 
 IMAGE_FOLDERS = ("WIDER_val/images", "images", "")
 
-# The published modes: 0 is the one of the published table, a number above 30 is a square size.
+# The published modes: 0 is the one of the published table, a large number is a square size.
 VGA = 0
 MULTI_SCALE = 1
 ORIGINAL = 2
-LARGEST_DEFAULT_MODE = 30
-DEFAULT_SIZE = 640  # modes 0 and 3..30
+VGA_SIZE = 640
 LONG_SIDE, SHORT_SIDE = 1650, 1100  # mode 1
 MULTIPLE = 32  # the coarsest stride; five-level models need 128
-MEAN = 127.5  # the model's input is (x - 127.5) / 128
-STD = 128.0
 
 # The published test keeps scores above 0.02, as float32: the first number that is above.
 SCORE_ABOVE = float(np.nextafter(np.float32(0.02), np.float32(1)))
@@ -76,12 +74,13 @@ def eval_geometry(
 ) -> EvalGeometry:
     """Plan the resizing and padding of an image of (height, width) for a mode.
 
-    0 (the published table) and 3..30 fit it into 640x640, 1 into 1650 by 1100 in either
-    orientation, 2 keeps its size, a larger number N fits it into NxN. The image stays top left, and
-    the padded size is a multiple of ``multiple``. Raises ``UsageError`` where N is not.
+    0 (the published table) fits it into 640x640, 1 into 1650 by 1100 in either orientation, 2 keeps
+    its size, a larger number N fits it into NxN. The image stays top left, and the padded size is a
+    multiple of ``multiple``. Raises ``UsageError`` where N is not.
 
-    In mode 1 the published script pads to 1100x1650, which no decoder of this model can read and
-    which fails on upright images; here it is the next multiples in the orientation of the image.
+    The published script takes 640 for every N up to 30, too, which would hide mistakes here. Its
+    mode 1 pads to 1100x1650, which no decoder of this model can read and which fails on upright
+    images; here it is the next multiples in the orientation of the image.
     """
     box = _bounding_box(image_size, mode, multiple)
     if box is None:
@@ -100,14 +99,14 @@ def _bounding_box(image_size: tuple[int, int], mode: int, multiple: int) -> tupl
         raise UsageError(f"Mode {mode} is unknown; give vga, original, or a size such as 640.")
     if mode == ORIGINAL:
         return None
+    if mode == VGA:
+        return VGA_SIZE, VGA_SIZE
     if mode == MULTI_SCALE:
         upright = image_size[0] > image_size[1]
         return (LONG_SIDE, SHORT_SIDE) if upright else (SHORT_SIDE, LONG_SIDE)
-    if mode <= LARGEST_DEFAULT_MODE:
-        return DEFAULT_SIZE, DEFAULT_SIZE
     if mode % multiple:
         below = mode // multiple * multiple
-        nearest = " or ".join(str(n) for n in (below, below + multiple) if n > LARGEST_DEFAULT_MODE)
+        nearest = " or ".join(str(n) for n in (below, below + multiple) if n)
         raise UsageError(f"Size {mode} is not a multiple of {multiple}; take {nearest}.")
     return mode, mode
 
@@ -132,8 +131,7 @@ def prepare(
     height, width = geometry.resized
     resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
     tensor = np.zeros((1, 3, *geometry.padded), np.float32)
-    rgb = resized[:, :, ::-1].astype(np.float32)
-    tensor[0, :, :height, :width] = ((rgb - MEAN) / STD).transpose(2, 0, 1)
+    normalise_into(tensor[0], resized)
     return tensor, geometry
 
 

@@ -53,11 +53,13 @@ def load_results(path: Path) -> dict[str, Floats]:
 def load_result(directory: Path, name: str) -> Floats | None:
     """Read the detections of one image from a folder that ``write_results`` filled.
 
-    None where there are none, or where a crash of the machine left no whole file.
+    None where there are none, or where a crash of the machine left no whole file: a cut number
+    is still a number, but then the end of the last line is missing.
     """
     path = directory / f"{name}.txt"
     try:
-        return _parse(path.read_bytes(), str(path))
+        content = path.read_bytes()
+        return _parse(content, str(path)) if content.endswith(b"\n") else None
     except (OSError, InputFileError):
         return None
 

@@ -25,7 +25,7 @@ Model = Annotated[
 def detect(
     model: Model,
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE...", help="Pictures, folders or globs.")
+        list[Path], typer.Argument(metavar="IMAGE", help="Pictures, folders or globs.")
     ],
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Lowest score of a face.")] = 0.5,
     nms: Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,37 +15,48 @@ from scrfdconv.cli import output
 from scrfdconv.cli.main import PROVE, app
 
 if TYPE_CHECKING:
+    from scrfdconv.checks.widerface import Evaluation
     from scrfdconv.recipes.convert import SourceOptions
     from scrfdconv.recipes.evaluate import Plan, Score
 
+PLOT_SUFFIXES = (".svg", ".png")
 NO_LABELS = "--images needs a MODEL and --reference: without labels, another model is the truth."
 
 
 @app.command("eval", rich_help_panel=PROVE)
 def evaluate(
     model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="A model of any kind, or none.")
+        str | None, typer.Argument(metavar="MODEL", help="A model of any kind.")
     ] = None,
     widerface: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="WIDER FACE: the validation images and the .mat files."),
     ] = None,
     mode: Annotated[
-        str, typer.Option(help="vga (the published table), original, or N for NxN.")
-    ] = "vga",
+        str | None,
+        typer.Option(
+            metavar="vga|original|N",
+            help="Size: 640x640 as in the published table, each image's own, or NxN.",
+            show_default="vga",
+        ),
+    ] = None,
     results: Annotated[
         Path | None,
         typer.Option(
+            metavar="DIR|ZIP",
             help="Keep the detections here, and continue from them. Without MODEL: score these, "
-            "a folder or a .zip."
+            "a folder or a .zip.",
         ),
     ] = None,
     ground_truth: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The .mat files, to score --results.")
     ] = None,
-    images: o.Images = None,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="PATH", help="Photographs without labels: files, folders or globs."),
+    ] = None,
     reference: Annotated[
-        str | None, typer.Option(help="Whose faces on --images are the truth.")
+        str | None, typer.Option(metavar="MODEL", help="Whose faces on --images are the truth.")
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="The first N images only: a smoke run.")
@@ -57,7 +69,8 @@ def evaluate(
         typer.Option(metavar="tcp://HOST:PORT", help="A Dask cluster that sees the same files."),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE.svg", help="Draw the precision-recall curves.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw the curves of precision and recall: .svg or .png."),
     ] = None,
     recipe: o.Recipe = None,
     config: o.Config = None,
@@ -75,16 +88,18 @@ def evaluate(
     from scrfdconv.recipes.evaluate import Plan
 
     _require_one_way(model, widerface, results, ground_truth, images, reference)
-    _require_svg(plot)
+    _require_drawable(plot)
     options = SourceOptions(recipe, config, norm_groups, seed)
+    running = {"--mode": mode, "--workers": workers, "--scheduler": scheduler}
     if images and model and reference:
-        if limit or plot:
-            raise typer.BadParameter("--limit and --plot are for WIDER FACE, not for --images.")
+        _require_absent({**running, "--limit": limit, "--plot": plot}, "--widerface")
         _agreement(model, reference, options, images)
     elif model and widerface:
-        plan = Plan(parse_mode(mode), results, limit, workers, scheduler)
+        plan = Plan(parse_mode(mode or "vga"), results, limit, workers, scheduler)
         _run_model(model, options, widerface, plan, plot)
     elif results and ground_truth:
+        reading = {"--recipe": recipe, "--config": config, "--norm-groups": norm_groups}
+        _require_absent({**running, **reading}, "MODEL --widerface")
         _score_files(results, ground_truth, limit, plot)
 
 
@@ -106,14 +121,33 @@ def _require_one_way(
         )
 
 
-def _require_svg(plot: Path | None) -> None:
+def _require_absent(options: Mapping[str, object], way: str) -> None:
+    """Refuse what would change nothing: a number that ignores an option misleads."""
+    for name, value in options.items():
+        if value is not None:
+            raise typer.BadParameter(f"{name} is for {way} only.")
+
+
+def _require_drawable(plot: Path | None) -> None:
     from scrfdconv.converters.artifact import require_folder
 
     if plot is None:
         return
-    if plot.suffix.lower() != ".svg":
-        raise typer.BadParameter(f"--plot {plot}: curves are drawn as SVG; name a file .svg.")
+    if plot.suffix.lower() not in PLOT_SUFFIXES:
+        raise typer.BadParameter(f"--plot {plot}: name a file {' or '.join(PLOT_SUFFIXES)}.")
     require_folder(plot)  # now, not after an hour
+
+
+def _plot(evaluation: Evaluation, title: str, path: Path) -> None:
+    from scrfdconv.checks.chart_png import png
+    from scrfdconv.checks.chart_svg import svg
+    from scrfdconv.checks.curves import curves
+    from scrfdconv.converters.artifact import replacing
+
+    chart = curves(evaluation, title)
+    content = png(chart) if path.suffix.lower() == ".png" else svg(chart).encode()
+    with replacing(path) as part:
+        part.write_bytes(content)
 
 
 def _run_model(
@@ -139,15 +173,12 @@ def _score_files(results: Path, ground_truth: Path, limit: int | None, plot: Pat
 
 
 def _show(score: Score, model: str | None, plan: Plan, plot: Path | None) -> None:
-    from scrfdconv.checks.curves import curves_svg
-    from scrfdconv.checks.widerface_images import VGA, mode_name
-    from scrfdconv.converters.artifact import replacing
+    from scrfdconv.checks.widerface_images import mode_name
 
     evaluation, published = score.evaluation, score.published
     if plot:
         title = Path(model).stem if model else plan.results.stem if plan.results else ""
-        with replacing(plot) as part:
-            part.write_text(curves_svg(evaluation, title), encoding="utf-8")
+        _plot(evaluation, title, plot)
     if plan.limit:
         output.say("note: a smoke run on the first images; its AP compares with no other.")
     if output.wants_json():
@@ -168,14 +199,22 @@ def _show(score: Score, model: str | None, plan: Plan, plot: Path | None) -> Non
             }
         )
         return
-    output.show(f"{'':28}{'easy':>8}{'medium':>8}{'hard':>8}")
-    output.show(f"{'AP':28}" + "".join(f"{100 * ap:8.2f}" for ap in evaluation.ap.values()))
-    if published:
-        values = (published.easy, published.medium, published.hard)
-        where = "" if plan.mode == VGA else " at vga"
-        label = f"published, {published.label}{where}"
-        output.show(f"{label:28}" + "".join(f"{value:8.2f}" for value in values))
+    _show_table(score, plan.mode)
     output.show(f"{evaluation.images} images, {evaluation.predictions} detections")
+
+
+def _show_table(score: Score, mode: int) -> None:
+    from scrfdconv.checks.widerface_images import VGA
+
+    rows = [("AP", [100 * ap for ap in score.evaluation.ap.values()])]
+    if published := score.published:
+        where = "" if mode == VGA else " at vga"
+        values = [published.easy, published.medium, published.hard]
+        rows.append((f"published, {published.label}{where}", values))
+    width = max(len(label) for label, _ in rows)
+    output.show(f"{'':{width}}" + "".join(f"{name:>8}" for name in score.evaluation.ap))
+    for label, values in rows:
+        output.show(f"{label:{width}}" + "".join(f"{value:8.2f}" for value in values))
 
 
 def _percent(ap: float) -> float | None:
@@ -185,7 +224,7 @@ def _percent(ap: float) -> float | None:
 
 def _agreement(model: str, reference: str, options: SourceOptions, images: list[Path]) -> None:
     from scrfdconv.checks.images import find_images
-    from scrfdconv.recipes.evaluate import score_agreement
+    from scrfdconv.recipes.agreement import score_agreement
 
     with output.progress("comparing") as advance:
         found = score_agreement(model, reference, options, find_images(images), advance)

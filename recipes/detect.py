@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from scrfdconv.checks.decode import DEPLOYMENT_THRESHOLD, NMS_IOU, Faces, decode
 from scrfdconv.checks.draw import draw_faces
-from scrfdconv.checks.images import find_images, letterbox, normalise, read_image
+from scrfdconv.checks.images import find_images, network_input, read_image
 from scrfdconv.converters.architecture import require_shape
 from scrfdconv.converters.artifact import replacing
 from scrfdconv.converters.checkpoint import Checkpoint
@@ -79,9 +79,9 @@ class Detector:
     def detect(self, images: Sequence[UInt8]) -> list[Faces]:
         """Find the faces of at most ``slots`` BGR pictures, in pixels of each picture."""
         filled = [*images, *[images[-1]] * (self.slots - len(images))]
-        canvases, scales = zip(*(letterbox(image, self.size) for image in filled), strict=True)
+        planes, scales = network_input(filled, self.size)
         faces = decode(
-            self.runner.run(normalise(np.stack(canvases))),
+            self.runner.run(planes),
             self.size,
             threshold=self.options.threshold,
             nms_iou=self.options.nms_iou,

@@ -1,4 +1,4 @@
-"""How good is a detector: WIDER FACE average precision, or agreement with another model.
+"""How good is a detector: its WIDER FACE average precision.
 
 Images are run in groups by worker processes, here or on a Dask cluster. Every group is a pure
 function of a `Job` and image names, so the detections depend neither on the number of workers
@@ -8,7 +8,7 @@ nor on who did what, and a lost worker's groups run again elsewhere.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
@@ -17,8 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from scrfdconv.checks.detections import Agreement, agreement
-from scrfdconv.checks.faces import detect, model_input
 from scrfdconv.checks.images import read_image
 from scrfdconv.checks.widerface import Evaluation, evaluate
 from scrfdconv.checks.widerface_folder import ResultFolder
@@ -34,12 +32,12 @@ from scrfdconv.checks.widerface_results import load_results
 from scrfdconv.checks.widerface_truth import GroundTruth, load_ground_truth
 from scrfdconv.converters.architecture import BUILTIN, PUBLISHED, Architecture, Published
 from scrfdconv.converters.checkpoint import Checkpoint
-from scrfdconv.converters.errors import CheckFailed, InputFileError, UsageError
+from scrfdconv.converters.errors import InputFileError
 from scrfdconv.converters.formats import Source
 from scrfdconv.converters.metadata import architecture_from_metadata
 from scrfdconv.converters.runner import Runner
 from scrfdconv.recipes.convert import SourceOptions, open_source
-from scrfdconv.recipes.detect import DEFAULT_SIZE, faults_of, open_runner
+from scrfdconv.recipes.detect import faults_of, open_runner
 from scrfdconv.recipes.workers import on_dask, on_this_machine
 
 # Written into result folders: detections of another protocol are never continued. Count up when
@@ -134,32 +132,6 @@ def detect_group(job: Job, group: Group) -> list[np.ndarray]:
         return list(detections_on(runner, images, job.mode))
 
 
-def score_agreement(
-    model: str,
-    reference: str,
-    options: SourceOptions,
-    images: Sequence[Path],
-    progress: Progress = lambda done, total: None,
-) -> Agreement:
-    """Compare the faces of two models on photographs, without labels: the reference is the truth.
-
-    Raises CheckFailed where the reference finds no face.
-    """
-    runners = [open_runner(open_source(name, options)) for name in (reference, model)]
-    size = _common_size(runners)
-
-    def pairs() -> Iterator[Any]:
-        for done, path in enumerate(images, start=1):
-            image = model_input(path, size)
-            yield tuple(detect(runner, image) for runner in runners)
-            progress(done, len(images))
-
-    found = agreement(pairs())
-    if found.undefined:
-        raise CheckFailed(f"{found.undefined[0].upper()}{found.undefined[1:]}.")
-    return found
-
-
 def published_for(source: Source, runner: Runner) -> Published | None:
     """The published row of a model, if its architecture is a known one and it was trained."""
     a: Architecture | None
@@ -231,21 +203,3 @@ def _groups(names: Sequence[str], runner: Runner, mode: int) -> list[Group]:
     """
     slots = (runner.interface.batch or 1) if is_square(mode) else 1
     return [tuple(names[at : at + slots]) for at in range(0, len(names), slots)]
-
-
-def _common_size(runners: Sequence[Runner]) -> tuple[int, int]:
-    """The size that both models run with: that of a fixed one, else 640x640."""
-    fixed = [runner.interface.shape for runner in runners if runner.interface.shape]
-    if len(set(fixed)) > 1:
-        raise UsageError(
-            f"The models are fixed to {fixed[0]} and {fixed[1]} (height, width), so they never see "
-            "the same image; compare with the checkpoint."
-        )
-    size = fixed[0] if fixed else DEFAULT_SIZE
-    for interface in (runner.interface for runner in runners):
-        if not interface.accepts(interface.batch or 1, *size):
-            raise UsageError(
-                f"A model cannot take images of {size[0]}x{size[1]} (height x width): it is fixed "
-                f"to another size, or needs multiples of {interface.size_multiple}."
-            )
-    return size

@@ -13,7 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scrfdconv.checks import images
-from scrfdconv.checks.images import find_images, letterbox, normalise, read_image
+from scrfdconv.checks.images import (
+    find_images,
+    letterbox,
+    network_input,
+    normalise,
+    read_image,
+)
 from scrfdconv.converters.errors import InputFileError
 
 # python -c "from PIL import Image; Image.new('CMYK', (8, 8), (0, 255, 255, 0)).save('red.jpg',
@@ -458,6 +464,18 @@ def test_a_batch_is_normalised_like_its_pictures(photo):
 
     assert planes.shape == (2, 3, 96, 128)
     assert np.array_equal(planes, np.concatenate([normalise(photo), normalise(photo[::-1])]))
+
+
+@pytest.mark.parametrize("size", [(64, 64), (64, 96), (96, 64)])
+def test_the_way_without_canvases_gives_the_same_bits(photo, size):
+    pictures = [photo, np.ascontiguousarray(photo.transpose(1, 0, 2)), photo[:1], photo[:, :1]]
+
+    planes, scales = network_input(pictures, size)
+
+    canvases, expected = zip(*(letterbox(picture, size) for picture in pictures), strict=True)
+    assert np.array_equal(planes, normalise(np.stack(canvases)))
+    assert planes.dtype == np.float32
+    assert scales == list(expected)
 
 
 def test_black_padding_is_minus_0_99609375():

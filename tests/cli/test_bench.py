@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import onnx
 import pytest
 
 from scrfdconv.converters.formats.onnx import OnnxOptions, onnx_from_checkpoint, serialised
@@ -12,6 +13,18 @@ def tiny_fixed(tiny, tmp_path_factory):
     path = tmp_path_factory.mktemp("fixed") / "fixed.onnx"
     path.write_bytes(serialised(onnx_from_checkpoint(tiny, OnnxOptions((64, 96), 2))))
     return path
+
+
+def nine_means():
+    """As many outputs as an SCRFD with keypoints, and nothing else of one."""
+    image = onnx.helper.make_tensor_value_info("x", 1, ["n", 3, "h", "w"])
+    names = [str(number) for number in range(9)]
+    means = [onnx.helper.make_node("ReduceMean", ["x"], [n], keepdims=0, axes=[2, 3])
+             for n in names]  # fmt: skip
+    outputs = [onnx.helper.make_tensor_value_info(name, 1, None) for name in names]
+    opset = [onnx.helper.make_opsetid("", 17)]
+    graph = onnx.helper.make_graph(means, "g", [image], outputs)
+    return onnx.helper.make_model(graph, opset_imports=opset, ir_version=8)
 
 
 def test_models_of_any_kind_stand_side_by_side(scrfdconv, tiny_pth, tiny_onnx, tiny_fixed):
@@ -55,9 +68,13 @@ def test_the_table_says_machine_versions_and_threads(scrfdconv, tiny_onnx):
         (["FIXED", "--shape", 128, 128], 2, "batch 2, height 64, width 96, not 2 x 128x128"),
         (["FIXED", "--batch", 1], 2, "not 1 x 64x96"),
         (["ONNX", "none.onnx"], 3, "no such file"),
+        (["ONNX", "nine.onnx"], 3, "nine.onnx: bbox_8 has shape (1, 1, 3)"),
     ],
 )
-def test_bad_input_gets_one_sentence(arguments, code, says, scrfdconv, tiny_onnx, tiny_fixed):
+def test_bad_input_gets_one_sentence(
+    arguments, code, says, scrfdconv, tiny_onnx, tiny_fixed, tmp_path
+):
+    onnx.save(nine_means(), tmp_path / "nine.onnx")
     given = [{"ONNX": tiny_onnx, "FIXED": tiny_fixed}.get(a, a) for a in arguments]
 
     ran = scrfdconv("bench", *given, "--json")

@@ -9,7 +9,12 @@ import sys
 import time
 import xml.etree.ElementTree as ET
 
+import cv2
 import pytest
+import torch
+
+from scrfdconv.converters.architecture import BUILTIN
+from scrfdconv.converters.checkpoint import seeded_checkpoint
 
 GOOD = "x.jpg\n1\n1 2 30 40 0.9\n"
 
@@ -19,7 +24,7 @@ def test_a_model_is_evaluated_drawn_and_its_detections_scored_again(
 ):
     ran = scrfdconv("eval", tiny_onnx, "--widerface", widerface, "--mode", 64, "--workers", 2,
                     "--results", "out", "--plot", "curves.svg", "--json")  # fmt: skip
-    again = scrfdconv("eval", "--results", "out", "--ground-truth", widerface)
+    again = scrfdconv("eval", "--results", "out", "--ground-truth", widerface, "--plot", "c.PNG")
 
     assert ran.code == 0, ran.err
     assert (ran.json["images"], ran.json["mode"], ran.json["published"]) == (5, "64", None)
@@ -27,10 +32,24 @@ def test_a_model_is_evaluated_drawn_and_its_detections_scored_again(
     assert ran.json["ap"]["easy"] > 90
     assert ET.parse(tmp_path / "curves.svg").getroot().tag.endswith("svg")
     assert again.code == 0, again.err
+    assert cv2.imread(str(tmp_path / "c.PNG")) is not None
     row = next(line for line in again.out.splitlines() if line.startswith("AP"))
     assert [float(v) for v in row.split()[1:]] == [
         pytest.approx(v, abs=0.006) for v in ran.json["ap"].values()
     ]
+
+
+def test_the_published_row_stands_below_the_measured_one(scrfdconv, widerface, tmp_path):
+    checkpoint = seeded_checkpoint(BUILTIN["scrfd_500m_kps"])
+    torch.save({"state_dict": dict(checkpoint.weights)}, tmp_path / "m.pth")
+
+    ran = scrfdconv("eval", "m.pth", "--widerface", widerface, "--mode", 64, "--limit", 1)
+
+    assert ran.code == 0, ran.err
+    head, measured, published, _ = ran.out.splitlines()
+    assert published.startswith("published, SCRFD_500M_KPS at vga")
+    assert published.split()[-3:] == ["90.97", "88.44", "69.49"]
+    assert len(head) == len(measured) == len(published)
 
 
 def test_a_smoke_run_says_that_its_number_compares_with_no_other(scrfdconv, tiny_onnx, widerface):
@@ -86,7 +105,13 @@ BAD = {
     "a size off the grid": (
         ["MODEL", "--widerface", "WIDER", "--mode", 650], {}, 2, "take 640 or 672",
     ),
-    "a plot as PNG": (["MODEL", "--widerface", "WIDER", "--plot", "c.png"], {}, 2, "SVG"),
+    "a mode for result files": (
+        ["--results", "found", "--ground-truth", "WIDER", "--mode", 320], {}, 2, "--mode is for",
+    ),
+    "workers for an agreement": (
+        ["MODEL", "--images", ".", "--reference", "MODEL", "--workers", 2], {}, 2, "--workers is",
+    ),
+    "a plot as PDF": (["MODEL", "--widerface", "WIDER", "--plot", "c.pdf"], {}, 2, ".svg or .png"),
     "no ground truth": (
         ["--results", "found", "--ground-truth", "."], {"0--Parade__0_a": GOOD}, 3,
         "wider_face_val.mat is not here",

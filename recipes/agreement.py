@@ -1,0 +1,59 @@
+"""Do two models find the same faces on photographs that nobody labelled?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from scrfdconv.checks.decode import Faces
+from scrfdconv.checks.detections import Agreement, agreement
+from scrfdconv.checks.faces import detect, model_input
+from scrfdconv.converters.errors import CheckFailed, UsageError
+from scrfdconv.converters.runner import Runner
+from scrfdconv.recipes.convert import SourceOptions, open_source
+from scrfdconv.recipes.detect import DEFAULT_SIZE, open_runner
+
+
+def score_agreement(
+    model: str,
+    reference: str,
+    options: SourceOptions,
+    images: Sequence[Path],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Agreement:
+    """Compare the faces of two models on photographs, without labels: the reference is the truth.
+
+    Raises CheckFailed where the reference finds no face.
+    """
+    truth, measured = (open_runner(open_source(name, options)) for name in (reference, model))
+    size = _common_size([truth, measured])
+
+    def pairs() -> Iterator[tuple[Faces, Faces]]:
+        for done, path in enumerate(images, start=1):
+            image = model_input(path, size)
+            yield detect(truth, image), detect(measured, image)
+            progress(done, len(images))
+
+    found = agreement(pairs())
+    if found.undefined:
+        raise CheckFailed(f"{found.undefined[0].upper()}{found.undefined[1:]}.")
+    return found
+
+
+def _common_size(runners: Sequence[Runner]) -> tuple[int, int]:
+    """The size that both models run with: that of a fixed one, else 640x640."""
+    fixed = [runner.interface.shape for runner in runners if runner.interface.shape]
+    if len(set(fixed)) > 1:
+        first, second = (f"{height}x{width}" for height, width in sorted(set(fixed)))
+        raise UsageError(
+            f"The models are fixed to {first} and {second} (height x width), so they never see "
+            "the same image; compare with the checkpoint."
+        )
+    size = fixed[0] if fixed else DEFAULT_SIZE
+    for interface in (runner.interface for runner in runners):
+        if not interface.accepts(interface.batch or 1, *size):
+            raise UsageError(
+                f"A model cannot take images of {size[0]}x{size[1]} (height x width): it is fixed "
+                f"to another size, or needs multiples of {interface.size_multiple}."
+            )
+    return size
