@@ -13,7 +13,7 @@ from scrfdconv.checks.faces import compare_faces, model_input
 from scrfdconv.checks.parity import Sample, common_shapes, compare, require_memory, samples_for
 from scrfdconv.checks.precision import audit as audit_onnx
 from scrfdconv.checks.report import CheckResult, Report
-from scrfdconv.checks.weights import compare_weights
+from scrfdconv.checks.weights import ROUNDING, compare_weights
 from scrfdconv.converters.artifact import require_kind
 from scrfdconv.converters.checkpoint import Checkpoint
 from scrfdconv.converters.complexity import complexity
@@ -64,7 +64,7 @@ def verify(reference: Source, path: Path, demand: Demand | None = None) -> Repor
         results += audit_onnx(path).results()
     if _comparable_at_rest(reference, path, got, demand):
         assert isinstance(reference, Checkpoint)
-        results += compare_weights(reference, path)
+        results += compare_weights(reference, path, got.precision)
     return Report.of(results, _notes(reference, demand))
 
 
@@ -111,7 +111,7 @@ def _comparable_at_rest(reference: Source, path: Path, got: Runner, demand: Dema
     return (
         demand.weights
         and isinstance(reference, Checkpoint)
-        and got.precision == "fp32"
+        and got.precision in ROUNDING
         and require_kind(path, *formats()) == "onnx"
     )
 
