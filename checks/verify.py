@@ -13,12 +13,12 @@ from scrfdconv.checks.faces import compare_faces, model_input
 from scrfdconv.checks.parity import Sample, common_shapes, compare, require_memory, samples_for
 from scrfdconv.checks.precision import audit as audit_onnx
 from scrfdconv.checks.report import CheckResult, Report
-from scrfdconv.checks.weights import ROUNDING, compare_weights
-from scrfdconv.converters.artifact import require_kind
+from scrfdconv.checks.weights import READERS, ROUNDING, compare_weights
+from scrfdconv.converters.artifact import kind_of
 from scrfdconv.converters.checkpoint import Checkpoint
 from scrfdconv.converters.complexity import complexity
 from scrfdconv.converters.errors import ArtifactError
-from scrfdconv.converters.formats import Source, formats, open_artifact
+from scrfdconv.converters.formats import Source, open_artifact
 from scrfdconv.converters.formats.onnx import OnnxRunner
 from scrfdconv.converters.formats.pytorch import EagerRunner
 from scrfdconv.converters.metadata import architecture_from_metadata
@@ -112,7 +112,7 @@ def _comparable_at_rest(reference: Source, path: Path, got: Runner, demand: Dema
         demand.weights
         and isinstance(reference, Checkpoint)
         and got.precision in ROUNDING
-        and require_kind(path, *formats()) == "onnx"
+        and kind_of(path) in READERS
     )
 
 

@@ -1,4 +1,4 @@
-"""Are the convolutions of an ONNX model those of the checkpoint, weight by weight?
+"""Are the convolutions of an artifact those of the checkpoint, weight by weight?
 
 Outputs on a few images do not see every weight: one that feeds a channel which stays dark can
 change unnoticed. So float and FP16 models are compared at rest, too: every convolution of the
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scrfdconv.checks.report import CheckResult
+from scrfdconv.converters.artifact import kind_of
 from scrfdconv.converters.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -61,12 +62,12 @@ class Convolution:
 def compare_weights(
     checkpoint: Checkpoint, path: Path, precision: str = "fp32"
 ) -> Iterator[CheckResult]:
-    """Yield how well the convolutions of the ONNX at ``path`` match those of ``checkpoint``."""
-    rounding = ROUNDING[precision]
+    """Yield how well the convolutions of the model at ``path`` match those of ``checkpoint``."""
+    rounding, convolutions_of = ROUNDING[precision], READERS[kind_of(path)]
     expected = convolutions_of_checkpoint(checkpoint)
     worst, culprit, found = 0.0, "", set()
     strangers = []
-    for convolution in convolutions_of_onnx(path):
+    for convolution in convolutions_of(path):
         alike = [c for c in expected if c.weight.shape == convolution.weight.shape]
         if not alike:
             strangers.append(convolution.name)
@@ -135,3 +136,24 @@ def convolutions_of_onnx(path: Path) -> Iterator[Convolution]:
             weight = tensors[node.input[1]]
             bias = tensors.get("".join(node.input[2:]), np.zeros(len(weight)))
             yield Convolution(node.name or node.output[0], weight, bias)
+
+
+def convolutions_of_torchscript(path: Path) -> Iterator[Convolution]:
+    """Every convolution of a traced or scripted model, with BatchNorms folded in."""
+    import torch
+
+    from scrfdconv.converters.formats.torchscript import without_deprecation
+
+    with without_deprecation():
+        loaded = torch.jit.load(str(path), "cpu")  # type: ignore[no-untyped-call]
+        module = torch.jit.freeze(loaded.eval())
+    for node in module.graph.nodes():
+        if node.kind() in ("aten::_convolution", "aten::conv2d"):
+            _, weight, bias = (value.toIValue() for value in list(node.inputs())[:3])
+            none = torch.zeros(len(weight))
+            name = next(node.outputs()).debugName()
+            yield Convolution(name, weight.numpy(), (none if bias is None else bias).numpy())
+
+
+# How the convolutions of a kind of file are read; other kinds are compared by their outputs alone.
+READERS = {"onnx": convolutions_of_onnx, "torchscript": convolutions_of_torchscript}

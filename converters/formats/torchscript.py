@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import warnings
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,11 +78,21 @@ class TorchScript(Format):
             )
             frozen = torch.jit.freeze(module.eval())
             torch.jit.save(frozen, buffer, {METADATA_FILE: json.dumps(metadata)})
-        return buffer.getvalue()
+        return _without_paths(buffer)
 
     def open(self, path: Path, threads: int | None = None) -> Runner:
         """Load a TorchScript file with the outputs of an SCRFD."""
         return TorchScriptRunner(path, threads)
+
+
+def _without_paths(saved: io.BytesIO) -> bytes:
+    """The archive without its optional debug files: they hold the paths of this machine."""
+    stripped = io.BytesIO()
+    with zipfile.ZipFile(saved) as old, zipfile.ZipFile(stripped, "w") as new:
+        for name in old.namelist():
+            if not name.endswith(".debug_pkl"):
+                new.writestr(zipfile.ZipInfo(name), old.read(name))
+    return stripped.getvalue()
 
 
 def _of_one_shape(model: Any, shape: tuple[int, ...]) -> Any:
