@@ -59,6 +59,13 @@ def test_a_fixed_shape_refuses_every_other(tiny, tmp_path):
             runner.run(stimuli(*shape, 0))
 
 
+def test_a_fixed_model_of_any_size_costs_no_memory_to_make(tiny, tmp_path):
+    """The image alone would have 49 GB."""
+    path = made(tiny, tmp_path, shape=(64_000, 64_000))
+
+    assert TorchScriptRunner(path).interface.shape == (64_000, 64_000)
+
+
 def test_a_shape_off_the_grid_is_refused(tiny):
     with pytest.raises(UsageError):
         TorchScript().build(tiny, TorchScriptOptions((650, 490)))
