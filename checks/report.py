@@ -28,6 +28,10 @@ class CheckResult:
             return self.measured >= self.limit
         return self.measured <= self.limit
 
+    def text(self, value: float) -> str:
+        """``value`` in few digits; a cosine near 1 by what it lacks, or it would read as 1."""
+        return f"1-{1 - value:.0e}" if self.metric == "cosine" else f"{value:.3g}"
+
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``; values that JSON cannot hold become strings."""
         return {
@@ -91,7 +95,8 @@ class Report:
         relation = "at least" if first.at_least else "at most"
         return (
             f"{len(self.failures)} of {len(self.results)} checks failed, first {first.subject} "
-            f"{first.metric}: {first.measured:.3g}, {relation} {first.limit:.3g} allowed{more}"
+            f"{first.metric}: {first.text(first.measured)}, {relation} {first.text(first.limit)} "
+            f"allowed{more}"
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -20,12 +20,12 @@ from scrfdconv.checks.parity import (
 )
 from scrfdconv.checks.precision import audit as audit_onnx
 from scrfdconv.checks.report import CheckResult, Report
-from scrfdconv.checks.weights import compare_weights
-from scrfdconv.converters.artifact import require_kind
+from scrfdconv.checks.weights import READERS, ROUNDING, compare_weights
+from scrfdconv.converters.artifact import kind_of
 from scrfdconv.converters.checkpoint import Checkpoint
 from scrfdconv.converters.complexity import complexity
 from scrfdconv.converters.errors import ArtifactError
-from scrfdconv.converters.formats import Source, formats, open_artifact
+from scrfdconv.converters.formats import Source, open_artifact
 from scrfdconv.converters.formats.onnx import OnnxRunner
 from scrfdconv.converters.formats.pytorch import EagerRunner
 from scrfdconv.converters.metadata import architecture_from_metadata
@@ -72,7 +72,7 @@ def verify(reference: Source, path: Path, demand: Demand | None = None) -> Repor
         results += audit_onnx(path).results()
     if _comparable_at_rest(reference, path, got, demand):
         assert isinstance(reference, Checkpoint)
-        results += compare_weights(reference, path)
+        results += compare_weights(reference, path, got.precision)
     return Report.of(results, _notes(reference, demand))
 
 
@@ -119,8 +119,8 @@ def _comparable_at_rest(reference: Source, path: Path, got: Runner, demand: Dema
     return (
         demand.weights
         and isinstance(reference, Checkpoint)
-        and got.precision == "fp32"
-        and require_kind(path, *formats()) == "onnx"
+        and got.precision in ROUNDING
+        and kind_of(path) in READERS
     )
 
 

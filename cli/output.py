@@ -119,7 +119,7 @@ def _cell(result: CheckResult | None) -> str:
     if result is None:
         return "-"
     if result.metric == "cosine":
-        return f"1-{1 - result.measured:.0e}"
+        return result.text(result.measured)
     return f"{result.measured:.1f} dB" if result.metric == "sqnr" else f"{result.measured:.1e}"
 
 

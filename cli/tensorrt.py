@@ -141,10 +141,10 @@ def tensorrt(
     path = out or default_engine(opened, request)
     require_folder(path)
     tell_source(opened)
+    demand = None if no_verify else Demand(found, loosen, weights=False)
     if plan_only:
-        _plan(opened, request, path)
+        _plan(opened, request, path, demand)
     else:
-        demand = None if no_verify else Demand(found, loosen, weights=False)
         _build(opened, request, path, demand)
 
 
@@ -158,11 +158,11 @@ def _build(source: Source, request: EngineRequest, path: Path, demand: Demand | 
     show_made(made, {"source": source.name, "sidecar": f"{path}.json", "lint": linted.to_dict()})
 
 
-def _plan(source: Source, request: EngineRequest, path: Path) -> None:
+def _plan(source: Source, request: EngineRequest, path: Path, demand: Demand | None) -> None:
     from scrfdconv.recipes.tensorrt import plan_engine
 
     with output.working(f"preparing {path.name}"):
-        planned = plan_engine(source, request, path)
+        planned = plan_engine(source, request, path, demand)
     if output.wants_json():
         output.print_json(
             {
@@ -174,6 +174,8 @@ def _plan(source: Source, request: EngineRequest, path: Path) -> None:
                 "command": planned.command,
                 "plan": planned.plan.to_dict(),
                 "lint": planned.lint.to_dict(),
+                "verified": planned.verified is not None,
+                "report": planned.verified.to_dict() if planned.verified else None,
             }
         )
     else:
@@ -191,6 +193,8 @@ def _show_plan(planned: Planned) -> None:
         output.show(f"  profile    {profile}")
     for note in planned.lint.notes:
         output.show(f"  note       {note}")
+    if planned.verified:
+        output.show(f"  verified   the ONNX: {planned.verified.summary()}")
     output.show(f"  command    {shlex.join(planned.command)}")
     output.show("Copy these two to the target machine and run the script:")
     output.show(f"  {planned.onnx}\n  {planned.script}")

@@ -20,6 +20,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from scrfdconv.converters.errors import ArtifactError
+from scrfdconv.converters.onnx_graph import constants_as_initializers
 
 if TYPE_CHECKING:
     import onnx
@@ -43,7 +44,7 @@ def prepared(model: onnx.ModelProto) -> onnx.ModelProto:
         raise ArtifactError(
             f"{graph.name}: has control flow (If, Loop), which no SCRFD has; simplify it first."
         )
-    _constants_as_initializers(graph)
+    constants_as_initializers(graph)
     _name_nodes(graph)
     used = {name for node in graph.node for name in node.input}
     used |= {value.name for value in graph.output}
@@ -236,15 +237,6 @@ def _declare_types(graph: onnx.GraphProto, half_io: bool) -> None:
             kind.elem_type = constants[value.name]
         elif half_io and kind.elem_type == onnx.TensorProto.FLOAT:
             kind.elem_type = onnx.TensorProto.FLOAT16
-
-
-def _constants_as_initializers(graph: onnx.GraphProto) -> None:
-    nodes = [n for n in graph.node if n.op_type == "Constant" and n.attribute[0].name == "value"]
-    for node in nodes:
-        tensor = node.attribute[0].t
-        tensor.name = node.output[0]
-        graph.initializer.append(tensor)
-        graph.node.remove(node)
 
 
 def _name_nodes(graph: onnx.GraphProto) -> None:

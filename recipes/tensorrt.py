@@ -59,6 +59,7 @@ class Planned:
     script: Path
     engine: Path
     lint: Report
+    verified: Report | None  # of the ONNX; None: not verified, or the source itself
 
     @property
     def command(self) -> list[str]:
@@ -102,19 +103,27 @@ def build_engine(
     return Made(replace(artifact, parents=parents), verified), linted
 
 
-def plan_engine(source: Source, request: EngineRequest, out: Path) -> Planned:
-    """Write the ONNX and a build script beside ``out``; nothing is built."""
+def plan_engine(
+    source: Source, request: EngineRequest, out: Path, demand: Demand | None = None
+) -> Planned:
+    """Write the ONNX and a build script beside ``out``; nothing is built.
+
+    The ONNX is verified by ``demand``: whoever builds from it elsewhere may not have the source.
+    """
     with onnx_for(source, request) as onnx:
         linted = _require_lint(onnx)
         plan = engine_plan(onnx, _options(onnx, request))
         beside, script = out.with_suffix(".onnx"), out.with_name(SCRIPT)
+        verified = verify(source, onnx.path, demand) if demand and onnx is not source else None
+        if verified and not verified.passed:
+            raise CheckFailed(f"{beside} was not written: {verified.summary()}.", verified)
         if not (beside.is_file() and digest_of(beside) == onnx.digest):
             with replacing(beside) as part:
                 shutil.copyfile(onnx.path, part)
         with replacing(script) as part:
             part.write_text(build_script(plan, beside.name, out.name), encoding="utf-8")
             part.chmod(part.stat().st_mode | EXECUTABLE)
-    return Planned(plan, beside, script, out, linted)
+    return Planned(plan, beside, script, out, linted, verified)
 
 
 def default_engine(source: Source, request: EngineRequest) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import warnings
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,48 +65,57 @@ class TorchScript(Format):
         if options.shape:
             require_shape(options.shape, a.size_multiple)
         # A batch of 2: tracing does not tell a size of 1 from a constant in every operator.
-        images = (2, CHANNELS, *trace_size(a))
-        if options.shape:
-            images = (options.batch, CHANNELS, *options.shape)
+        images = torch.zeros(2, CHANNELS, *trace_size(a))
         metadata = metadata_for(source, "fp32", options.shape, options.batch)
         buffer = io.BytesIO()
         with warnings.catch_warnings(), torch.inference_mode():
             # Deprecation is known, and what the tracer suspects the checks at several sizes find.
             warnings.simplefilter("ignore")
-            model = _of_one_shape(source.model(), images) if options.shape else source.model()
             module = torch.jit.trace(  # type: ignore[no-untyped-call]
-                model, torch.zeros(images), check_trace=False
+                source.model(), images, check_trace=False
             )
+            if options.shape:
+                shape = (options.batch, CHANNELS, *options.shape)
+                module = _of_one_shape(module, shape)
             frozen = torch.jit.freeze(module.eval())
             torch.jit.save(frozen, buffer, {METADATA_FILE: json.dumps(metadata)})
-        return buffer.getvalue()
+        return _without_paths(buffer)
 
     def open(self, path: Path, threads: int | None = None) -> Runner:
         """Load a TorchScript file with the outputs of an SCRFD."""
         return TorchScriptRunner(path, threads)
 
 
-def _of_one_shape(model: Any, shape: tuple[int, ...]) -> Any:
-    """``model`` that refuses images of another shape, as a fixed ONNX model does."""
-    import torch
+def _without_paths(saved: io.BytesIO) -> bytes:
+    """The archive without its optional debug files: they hold the paths of this machine."""
+    stripped = io.BytesIO()
+    with zipfile.ZipFile(saved) as old, zipfile.ZipFile(stripped, "w") as new:
+        for name in old.namelist():
+            if not name.endswith(".debug_pkl"):
+                new.writestr(zipfile.ZipInfo(name), old.read(name))
+    return stripped.getvalue()
 
-    require = torch.jit.script(_require_shape)  # tracing keeps the condition of scripted code
+
+def _of_one_shape(traced: Any, shape: tuple[int, ...]) -> Any:
+    """``traced`` that refuses images of another shape, as a fixed ONNX model does.
+
+    Around the dynamic trace, so that a fixed model of any size costs no memory to make.
+    """
+    import torch
 
     class OneShape(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.model = model
+            self.model = traced
+            self.shape = list(shape)
 
-        def forward(self, images: torch.Tensor) -> Any:
-            return self.model(require(images, list(shape)))
+        # TorchScript finds the type of what is returned, and reads every comment behind `def`.
+        def forward(self, images: torch.Tensor):  # type: ignore[no-untyped-def]
+            if list(images.shape) != self.shape:
+                raise ValueError(f"images must have the shape {self.shape}")
+            return self.model(images)
 
-    return OneShape().eval()
-
-
-def _require_shape(images: torch.Tensor, shape: list[int]) -> torch.Tensor:
-    if list(images.shape) != shape:
-        raise ValueError(f"images must have the shape {shape}")
-    return images
+    return torch.jit.script(OneShape().eval())
 
 
 @contextmanager

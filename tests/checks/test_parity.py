@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 
 from scrfdconv.checks import parity
@@ -22,6 +24,7 @@ from scrfdconv.converters.checkpoint import load_checkpoint, seeded_checkpoint
 from scrfdconv.converters.errors import ArtifactError, MissingError, UsageError
 from scrfdconv.converters.formats.onnx import OnnxOptions, OnnxRunner, onnx_from_checkpoint
 from scrfdconv.converters.runner import Interface, Runner
+from scrfdconv.recipes.fp16 import Fp16Recipe, fp16
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +137,7 @@ def test_a_conv_changed_by_one_percent_fails_on_outputs_alone(index, kps, kps_mo
 
 
 @pytest.mark.parametrize("index", [0, 5, 12, -4, -1])
-@pytest.mark.parametrize("rank", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("rank", [0.0, 0.5, 1.0, 2.0])
 def test_one_weight_changed_by_one_percent_fails(index, rank, kps, kps_model, tmp_path):
     """Also a small one, which no output may show: weights are compared at rest, too."""
 
@@ -147,6 +150,47 @@ def test_one_weight_changed_by_one_percent_fails(index, rank, kps, kps_model, tm
     changed = change(kps_model, conv_weights(kps_model)[index], perturb)
 
     assert not report_on(kps, changed, tmp_path).passed
+
+
+@pytest.fixture(scope="module")
+def half_model(kps, tmp_path_factory):
+    path = tmp_path_factory.mktemp("half") / "half.onnx"
+    fp16(kps, path, Fp16Recipe(), None)
+    return onnx.load(path)
+
+
+def test_an_fp16_model_is_compared_weight_by_weight_too(kps, half_model, tmp_path):
+    report = report_on(kps, half_model, tmp_path)
+
+    assert report.passed, report.summary()
+    assert "weights" in {r.check for r in report.results}
+
+
+def test_one_weight_of_an_fp16_model_changed_by_one_percent_fails(kps, half_model, tmp_path):
+    def perturb(weight):
+        flat = weight.reshape(-1)
+        flat[np.argsort(np.abs(flat))[flat.size // 2]] *= np.float16(1.01)
+        return weight
+
+    changed = change(half_model, conv_weights(half_model)[5], perturb)
+
+    assert {r.check for r in report_on(kps, changed, tmp_path).failures} == {"weights"}
+
+
+def test_a_foreign_export_with_its_batchnorms_unfolded_passes(kps, tmp_path):
+    path = tmp_path / "unfolded.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            kps.model(), (torch.zeros(1, 3, 64, 96),), path, dynamo=False, opset_version=17,
+            training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False,
+            input_names=["input.1"], output_names=list(kps.architecture.output_names),
+        )  # fmt: skip
+    assert "BatchNormalization" in {node.op_type for node in onnx.load(path).graph.node}
+
+    report = verify(kps, path)
+
+    assert report.passed, report.summary()
 
 
 def test_weights_of_another_training_fail(kps, tmp_path):

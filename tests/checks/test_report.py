@@ -44,6 +44,13 @@ def test_one_failure_fails_the_report_and_is_named_first():
     assert Report.of([good]).exit_code == 0
 
 
+def test_a_cosine_is_told_by_what_it_lacks():
+    """Both numbers read as 1 in three digits."""
+    bad = CheckResult("parity", "kps_8", "cosine", 1 - 2e-9, 1 - 1e-10, at_least=True)
+
+    assert "cosine: 1-2e-09, at least 1-1e-10 allowed" in Report.of([bad]).summary()
+
+
 def test_a_report_is_json_even_with_values_that_json_lacks():
     report = Report.of([CheckResult("c", "s", "m", math.nan, math.inf)], ["a note"])
 

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from scrfdconv.checks.tolerances import LIMITS, Limits
 from scrfdconv.cli import app
 from scrfdconv.converters.formats import open_artifact
 
@@ -72,7 +73,22 @@ def test_the_json_of_a_plan_does_not_claim_an_engine(scrfdconv, tiny_pth, tmp_pa
     assert content["plan"]["profiles"] == []
     assert content["command"][0] == "trtexec"
     assert content["lint"]["passed"]
+    assert content["verified"] and content["report"]["passed"]
     assert not (tmp_path / content["engine"]).exists()
+
+
+def test_a_plan_whose_onnx_is_not_its_source_is_not_written(
+    scrfdconv, tiny_pth, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(LIMITS, ("fp32", "kps"), Limits(0, 0, 0, 1, 200, "impossible"))
+    plan = ("tensorrt", tiny_pth, "--plan-only", "--shape", 64, 96, "--json")
+
+    code, out, _ = scrfdconv(*plan)
+
+    assert code == 1
+    assert "was not written" in json.loads(out)["error"]
+    assert list(tmp_path.iterdir()) == []
+    assert json.loads(scrfdconv(*plan, "--no-verify")[1])["verified"] is False
 
 
 def test_a_plan_in_fp16_comes_with_an_fp16_onnx(scrfdconv, tiny_pth, tmp_path):

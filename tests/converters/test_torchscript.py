@@ -6,6 +6,9 @@ import json
 import subprocess
 import sys
 import warnings
+import zipfile
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ import torch
 
 from scrfdconv.checks.parity import compare, samples_for
 from scrfdconv.checks.stimuli import stimuli
+from scrfdconv.checks.verify import verify
 from scrfdconv.converters.architecture import BUILTIN
 from scrfdconv.converters.checkpoint import seeded_checkpoint
 from scrfdconv.converters.errors import ArtifactError, UsageError
@@ -53,6 +57,13 @@ def test_a_fixed_shape_refuses_every_other(tiny, tmp_path):
     for shape in ((1, 64, 96), (2, 96, 64)):
         with pytest.raises(ArtifactError, match=r"must have the shape \[2, 3, 64, 96\]"):
             runner.run(stimuli(*shape, 0))
+
+
+def test_a_fixed_model_of_any_size_costs_no_memory_to_make(tiny, tmp_path):
+    """The image alone would have 49 GB."""
+    path = made(tiny, tmp_path, shape=(64_000, 64_000))
+
+    assert TorchScriptRunner(path).interface.shape == (64_000, 64_000)
 
 
 def test_a_shape_off_the_grid_is_refused(tiny):
@@ -118,3 +129,33 @@ def test_the_bytes_repeat_in_a_fresh_process(tmp_path):
     first, second = (subprocess.check_output([sys.executable, "-c", code]) for _ in range(2))
 
     assert first == second
+
+
+def test_one_weight_changed_by_one_percent_fails(tiny, tmp_path):
+    """A small one, which no output shows: weights are compared at rest, as those of ONNX are."""
+    name = "backbone.layer4.0.conv1.weight"
+    changed = {key: tensor.clone() for key, tensor in tiny.weights.items()}
+    flat = changed[name].view(-1)
+    flat[flat.abs().argmin()] *= 1.01
+    path = made(replace(tiny, weights=changed), tmp_path)
+
+    assert {result.check for result in verify(tiny, path).failures} == {"weights"}
+
+
+def test_a_traced_module_that_was_not_frozen_is_compared_too(tiny, tmp_path):
+    path = tmp_path / "foreign.pt"
+    with without_deprecation():
+        torch.jit.save(torch.jit.trace(tiny.model(), torch.zeros(2, 3, 64, 96)), path)
+
+    report = verify(tiny, path)
+
+    assert report.passed, report.summary()
+    assert "weights" in {result.check for result in report.results}
+
+
+def test_nothing_of_this_machine_is_in_the_file(tiny, tmp_path):
+    """torch writes the source path of every operator beside the code."""
+    here = str(Path(torch.__file__).parent).encode()
+
+    with zipfile.ZipFile(made(tiny, tmp_path)) as archive:
+        assert not [name for name in archive.namelist() if here in archive.read(name)]
