@@ -31,11 +31,12 @@ class Limits:
         )  # fmt: skip
 
 
-# Measured over the ten known networks with seeded weights and three with released weights, ONNX
-# and TorchScript against PyTorch, on every stimulus and shape. Worst max error: 1.8e-5 for
-# scores, 6.4e-5 for bbox, 3.3e-5 for kps; lowest SQNR: 97, 102 and 105 dB. All but the kps are
-# GroupNorm heads on the dark picture, whose small variance they divide by; other networks stay at
-# a third of it. The limits leave a factor of three for other processors and photographs.
+# Measured over the ten known networks with seeded weights, ONNX and TorchScript against PyTorch, on
+# every stimulus and shape, and three with released weights on 40 photographs at 640x640, too.
+# Worst: score 1.8e-5 and 89.5 dB, bbox 1.2e-4 and 99 dB, kps 7.8e-5 and 97 dB. The relative ones
+# come from TorchScript on photographs without a face, where all scores are near zero: folding
+# normalisation into weights, as freezing does, rounds every weight once more. The limits leave a
+# factor of three for other processors and photographs.
 # One weight of one conv changed by 1 % gives 59 to 105 dB: see also checks/weights.py.
 _FLOAT_REASON = "rounding of float32 in another order of summation"
 # Simulated on the CPU: the ten known networks with seeded weights, inputs and weights of every
@@ -71,9 +72,9 @@ _INT8_LIMITS = {
     ("int8", "kps"): Limits(4, 5e-1, 3, 1 - 8e-2, 6, _INT8_REASON),
 }
 LIMITS: dict[tuple[str, str], Limits] = {
-    ("fp32", "score"): Limits(5e-5, 2e-6, 5e-5, 1 - 2e-10, 90, _FLOAT_REASON),
-    ("fp32", "bbox"): Limits(2e-4, 5e-5, 1.5e-4, 1 - 1e-10, 94, _FLOAT_REASON),
-    ("fp32", "kps"): Limits(1e-4, 2e-5, 8e-5, 1 - 1e-10, 96, _FLOAT_REASON),
+    ("fp32", "score"): Limits(5e-5, 2e-6, 5e-5, 1 - 1.5e-9, 80, _FLOAT_REASON),
+    ("fp32", "bbox"): Limits(4e-4, 5e-5, 3.5e-4, 1 - 1.5e-10, 90, _FLOAT_REASON),
+    ("fp32", "kps"): Limits(2.5e-4, 2e-5, 1.6e-4, 1 - 2.5e-10, 88, _FLOAT_REASON),
     **_TF32_LIMITS,
     **_FP16_LIMITS,
     **_INT8_LIMITS,
