@@ -18,7 +18,8 @@ from pathlib import Path
 
 from scrfdconv.checks.benchmark import cpu_name
 from scrfdconv.checks.outcome import BuildResult
-from scrfdconv.converters.artifact import require_folder, writing_to
+from scrfdconv.checks.report_files import make_folder
+from scrfdconv.converters.artifact import writing_to
 from scrfdconv.converters.tensorrt_api import plainly_missing
 from scrfdconv.recipes.build_run import Decision, Run, View
 from scrfdconv.recipes.cache import Cache
@@ -89,16 +90,13 @@ def alone_in(out: Path) -> Iterator[Cache]:
     from filelock import FileLock
 
     cache = Cache(out)
-    with writing_to(out):
-        if not out.exists():
-            require_folder(out.absolute())
-        cache.lock.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(cache.lock):
-            cache.prepare()
-            try:
-                yield cache
-            finally:
-                cache.clear_scratch()
+    make_folder(cache.lock.parent)
+    with writing_to(out), FileLock(cache.lock):
+        cache.prepare()
+        try:
+            yield cache
+        finally:
+            cache.clear_scratch()
 
 
 def environment() -> dict[str, str]:

@@ -14,6 +14,7 @@ from scrfdconv.checks.outcome import Box, FacesOn, Histogram, Latency, Picture
 from scrfdconv.checks.parity import Sample
 from scrfdconv.checks.stimuli import STIMULI, stimulus
 from scrfdconv.checks.tolerances import limits_for
+from scrfdconv.converters.architecture import OUTPUT_KINDS
 from scrfdconv.converters.runner import CHANNELS, Outputs, Runner
 
 # From equality in float32 to a whole stride; four bins a decade show the shape and fit a phone.
@@ -76,9 +77,9 @@ class Observer:
         self.faces.append(FacesOn(sample.name, reference, artifact))
 
 
-def _by_kind_and_stride(item: tuple[str, np.ndarray]) -> tuple[str, int]:
+def _by_kind_and_stride(item: tuple[str, np.ndarray]) -> tuple[int, int]:
     kind, _, stride = item[0].partition("_")
-    return kind, int(stride) if stride.isdigit() else 0
+    return OUTPUT_KINDS.index(kind), int(stride)
 
 
 def _boxes(faces: Faces) -> tuple[Box, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -124,7 +125,7 @@ class Run:
         if step.internal:
             return
         self.records[step.name] = record
-        outcome = replace(record.outcome, state=state, command=_command(step, self._recipe))
+        outcome = replace(record.outcome, state=state, command=self._command(step))
         self._found[step.name] = outcome
         for found in outcome.faces:
             if found.picture not in self.pictures and (kept := self._cache.picture(found.picture)):
@@ -145,12 +146,18 @@ class Run:
 
     def _lose(self, step: Step, state: State, why: str, done: Done) -> None:
         outcome = replace(
-            _blank(step, state), why=why, command=_command(step, self._recipe),
+            _blank(step, state), why=why, command=self._command(step),
             seconds=done.seconds, report=done.report, exit_code=done.exit_code,
         )  # fmt: skip
         self._found[step.name] = outcome
         if not step.internal:
             self._view.finished(outcome)
+
+    def _command(self, step: Step) -> str:
+        """What repeats a step alone."""
+        recipe, out = str(self._recipe.path), str(self._cache.folder)
+        words = ["scrfdconv", "build", recipe, "-o", out, "--only", step.name, "--force"]
+        return shlex.join(words)
 
     def _drop_children(self, parent: Step) -> None:
         children = [d.step for d in self._due.values() if d.step.parent == parent.name]
@@ -169,12 +176,6 @@ def _blank(step: Step, state: State) -> Outcome:
         step.name, step.checkpoint.name, target.format, target.precision, target.size,
         target.batch, state, parents=(step.parent or step.checkpoint.name,),
     )  # fmt: skip
-
-
-def _command(step: Step, recipe: Recipe) -> str:
-    import shlex
-
-    return shlex.join(["scrfdconv", "build", str(recipe.path), "--only", step.name, "--force"])
 
 
 def _death(died: Died) -> str:
