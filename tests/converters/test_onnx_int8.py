@@ -12,8 +12,17 @@ from onnx import numpy_helper
 from scrfdconv.checks.precision import audit
 from scrfdconv.checks.stimuli import stimuli
 from scrfdconv.converters.artifact import artifact_at
-from scrfdconv.converters.calibration import Table, chosen_ranges, equalised, extremes, widest
+from scrfdconv.converters.calibration import Table, chosen_ranges, extremes, widest
 from scrfdconv.converters.errors import ArtifactError, UsageError
+from scrfdconv.converters.float_nodes import (
+    AFFINE_REASON,
+    BEHIND_REASON,
+    JOINED_REASON,
+    LEAN_REASON,
+    RELU_REASON,
+    SCORE_REASON,
+    kept_nodes,
+)
 from scrfdconv.converters.formats.onnx import (
     OnnxOptions,
     OnnxRunner,
@@ -22,13 +31,7 @@ from scrfdconv.converters.formats.onnx import (
     serialised,
 )
 from scrfdconv.converters.formats.onnx_int8 import Int8Options, OnnxInt8
-from scrfdconv.converters.quantization import (
-    AFFINE_REASON,
-    BEHIND_REASON,
-    SCORE_REASON,
-    kept_nodes,
-    quantizable,
-)
+from scrfdconv.converters.quantization import quantizable
 from scrfdconv.converters.sensitivity import layer_sqnr
 
 IMAGES = np.concatenate([stimuli(1, 96, 128, seed) for seed in range(4)])
@@ -41,10 +44,9 @@ def pictures():
 def table_of(path, calibrator="minmax"):
     model = quantizable(load_onnx(path))
     whole = widest(extremes(model, pictures))
-    channels = {name: values.tolist() for name, values in whole.largest().items()}
-    level, factors = equalised(model, channels)
-    ranges = chosen_ranges(level, whole.ranges("input.1", factors), calibrator, pictures)
-    return Table("source", "images", len(IMAGES), (96, 128), calibrator, ranges, channels)
+    means = {name: values.tolist() for name, values in whole.mean.items()}
+    ranges = chosen_ranges(model, whole.ranges("input.1"), calibrator, pictures)
+    return Table("source", "images", len(IMAGES), (96, 128), calibrator, ranges, means)
 
 
 def exported(checkpoint, path, **options):
