@@ -25,8 +25,9 @@ from scrfdconv.recipes.int8_request import counted
 from scrfdconv.recipes.int8_task import Task
 from scrfdconv.recipes.pictures import Pictures, batches, mosaics
 
-# A quarter is held back to judge by, where enough remain to calibrate on.
-FEWEST_TO_SPLIT, HELD_SHARE = 16, 4
+# A quarter is held back to judge by, where enough remain to calibrate on; of hundreds no more than
+# about 24, which have five views each, some thousand faces, and cost 4 s in every round.
+FEWEST_TO_SPLIT, HELD_SHARE, MOST_HELD = 16, 4, 24
 SPLIT_SEED = 0
 
 
@@ -45,7 +46,7 @@ class Split:
 
 
 def split(faces: Sequence[Seen]) -> Split:
-    """Of pictures ordered by their number of faces, every fourth is held back.
+    """Of pictures ordered by their number of faces, every fourth (of many, fewer) is held back.
 
     So both parts see crowds and portraits alike; a seeded shuffle decides between equals.
     """
@@ -56,12 +57,13 @@ def split(faces: Sequence[Seen]) -> Split:
             f"some back ({FEWEST_TO_SPLIT} are enough)"
         )
         return Split(tuple(range(count)), tuple(range(count)), note)
+    step = max(HELD_SHARE, count // MOST_HELD)
     order = np.random.default_rng(SPLIT_SEED).permutation(count).tolist()
-    held = sorted(sorted(order, key=lambda i: faces[i].faces)[HELD_SHARE // 2 :: HELD_SHARE])
+    held = sorted(sorted(order, key=lambda i: faces[i].faces)[step // 2 :: step])
     inside = [i for i in range(count) if i not in set(held)]
     note = (
         f"calibrated on {len(inside)} pictures, judged on {len(held)} others: of the pictures by "
-        f"number of faces every {HELD_SHARE}th (seed {SPLIT_SEED})"
+        f"number of faces every {step}th (seed {SPLIT_SEED})"
     )
     return Split(tuple(inside), tuple(held), note)
 

@@ -32,6 +32,7 @@ SENSITIVE_REASON = "sensitive: put back to float to keep the accuracy budget"
 # They multiply unsigned by signed bytes and add without saturation; older x86 processors saturate
 # at 16 bits on the way, so that weights must do with 7 bits there.
 _VNNI = ("avx512_vnni", "avx_vnni", "avx512vnni", "avxvnni")
+_CPUINFO = Path("/proc/cpuinfo")
 _X86 = ("x86_64", "AMD64", "i686", "x86")
 
 
@@ -112,11 +113,10 @@ def require_ranges(model: onnx.ModelProto, table: Table) -> None:
         )
 
 
-def needs_reduced_range() -> bool:
+def needs_reduced_range(cpuinfo: Path = _CPUINFO) -> bool:
     """True on x86 processors that cannot add 8-bit products without saturation (no VNNI)."""
     if platform.machine() not in _X86:
         return False
-    cpuinfo = Path("/proc/cpuinfo")
     if not cpuinfo.is_file():
         return False  # not Linux: every processor of the last years has VNNI
     return not any(flag in cpuinfo.read_text("utf-8", "replace") for flag in _VNNI)

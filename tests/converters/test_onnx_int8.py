@@ -32,7 +32,12 @@ from scrfdconv.converters.formats.onnx import (
     onnx_from_checkpoint,
     serialised,
 )
-from scrfdconv.converters.formats.onnx_int8 import Int8Options, OnnxInt8, before_rounding
+from scrfdconv.converters.formats.onnx_int8 import (
+    Int8Options,
+    OnnxInt8,
+    before_rounding,
+    needs_reduced_range,
+)
 from scrfdconv.converters.quantization import quantizable
 from scrfdconv.converters.sensitivity import layer_sqnr
 
@@ -174,13 +179,13 @@ def test_bytes_begin_where_there_are_no_more_values_than_in_the_image(name, last
     assert list(kept.get(LEAN_REASON, ())) == names[: names.index(last) + 1 if last else 0]
 
 
-def test_the_graph_for_tensorrt_is_not_arranged(tiny_onnx):
-    model = quantizable(load_onnx(tiny_onnx))
-    outputs = OnnxRunner(tiny_onnx).output_names
+def test_the_graph_for_tensorrt_is_not_arranged(tiny_onnx, table, tmp_path):
+    path = built(tiny_onnx, tmp_path / "trt.onnx", table=table, target="tensorrt")
 
-    kept = {entry.reason for entry in kept_nodes(model, outputs, "tensorrt")}
+    operators = [Counter(n.op_type for n in onnx.load(p).graph.node) for p in (tiny_onnx, path)]
 
-    assert kept == {SCORE_REASON, BEHIND_REASON}
+    for name in ("Conv", "AveragePool", "Split"):
+        assert operators[0][name] == operators[1][name]
 
 
 def test_a_layer_with_a_range_far_too_small_is_the_most_sensitive_one(tiny_onnx, table, tmp_path):
@@ -197,6 +202,34 @@ def test_a_layer_with_a_range_far_too_small_is_the_most_sensitive_one(tiny_onnx,
     readers = {n.name for n in model.graph.node if n.op_type == "Conv" and name in n.input}
     assert next(iter(levels)) in readers
     assert levels[victim.name] < 10 < np.median(list(levels.values()))
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "reduced"),
+    [
+        ("x86_64", "sse2 avx2 avx512f", True),
+        ("x86_64", "avx512f avx512_vnni", False),
+        ("AMD64", "avx2 avx_vnni", False),
+        ("x86_64", None, False),  # no such file: not Linux
+        ("aarch64", "asimd", False),
+    ],
+)
+def test_weights_of_7_bits_are_for_x86_without_vnni(machine, flags, reduced, monkeypatch, tmp_path):
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    if flags:
+        (tmp_path / "cpuinfo").write_text(f"flags\t\t: fpu {flags}\n")
+
+    assert needs_reduced_range(tmp_path / "cpuinfo") is reduced
+
+
+def test_reduced_weights_have_7_bits(tiny_onnx, table, tmp_path):
+    model = onnx.load(built(tiny_onnx, tmp_path / "int8.onnx", table=table, reduce_range=True))
+
+    weights = [numpy_helper.to_array(t) for t in model.graph.initializer if len(t.dims) == 4]
+
+    rounded = [weight for weight in weights if weight.dtype == np.int8]
+    assert rounded
+    assert max(np.abs(weight.astype(int)).max() for weight in rounded) <= 64
 
 
 @pytest.mark.parametrize("asked", ["Conv", None])

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from scrfdconv.checks.calibration import Seen
 from scrfdconv.checks.verify import Demand
 from scrfdconv.converters.artifact import artifact_at
 from scrfdconv.converters.checkpoint import load_checkpoint
@@ -20,6 +21,7 @@ from scrfdconv.converters.formats.onnx import (
     serialised,
 )
 from scrfdconv.recipes.int8 import int8
+from scrfdconv.recipes.int8_measure import split
 from scrfdconv.recipes.int8_request import Int8Recipe
 from scrfdconv.recipes.int8_search import Judge, search
 from scrfdconv.recipes.pictures import load_pictures, mosaics, views
@@ -68,6 +70,17 @@ def test_the_budget_is_judged_on_pictures_that_were_held_back(trained, images, t
     assert made.search.rounds[0].found.images == 25  # five views each
     assert {r.metric for r in made.made.report.results if r.check == "budget"} == {"lost", "extra"}
     assert made.made.report.passed
+
+
+@pytest.mark.parametrize(("count", "held"), [(16, 4), (24, 6), (96, 24), (300, 25)])
+def test_some_pictures_of_each_kind_are_held_back_and_never_hundreds(count, held):
+    faces = [Seen({8: i % 7}, 0.1) for i in range(count)]
+
+    parts = split(faces)
+
+    assert len(parts.held) == held
+    assert sorted((*parts.inside, *parts.held)) == list(range(count))
+    assert len({faces[i].faces for i in parts.held}) >= min(held, 6)
 
 
 def test_few_pictures_are_judged_on_themselves_and_warned_about(trained, images, tmp_path):
