@@ -107,7 +107,7 @@ def growth(parts: Sequence[Extremes]) -> float:
 
 def _widths(parts: Iterable[Extremes]) -> dict[str, float]:
     all_of = widest(parts)
-    return {name: float(all_of.high[name].max() - all_of.low[name].min()) for name in all_of.low}
+    return {name: high - all_of.low[name] for name, high in all_of.high.items()}
 
 
 def _size_warnings(found: Coverage) -> Iterable[str]:

@@ -170,7 +170,8 @@ def _show(path: Path, made: Int8Made, source: str, speed: Speed | None) -> None:
     for reason, nodes in kept.items():
         named = ", ".join(nodes[:_NAMED]) + (" ..." if len(nodes) > _NAMED else "")
         output.show(f"float32: {len(nodes)} nodes, {reason}: {named}")
-    for note in made.notes:
-        output.show(f"note: {note}")
+    if not made.made.report:  # which shows them otherwise
+        for note in made.notes:
+            output.show(f"note: {note}")
     for line in speed.lines() if speed else ():
         output.show(line)

@@ -1,8 +1,9 @@
 """Ranges of activations, measured one picture at a time, so that memory does not grow with them.
 
 The library's calibrators keep what they see of all pictures before they sum it up. Here the first
-pass takes each channel's extremes, inside ONNX Runtime, and a second one, for the methods that
-need it, histograms of a fixed size, from which the library's own rules choose the ranges.
+pass takes each tensor's extremes and each channel's mean, inside ONNX Runtime, and a second one,
+for the methods that need it, histograms of a fixed size, from which the library's own rules choose
+the ranges.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from scrfdconv.converters.artifact import readable, replacing
-from scrfdconv.converters.equalisation import equalise
 from scrfdconv.converters.errors import InputFileError
+from scrfdconv.converters.float_nodes import OPERATORS
 from scrfdconv.converters.formats.onnx import image_input, opset_of
 from scrfdconv.converters.fp16_range import outputs_of
-from scrfdconv.converters.quantization import OPERATORS, Ranges
+from scrfdconv.converters.quantization import Ranges
 
 if TYPE_CHECKING:
     import onnx
@@ -32,14 +33,15 @@ Calibrator = Literal["minmax", "entropy", "percentile"]
 CALIBRATORS: tuple[Calibrator, ...] = get_args(Calibrator)
 Images = Callable[[], Iterable[np.ndarray]]  # (N, 3, H, W) float32 each, the same ones every time
 
-TABLE_VERSION = 1
+TABLE_VERSION = 2
 IMAGE_RANGE = (-1.0, 1.0)  # of every normalised picture, whatever the given ones have
 # Bins of the histograms. The library's default for entropy, 128 of 128 levels, leaves its rule
 # nothing to choose; with 512 it tries 192 widths, in 0.05 s for each tensor.
 _BINS = {"entropy": 512, "percentile": 2048}
 _LEVELS = 128  # to which entropy reduces a histogram
 _PERCENTILE = 99.999
-_AXES = [0, 2, 3]  # all but the channel
+# What is measured of an activation (N, C, H, W), and over which axes.
+_MEASURES = {"ReduceMin": [0, 1, 2, 3], "ReduceMax": [0, 1, 2, 3], "ReduceMean": [0, 2, 3]}
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,8 @@ class Table:
     images: int
     shape: tuple[int, int]
     calibrator: Calibrator
-    ranges: dict[str, tuple[float, float]]  # of the equalised model's activations
-    channels: dict[str, list[float]] = field(default_factory=dict)  # largest magnitudes before it
+    ranges: dict[str, tuple[float, float]]  # of activations
+    means: dict[str, list[float]] = field(default_factory=dict)  # of their channels
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: reading it back gives the same numbers."""
@@ -70,7 +72,7 @@ class Table:
             values["ranges"] = {
                 k: (_finite(a), _finite(b)) for k, (a, b) in values["ranges"].items()
             }
-            values["channels"] = {k: [_finite(v) for v in c] for k, c in values["channels"].items()}
+            values["means"] = {k: [_finite(v) for v in c] for k, c in values["means"].items()}
             if values["calibrator"] not in CALIBRATORS:
                 raise ValueError(f"unknown calibrator {values['calibrator']}")
             return cls(**values)
@@ -114,27 +116,15 @@ def _finite(value: Any) -> float:
 
 @dataclass(frozen=True)
 class Extremes:
-    """The smallest and largest value of every channel of every measured activation."""
+    """The smallest and largest value of every measured activation, and its channels' means."""
 
-    low: dict[str, np.ndarray]  # (C,)
-    high: dict[str, np.ndarray]
+    low: dict[str, float]
+    high: dict[str, float]
+    mean: dict[str, np.ndarray]  # (C,)
 
-    def ranges(
-        self, image: str, factors: Mapping[str, np.ndarray]
-    ) -> dict[str, tuple[float, float]]:
-        """Ranges of whole tensors, of channels that were multiplied by ``factors``."""
-        found = {
-            name: (
-                float((self.low[name] * factors.get(name, 1)).min()),
-                float((self.high[name] * factors.get(name, 1)).max()),
-            )
-            for name in self.low
-        }
-        return found | {image: IMAGE_RANGE}
-
-    def largest(self) -> dict[str, np.ndarray]:
-        """The largest magnitude of every channel."""
-        return {name: np.maximum(-self.low[name], self.high[name]) for name in self.low}
+    def ranges(self, image: str) -> dict[str, tuple[float, float]]:
+        """All ranges; the tensor ``image`` has that of every normalised picture."""
+        return {k: (low, self.high[k]) for k, low in self.low.items()} | {image: IMAGE_RANGE}
 
 
 def extremes(model: onnx.ModelProto, images: Images) -> list[Extremes]:
@@ -143,61 +133,53 @@ def extremes(model: onnx.ModelProto, images: Images) -> list[Extremes]:
     probed = _with_extremes(model, names)
     found = []
     for values in outputs_of(probed, images):
-        low, high = values[: len(names)], values[len(names) :]
+        low, high, mean = (values[i :: len(_MEASURES)] for i in range(len(_MEASURES)))
         found.append(
-            Extremes(dict(zip(names, low, strict=True)), dict(zip(names, high, strict=True)))
+            Extremes(
+                {name: float(value) for name, value in zip(names, low, strict=True)},
+                {name: float(value) for name, value in zip(names, high, strict=True)},
+                dict(zip(names, mean, strict=True)),
+            )
         )
     return found
 
 
 def widest(parts: Iterable[Extremes]) -> Extremes:
-    """The extremes over all of ``parts``."""
-    first, *others = parts
-    low, high = dict(first.low), dict(first.high)
-    for part in others:
-        low = {name: np.minimum(value, part.low[name]) for name, value in low.items()}
-        high = {name: np.maximum(value, part.high[name]) for name, value in high.items()}
-    return Extremes(low, high)
+    """The extremes over all of ``parts``, and the means of their means."""
+    found = list(parts)
+    names = found[0].low.keys()
+    return Extremes(
+        {name: min(part.low[name] for part in found) for name in names},
+        {name: max(part.high[name] for part in found) for name in names},
+        {name: np.mean([part.mean[name] for part in found], axis=0) for name in names},
+    )
 
 
 def _with_extremes(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
-    """The model with the extremes of the named tensors as its only outputs."""
+    """The model with three outputs for each of the named tensors, and no others."""
     import onnx
     from onnx import helper, numpy_helper
 
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph
-    graph.initializer.append(numpy_helper.from_array(np.array(_AXES, np.int64), "extremes.axes"))
     axes_are_inputs = opset_of(model) >= 18  # noqa: PLR2004 - ReduceMin-18 and ReduceMax-18
     del graph.output[:], graph.value_info[:]
-    for operator in ("ReduceMin", "ReduceMax"):
-        for name in names:
+    for operator, axes in _MEASURES.items():
+        graph.initializer.append(numpy_helper.from_array(np.array(axes, np.int64), f"{operator}."))
+    for name in names:
+        for operator, axes in _MEASURES.items():
             output = f"{name}.{operator}"
-            inputs = [name, "extremes.axes"] if axes_are_inputs else [name]
+            inputs = [name, f"{operator}."] if axes_are_inputs else [name]
             node = helper.make_node(operator, inputs, [output], keepdims=0)
             if not axes_are_inputs:
-                node.attribute.append(helper.make_attribute("axes", _AXES))
+                node.attribute.append(helper.make_attribute("axes", axes))
             graph.node.append(node)
-            graph.output.append(
-                helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, [None])
-            )
+            graph.output.append(helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None))
     return result
 
 
 # ---------------------------------------------------------------- ranges
-
-
-def equalised(
-    model: onnx.ModelProto, channels: Mapping[str, Iterable[float]]
-) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
-    """A copy of a quantizable model with equalised channels, and their factors."""
-    import onnx
-
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    largest = {name: np.asarray(list(values), np.float32) for name, values in channels.items()}
-    return result, equalise(result, largest)
 
 
 def chosen_ranges(

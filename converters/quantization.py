@@ -1,45 +1,31 @@
-"""INT8 graphs: what of an SCRFD is quantized, and the call of ONNX Runtime's quantizer.
+"""INT8 graphs: models made fit for Q/DQ pairs, and the call of ONNX Runtime's quantizer.
 
-What the library cannot know is decided here, measured on trained models at 640x640:
-
-1. The convolutions of the scores stay float. Their ranges are what a poor calibration set gets
-   wrong: where it has no face of a size, the scores of that stride are cut off. Eight portraits
-   left 3 % of the faces, and 96 % with these convolutions in float.
-2. Everything behind the last convolution of a head stays float: there, 8 bits gain nothing.
-3. GroupNorm stays float: an InstanceNormalization with scale and shift in every export.
-4. Whatever lies between convolutions is quantized with them (additions, pools, upsampling):
-   every float node in between costs a pair of conversions.
+Whatever lies between quantized convolutions is quantized with them (additions, pools, upsampling):
+every float node in between costs a pair of conversions. What stays float all the same is
+`converters.float_nodes`' matter.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scrfdconv.converters.architecture import OUTPUT_KINDS
 from scrfdconv.converters.errors import ArtifactError
-from scrfdconv.converters.float16 import float_tensors, prepared
+from scrfdconv.converters.float16 import prepared
+from scrfdconv.converters.float_nodes import OPERATORS, Target
 from scrfdconv.converters.formats.onnx import opset_of
-from scrfdconv.converters.precision import nodes_asked_for
 
 if TYPE_CHECKING:
     import onnx
 
-Target = Literal["cpu", "tensorrt"]
 Ranges = Mapping[str, tuple[float, float]]
 
-OPERATORS = ("Conv", "Relu", "Add", "MaxPool", "AveragePool", "Resize")
 # Before 13, QuantizeLinear has no axis, so no scale for each channel of a weight.
 SMALLEST_OPSET = 13
-ASKED_FOR = "asked for (--keep-float)"
-SCORE_REASON = "score convolution: a poor calibration set would cut its scores off"
-BEHIND_REASON = "behind the last convolution of a head"
-AFFINE_REASON = "scale or shift of a normalisation"
 _RESIZE_INPUTS = 4  # X, roi, scales, sizes
 # TensorRT fuses what follows a convolution up to the next one's input, and takes Q/DQ pairs at
 # the inputs of convolutions only: symmetric, with biases in float.
@@ -51,14 +37,6 @@ _TENSORRT: dict[str, Any] = {
     "QuantizeBias": False,  # undocumented; without it biases become INT32 with a dequantizer
     "OpTypesToExcludeOutputQuantization": ["Conv"],
 }
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Nodes that stay float, and why."""
-
-    reason: str
-    nodes: tuple[str, ...]
 
 
 # ---------------------------------------------------------------- before
@@ -102,71 +80,7 @@ def _raised(model: onnx.ModelProto) -> onnx.ModelProto:
     return prepared(raised)
 
 
-# ---------------------------------------------------------------- what stays float
-
-
-def kept_nodes(
-    model: onnx.ModelProto, outputs: Sequence[str], keep_float: Sequence[str] = ()
-) -> list[Kept]:
-    """What stays float in a quantizable model; ``outputs`` are its canonical names, in order.
-
-    Raises UsageError for a name in ``keep_float`` that is neither node nor operator.
-    """
-    heads = _Heads(model)
-    scores = {
-        name
-        for canonical, value in zip(outputs, model.graph.output, strict=True)
-        if canonical.startswith(OUTPUT_KINDS[0])
-        for name in heads.convolutions[value.name]
-    }
-    found = [
-        Kept(ASKED_FOR, tuple(nodes_asked_for(model, keep_float))),
-        Kept(SCORE_REASON, tuple(sorted(scores))),
-        Kept(BEHIND_REASON, tuple(sorted(heads.behind))),
-        Kept(AFFINE_REASON, tuple(_affine(model))),
-    ]
-    return [kept for kept in found if kept.nodes]
-
-
-class _Heads:
-    """The last convolutions before each output, and the nodes between them and the output."""
-
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self._makers = {name: node for node in model.graph.node for name in node.output}
-        self._floats = float_tensors(model)
-        self.behind: set[str] = set()
-        self.convolutions = {v.name: set(self._before(v.name)) for v in model.graph.output}
-
-    def _before(self, name: str) -> Iterator[str]:
-        node = self._makers.get(name)
-        if node is None:
-            return
-        if node.op_type == "Conv":
-            yield node.name
-            return
-        self.behind.add(node.name)
-        for source in node.input:
-            if source in self._floats:
-                yield from self._before(source)
-
-
-def _affine(model: onnx.ModelProto) -> Iterator[str]:
-    """Additions of a constant; those between two activations are residuals and upsampling."""
-    constants = {tensor.name for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == "Add" and any(name in constants for name in node.input):
-            yield node.name
-
-
 # ---------------------------------------------------------------- quantizing
-
-
-def measured_tensors(model: onnx.ModelProto) -> list[str]:
-    """The activations (N, C, H, W) whose ranges quantization may need, the image first."""
-    from scrfdconv.converters.formats.onnx import image_input
-
-    image = image_input(model).name
-    return [image, *(n.output[0] for n in model.graph.node if n.op_type in OPERATORS)]
 
 
 def quantized(

@@ -15,8 +15,8 @@ from typing import Any, get_args
 from scrfdconv.converters.artifact import replacing
 from scrfdconv.converters.calibration import Table, load_json
 from scrfdconv.converters.errors import InputFileError, UsageError
+from scrfdconv.converters.float_nodes import Target
 from scrfdconv.converters.formats.onnx_int8 import Int8Options
-from scrfdconv.converters.quantization import Target
 
 VERSION = 1
 

@@ -15,10 +15,10 @@ from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.calibration import Calibrator, Table
 from scrfdconv.converters.checkpoint import Checkpoint
 from scrfdconv.converters.errors import UsageError
+from scrfdconv.converters.float_nodes import Target
 from scrfdconv.converters.formats import Source, formats
 from scrfdconv.converters.formats.onnx import OnnxOptions, OnnxRunner
 from scrfdconv.converters.formats.onnx_fp16 import require_convertible
-from scrfdconv.converters.quantization import Target
 from scrfdconv.converters.runner import Interface
 
 DEFAULT_SIZE = (640, 640)  # of photographs for dynamic models: upstream's size
@@ -38,7 +38,7 @@ class Int8Recipe:
     batch: int = 1
     opset: int | None = None
     calibration_size: tuple[int, int] | None = None
-    # Within equalised channels, extremes were as good as either rule that cuts them.
+    # Extremes are as good as either rule that cuts them, and take one pass less.
     calibrator: Calibrator | Literal["auto"] = "minmax"
     target: Target = "cpu"
     keep_float: tuple[str, ...] = ()
@@ -47,6 +47,12 @@ class Int8Recipe:
     plan: Path | None = None  # replayed if it is there, else written
     calibration_table: Path | None = None
     save_calibration: Path | None = None
+
+
+@contextmanager
+def silent(_: str) -> Iterator[Progress]:
+    """A stage that shows nothing."""
+    yield lambda done, total: None
 
 
 def empty_table() -> Table:

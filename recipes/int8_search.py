@@ -20,9 +20,8 @@ from scrfdconv.checks.faces import detect
 from scrfdconv.checks.images import UInt8, normalise
 from scrfdconv.checks.report import CheckResult
 from scrfdconv.converters.artifact import Artifact
-from scrfdconv.converters.calibration import equalised
 from scrfdconv.converters.formats.onnx import OnnxRunner, load_onnx
-from scrfdconv.converters.formats.onnx_int8 import Int8Options, OnnxInt8
+from scrfdconv.converters.formats.onnx_int8 import Int8Options, OnnxInt8, before_rounding
 from scrfdconv.converters.quantization import quantizable
 from scrfdconv.converters.sensitivity import layer_sqnr
 from scrfdconv.recipes.pictures import batches, views
@@ -34,7 +33,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Judge:
-    """Reference faces on the pictures to judge by, each seen whole, mirrored and at half size."""
+    """Reference faces on the pictures to judge by, each seen in all its `views`."""
 
     canvases: tuple[UInt8, ...]  # all views
     reference: tuple[Faces, ...]
@@ -157,7 +156,7 @@ def _sensitive(
     import onnx
 
     int8 = onnx.load_from_string(OnnxInt8().build(parent, options))
-    model, _ = equalised(quantizable(load_onnx(parent.path)), options.table.channels)
-    batch = OnnxRunner(parent.path).interface.batch or 1
-    images = batches(pictures[:SENSITIVITY_IMAGES], batch)
+    interface = OnnxRunner(parent.path).interface
+    model = before_rounding(quantizable(load_onnx(parent.path)), interface.outputs, options)
+    images = batches(pictures[:SENSITIVITY_IMAGES], interface.batch or 1)
     return list(layer_sqnr(model, int8, images).items())

@@ -15,6 +15,7 @@ from scrfdconv.converters.errors import InputFileError
 # Ranges stop growing long before; 400 canvases of 640x640 are 0.5 GB as bytes, 2 GB as floats.
 MOST_PICTURES = 400
 MOSAIC_SIDES = (2, 4)  # tiles in a row
+_BLUR = 1.5  # standard deviation in pixels: a photograph out of focus
 _NAMED = 3
 
 
@@ -91,13 +92,19 @@ def batches(canvases: Sequence[UInt8], batch: int = 1) -> Callable[[], Iterator[
 
 
 def views(canvas: UInt8) -> list[UInt8]:
-    """The picture, its mirror image, and one of half the size: more faces to judge by."""
+    """The picture, its mirror image, at half size, darkened and blurred: more faces to judge by.
+
+    Each is a face of its own for the network: whether it gets lost, its other views do not say.
+    """
     import cv2
 
     half = np.zeros_like(canvas)
     height, width = canvas.shape[0] // 2, canvas.shape[1] // 2
     half[:height, :width] = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)
-    return [canvas, np.ascontiguousarray(canvas[:, ::-1]), half]
+    mirrored = np.ascontiguousarray(canvas[:, ::-1])
+    dark = canvas // 2
+    blurred = np.asarray(cv2.GaussianBlur(canvas, (0, 0), _BLUR))
+    return [canvas, mirrored, half, dark, blurred]
 
 
 def _spread(paths: Sequence[Path]) -> list[Path]:

@@ -12,14 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scrfdconv.converters.arrangement import arranged
 from scrfdconv.converters.artifact import Artifact
-from scrfdconv.converters.calibration import Table, equalised
+from scrfdconv.converters.calibration import Table
 from scrfdconv.converters.errors import UsageError
+from scrfdconv.converters.float_nodes import Kept, Target, kept_nodes
 from scrfdconv.converters.formats import Format, Source
 from scrfdconv.converters.formats.onnx import OnnxRunner, load_onnx, serialised
 from scrfdconv.converters.formats.onnx_fp16 import KEPT, require_convertible
 from scrfdconv.converters.metadata import PREFIX
-from scrfdconv.converters.quantization import Kept, Target, kept_nodes, quantizable, quantized
+from scrfdconv.converters.quantization import quantizable, quantized
+from scrfdconv.converters.rounding import with_corrected_biases
 from scrfdconv.converters.runner import Runner
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ SENSITIVE_REASON = "sensitive: put back to float to keep the accuracy budget"
 # They multiply unsigned by signed bytes and add without saturation; older x86 processors saturate
 # at 16 bits on the way, so that weights must do with 7 bits there.
 _VNNI = ("avx512_vnni", "avx_vnni", "avx512vnni", "avxvnni")
+_CPUINFO = Path("/proc/cpuinfo")
 _X86 = ("x86_64", "AMD64", "i686", "x86")
 
 
@@ -62,11 +66,11 @@ class OnnxInt8(Format):
         model = quantizable(load_onnx(source.path))
         kept = kept_for(model, interface.outputs, options)
         require_ranges(model, options.table)
-        model, _ = equalised(model, options.table.channels)
         nodes = {name for entry in kept for name in entry.nodes}
         result = quantized(
-            model, options.table.ranges, nodes, options.target, reduce_range=options.reduce_range
-        )
+            before_rounding(model, interface.outputs, options),
+            options.table.ranges, nodes, options.target, reduce_range=options.reduce_range,
+        )  # fmt: skip
         _describe(result, kept, options, source.digest)
         return serialised(result)
 
@@ -77,10 +81,25 @@ class OnnxInt8(Format):
 
 def kept_for(model: onnx.ModelProto, outputs: tuple[str, ...], options: Int8Options) -> list[Kept]:
     """What stays float in a quantizable model, each node once."""
-    found = kept_nodes(model, outputs, options.keep_float)
+    found = kept_nodes(model, outputs, options.target, options.keep_float)
     if options.sensitive:
         found.append(Kept(SENSITIVE_REASON, options.sensitive))
     return found
+
+
+def before_rounding(
+    model: onnx.ModelProto, outputs: tuple[str, ...], options: Int8Options
+) -> onnx.ModelProto:
+    """The float model that is rounded: arranged for its target, with corrected biases.
+
+    TensorRT arranges graphs for its own kernels; it gets the layers as they are.
+    """
+    keep = {name for entry in kept_for(model, outputs, options) for name in entry.nodes}
+    if options.target == "cpu":
+        model = arranged(model, outputs, keep)
+    return with_corrected_biases(
+        model, options.table.means, keep, reduce_range=options.reduce_range
+    )
 
 
 def require_ranges(model: onnx.ModelProto, table: Table) -> None:
@@ -94,11 +113,10 @@ def require_ranges(model: onnx.ModelProto, table: Table) -> None:
         )
 
 
-def needs_reduced_range() -> bool:
+def needs_reduced_range(cpuinfo: Path = _CPUINFO) -> bool:
     """True on x86 processors that cannot add 8-bit products without saturation (no VNNI)."""
     if platform.machine() not in _X86:
         return False
-    cpuinfo = Path("/proc/cpuinfo")
     if not cpuinfo.is_file():
         return False  # not Linux: every processor of the last years has VNNI
     return not any(flag in cpuinfo.read_text("utf-8", "replace") for flag in _VNNI)

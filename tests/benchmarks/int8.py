@@ -4,7 +4,9 @@
 
 DATA is the folder with ``checkpoints/`` and ``images/`` in it; default: $SCRFDCONV_DATA or
 ../shared/data. Calibrates on images/calibration, and for trained models also on eight crops of
-single faces from there, and measures on images/test. Exits 1 below the floors.
+single faces from there, and measures on images/test: on each photograph, and on that with ten views
+of it (another size, mirrored, darker, blurred ...), which have more than a thousand faces. Exits 1
+below the floors.
 """
 
 import os
@@ -29,6 +31,8 @@ FLOORS = {  # one thread, times as fast as the float model
     "scrfd_2.5g_kps": 2.7, "scrfd_10g_kps": 3.5, "scrfd_2.5g": 2.5, "scrfd_500m_kps": 1.1,
 }  # fmt: skip
 SEEDED = ("scrfd_1g", "scrfd_2.5g", "scrfd_10g", "scrfd_10g_kps", "scrfd_34g")
+MEASURES = ("recall", "precision", "AP50", "mean IoU")
+NO_LESS, POOR = (0.99, 0.99, 0.999, 0.975), (0.95, 0.0, 0.0, 0.0)
 ROUNDS = 15  # float and int8 take turns; the best of each counts: other processes only add
 PORTRAITS, SMALLEST, MARGIN = 8, 60, 1.0  # pixels on the canvas, and of a side around the centre
 
@@ -57,24 +61,50 @@ def measured(source, data, folder):
     print(f"{opened.name}: {speed:.2f} times as fast, floor {floor}; built in {took:.0f} s")
     good = speed >= floor
     if trained:
-        good &= faces(parent, folder / "int8.onnx", data, "photographs", 0.99, 0.99)
+        good &= faces(parent, folder / "int8.onnx", data, "photographs", NO_LESS)
         crops = portraits(parent, photographs, folder)
         made = int8(opened, folder / "poor.onnx", Int8Recipe(crops, SHAPE), None)
         good &= bool(made.warnings)
-        good &= faces(parent, folder / "poor.onnx", data, "eight portraits", 0.95, 0.0)
+        good &= faces(parent, folder / "poor.onnx", data, "eight portraits", POOR)
     return good
 
 
-def faces(parent, int8_path, data, what, recall, precision):
-    pictures = [inputs(path) for path in find_images([data / "images/test"])]
+def faces(parent, int8_path, data, what, floors):
+    pictures = [letterbox(read_image(p), SHAPE)[0] for p in find_images([data / "images/test"])]
     reference, artifact = OnnxRunner(parent), OnnxRunner(int8_path)
-    found = agreement((detect(reference, p), detect(artifact, p)) for p in pictures)
-    print(
-        f"  {what}: {found.reference_faces} faces, recall {found.recall:.4f}, precision "
-        f"{found.precision:.4f}, AP50 {found.ap50:.4f}, mean IoU {found.mean_iou:.4f}",
-        flush=True,
-    )
-    return found.recall >= recall and found.precision >= precision
+    good = True
+    for name, seen in (("as they are", pictures), ("in all views", views(pictures))):
+        inputs = (normalise(picture)[0] for picture in seen)
+        found = agreement((detect(reference, i), detect(artifact, i)) for i in inputs)
+        values = (found.recall, found.precision, found.ap50, found.mean_iou)
+        shown = ", ".join(f"{n} {v:.4f}" for n, v in zip(MEASURES, values, strict=True))
+        print(f"  {what}, test {name}: {found.reference_faces} faces, {shown}", flush=True)
+        # one of 110 faces is 0.9 %: the floors are for many
+        good &= seen is pictures or all(v >= f for v, f in zip(values, floors, strict=True))
+    return good
+
+
+def views(pictures):
+    """Each picture and ten more of it."""
+    import cv2
+
+    draw, height, width = np.random.default_rng(0), *SHAPE
+    for picture in pictures:
+        yield picture
+        yield np.ascontiguousarray(picture[:, ::-1])
+        yield picture // 2
+        yield np.clip(picture * 1.4 + 20, 0, 255).astype(np.uint8)
+        yield cv2.GaussianBlur(picture, (0, 0), 1.5)
+        yield cv2.imdecode(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 25])[1], 1)
+        yield np.clip(picture + draw.normal(0, 8, picture.shape), 0, 255).astype(np.uint8)
+        for scale in (0.5, 0.75):
+            small = np.zeros_like(picture)
+            part = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+            small[: len(part), : part.shape[1]] = part
+            yield small
+        large = cv2.resize(picture, None, fx=1.5, fy=1.5)
+        yield np.ascontiguousarray(large[:height, :width])
+        yield np.ascontiguousarray(large[-height:, -width:])
 
 
 def inputs(path):

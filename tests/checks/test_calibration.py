@@ -9,11 +9,11 @@ from scrfdconv.checks.calibration import Seen, coverage, growth, seen
 from scrfdconv.converters.calibration import Extremes
 
 GOOD = [Seen({8: 5, 16: 2, 32: 1}, 0.6)] * 24
-STEADY = [Extremes({"x": np.zeros(2)}, {"x": np.ones(2)})] * 24
+STEADY = [Extremes({"x": 0.0}, {"x": 1.0}, {"x": np.zeros(1)})] * 24
 
 
 def part(high):
-    return Extremes({"x": np.zeros(1)}, {"x": np.array([high])})
+    return Extremes({"x": 0.0}, {"x": high}, {"x": np.zeros(1)})
 
 
 def test_varied_photographs_need_no_warning():

@@ -24,8 +24,8 @@ def test_a_table_survives_its_file(tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"version": 2}, {"ranges": {"x": [0, float("nan")]}}, {"calibrator": "mean"}, {"extra": 1},
-     {"channels": 3}, {"shape": [64]}],
+    [{"version": 1}, {"ranges": {"x": [0, float("nan")]}}, {"calibrator": "mean"}, {"extra": 1},
+     {"means": 3}, {"shape": [64]}],
 )  # fmt: skip
 def test_a_damaged_table_is_refused(tmp_path, change):
     path = tmp_path / "table.json"
@@ -44,7 +44,7 @@ def test_other_files_are_refused(tmp_path, text):
         load_table(path)
 
 
-def test_extremes_are_those_of_every_channel(tiny_onnx):
+def test_extremes_and_means_are_those_of_all_pictures(tiny_onnx):
     model = quantizable(load_onnx(tiny_onnx))
     images = stimuli(3, 64, 96, 0)
 
@@ -53,15 +53,16 @@ def test_extremes_are_those_of_every_channel(tiny_onnx):
 
     whole = widest(parts)
     assert len(parts) == 3
-    for name, values in together[0].high.items():
-        np.testing.assert_allclose(whole.high[name], values, rtol=1e-4, atol=1e-5)
+    for name, value in together[0].high.items():
+        np.testing.assert_allclose(whole.high[name], value, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(whole.mean[name], together[0].mean[name], rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("calibrator", ["entropy", "percentile"])
 def test_other_rules_stay_within_the_extremes(tiny_onnx, calibrator):
     model = quantizable(load_onnx(tiny_onnx))
     images = stimuli(2, 64, 96, 0)
-    extreme = widest(extremes(model, lambda: [images])).ranges("input.1", {})
+    extreme = widest(extremes(model, lambda: [images])).ranges("input.1")
 
     chosen = chosen_ranges(model, extreme, calibrator, lambda: [images])
 

