@@ -35,6 +35,14 @@ def test_a_model_is_quantized_verified_and_timed(scrfdconv, tiny_onnx, folder, t
     assert (tmp_path / "plan.json").is_file()
 
 
+@pytest.mark.parametrize("options", [(), ("--no-verify",)])
+def test_a_note_is_shown_once(scrfdconv, tiny_onnx, folder, options):
+    ran = scrfdconv("int8", tiny_onnx, "--images", folder, *SIZE, "--max-face-loss", 0.5, *options)
+
+    assert ran.code == 0, ran.err
+    assert (ran.out + ran.err).count("judged on the calibration pictures") == 1
+
+
 def test_a_plan_needs_no_pictures(scrfdconv, tiny_onnx, folder):
     options = (*SIZE, "--no-verify", "--max-face-loss", 0.5, "--plan", "p.json", "--json")
     first = scrfdconv("int8", tiny_onnx, "--images", folder, *options)
