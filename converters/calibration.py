@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from scrfdconv.converters.artifact import readable, replacing
+from scrfdconv.converters.artifact import load_json, replacing
 from scrfdconv.converters.errors import InputFileError
 from scrfdconv.converters.float_nodes import OPERATORS
 from scrfdconv.converters.formats.onnx import image_input, opset_of
@@ -91,17 +91,6 @@ class Table:
 def load_table(path: Path) -> Table:
     """Read a calibration table; raises InputFileError for other files."""
     return Table.from_dict(load_json(path), path)
-
-
-def load_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; raises InputFileError where there is none."""
-    try:
-        content = json.loads(readable(path).read_text("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputFileError(f"{path}: is no JSON file ({error}).") from error
-    if not isinstance(content, dict):
-        raise InputFileError(f"{path}: holds no JSON object.")
-    return content
 
 
 def _finite(value: Any) -> float:

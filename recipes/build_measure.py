@@ -12,7 +12,6 @@ from scrfdconv.checks.decode import DEPLOYMENT_THRESHOLD, Faces, decode
 from scrfdconv.checks.images import letterbox, read_image
 from scrfdconv.checks.outcome import Box, FacesOn, Histogram, Latency, Picture
 from scrfdconv.checks.parity import Sample
-from scrfdconv.checks.stimuli import STIMULI, stimulus
 from scrfdconv.checks.tolerances import limits_for
 from scrfdconv.converters.architecture import OUTPUT_KINDS
 from scrfdconv.converters.runner import CHANNELS, Outputs, Runner
@@ -27,9 +26,6 @@ THUMBNAIL_SIDE, JPEG_QUALITY = 360, 70  # pixels, percent: about 20 kB each in t
 # A median of a few rounds is within 5 % on an idle machine; 34G takes 2 s for a pair.
 LATENCY_SECONDS, FEWEST_ROUNDS, MOST_ROUNDS = 4.0, 3, 15
 LATENCY_SHAPE = (1, 640, 640)  # of dynamic models: upstream's size
-
-SYNTHETIC_PICTURES = 8  # the fewest that calibration takes without a warning
-SYNTHETIC_SIZE = (480, 640)  # H, W; letterboxed like a photograph
 
 
 class Observer:
@@ -134,19 +130,3 @@ def _seconds(runner: Runner, images: np.ndarray) -> float:
     begun = time.perf_counter()
     runner.run(images)
     return time.perf_counter() - begun
-
-
-def synthetic_pictures(folder: Path) -> tuple[Path, ...]:
-    """Pictures to calibrate untrained networks on, where there are no photographs.
-
-    Seeded noise, bright, dark and structured ones, as verification uses them.
-    """
-    import cv2
-
-    folder.mkdir()
-    paths = []
-    for i in range(SYNTHETIC_PICTURES):
-        pixels = stimulus(STIMULI[i % len(STIMULI)], *SYNTHETIC_SIZE, i) * 127.5 + 127.5
-        paths.append(folder / f"synthetic{i}.png")
-        cv2.imwrite(str(paths[-1]), np.round(pixels).astype(np.uint8).transpose(1, 2, 0))
-    return tuple(paths)

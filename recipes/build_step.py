@@ -17,8 +17,9 @@ from scrfdconv.converters.artifact import Artifact, artifact_at
 from scrfdconv.converters.checkpoint import Checkpoint
 from scrfdconv.converters.errors import CheckFailed, InputFileError, MissingError, ScrfdconvError
 from scrfdconv.converters.formats import open_artifact
-from scrfdconv.recipes.build_measure import Observer, latency, synthetic_pictures
+from scrfdconv.recipes.build_measure import Observer, latency
 from scrfdconv.recipes.convert import Made, SourceOptions, convert, open_source
+from scrfdconv.recipes.pictures import synthetic_pictures
 from scrfdconv.recipes.plan import Step, image_files, library_version, options_of, versions_of
 from scrfdconv.recipes.processes import THREADS
 from scrfdconv.recipes.recipe import CheckpointEntry, Recipe

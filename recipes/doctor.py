@@ -15,9 +15,13 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scrfdconv.converters.errors import MissingError, ScrfdconvError
+from scrfdconv.recipes.pictures import synthetic_pictures
+
+if TYPE_CHECKING:
+    from scrfdconv.recipes.convert import Made
 
 PACKAGES = (
     "scrfdconv", "torch", "onnx", "onnxruntime", "onnxsim", "onnxconverter-common", "onnxscript",
@@ -201,32 +205,35 @@ def _remark(name: str, precision: str) -> str:
 
 def _tried(name: str, precision: str) -> Capability:
     """Convert the smallest model, verify it, and forget it."""
+    try:
+        with TemporaryDirectory(prefix="scrfdconv-") as folder:
+            report = _made(name, precision, Path(folder)).report
+    except ScrfdconvError as error:
+        return Capability(name, precision, "failed", str(error))
+    assert report is not None
+    return Capability(name, precision, "verified", f"{report.summary()} here and now")
+
+
+def _made(name: str, precision: str, folder: Path) -> Made:
     from scrfdconv.checks.verify import Demand
     from scrfdconv.converters.checkpoint import load_source
     from scrfdconv.converters.formats import formats
     from scrfdconv.recipes.convert import convert
-    from scrfdconv.recipes.tensorrt import EngineRequest, build_engine
 
-    source, demand = load_source(None), Demand(weights=False)
-    try:
-        with TemporaryDirectory(prefix="scrfdconv-") as folder:
-            out = Path(folder, "probe")
-            if name == "tensorrt":
-                if precision == "int8":
-                    return Capability(name, precision, "available", "needs photographs to try")
-                request = EngineRequest(precision, PROBE_SHAPE)
-                made, _ = build_engine(source, request, out, demand)
-            elif precision == "int8":
-                return Capability(name, precision, "available", "needs photographs to try")
-            elif precision == "fp32":
-                options = formats()[name].options(shape=PROBE_SHAPE)
-                made = convert(source, name, out, options, demand)
-            else:
-                way = [("onnx", formats()["onnx"].options(shape=PROBE_SHAPE))]
-                target = f"onnx_{precision}"
-                options = formats()[target].options()
-                made = convert(source, target, out, options, demand, on_the_way=way)
-    except ScrfdconvError as error:
-        return Capability(name, precision, "failed", str(error))
-    assert made.report is not None
-    return Capability(name, precision, "verified", f"{made.report.summary()} here and now")
+    source, out, demand = load_source(None), folder / "probe", Demand(weights=False)
+    pictures = synthetic_pictures(folder / "pictures") if precision == "int8" else ()
+    if name == "tensorrt":
+        from scrfdconv.recipes.tensorrt import EngineRequest, build_engine
+
+        request = EngineRequest(precision, PROBE_SHAPE, images=pictures)
+        return build_engine(source, request, out, demand)[0]
+    if precision == "int8":
+        from scrfdconv.recipes.int8 import int8
+        from scrfdconv.recipes.int8_request import Int8Recipe
+
+        return int8(source, out, Int8Recipe(pictures, PROBE_SHAPE), demand).made
+    if precision == "fp16":
+        from scrfdconv.recipes.fp16 import Fp16Recipe, fp16
+
+        return fp16(source, out, Fp16Recipe(PROBE_SHAPE), demand)
+    return convert(source, name, out, formats()[name].options(shape=PROBE_SHAPE), demand)

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from scrfdconv.converters.artifact import replacing
-from scrfdconv.converters.calibration import Table, load_json
+from scrfdconv.converters.artifact import load_json, replacing
+from scrfdconv.converters.calibration import Table
 from scrfdconv.converters.errors import InputFileError, UsageError
 from scrfdconv.converters.float_nodes import Target
 from scrfdconv.converters.formats.onnx_int8 import Int8Options

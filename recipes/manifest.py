@@ -14,8 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from scrfdconv.checks.report import CheckResult, Report
-from scrfdconv.converters.artifact import digest_of, replacing
-from scrfdconv.converters.calibration import load_json
+from scrfdconv.converters.artifact import digest_of, load_json, replacing
 from scrfdconv.converters.errors import InputFileError
 from scrfdconv.recipes.cache import Record
 

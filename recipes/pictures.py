@@ -10,12 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from scrfdconv.checks.images import UInt8, letterbox, normalise, read_image
+from scrfdconv.checks.stimuli import STIMULI, stimulus
 from scrfdconv.converters.errors import InputFileError
 
 # Ranges stop growing long before; 400 canvases of 640x640 are 0.5 GB as bytes, 2 GB as floats.
 MOST_PICTURES = 400
 MOSAIC_SIDES = (2, 4)  # tiles in a row
 _BLUR = 1.5  # standard deviation in pixels: a photograph out of focus
+SYNTHETIC_PICTURES = 8  # the fewest that calibration takes without a warning
+SYNTHETIC_SIZE = (480, 640)  # H, W; letterboxed like a photograph
 _NAMED = 3
 
 
@@ -143,3 +146,19 @@ def _tiled(canvases: Sequence[UInt8], first: int, side: int) -> UInt8:
         top, left = row * height, column * width
         result[top : top + height, left : left + width] = tile
     return result
+
+
+def synthetic_pictures(folder: Path) -> tuple[Path, ...]:
+    """Pictures to calibrate untrained networks on, where there are no photographs.
+
+    Seeded noise, bright, dark and structured ones, as verification uses them.
+    """
+    import cv2
+
+    folder.mkdir()
+    paths = []
+    for i in range(SYNTHETIC_PICTURES):
+        pixels = stimulus(STIMULI[i % len(STIMULI)], *SYNTHETIC_SIZE, i) * 127.5 + 127.5
+        paths.append(folder / f"synthetic{i}.png")
+        cv2.imwrite(str(paths[-1]), np.round(pixels).astype(np.uint8).transpose(1, 2, 0))
+    return tuple(paths)

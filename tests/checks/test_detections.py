@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from scrfdconv.checks.decode import Faces
 from scrfdconv.checks.detections import AP_IOUS, agreement, box_ious, match
+from scrfdconv.checks.faces import faces_limit
 from scrfdconv.converters.errors import CheckFailed
 
 
@@ -300,3 +301,18 @@ def test_hundreds_of_pictures_take_less_than_a_few_seconds():
     agreement(pairs)
 
     assert time.perf_counter() - start < 5  # 0.2 s measured; slow machines may be busy
+
+
+@pytest.mark.parametrize(
+    ("precision", "faces", "limit"),
+    [
+        ("int8", 1000, 0.95),  # the share counts
+        ("int8", 12, 1 - 1 / 12),  # one of few may sit on the threshold
+        ("int8", 9, 0.95),
+        ("int8", 0, 0.95),
+        ("fp16", 50, 0.98),
+        ("fp32", 12, 0.999),
+    ],
+)
+def test_one_face_of_few_may_change_sides_where_numbers_are_rounded(precision, faces, limit):
+    assert faces_limit(precision, faces) == pytest.approx(limit)
