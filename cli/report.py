@@ -36,12 +36,19 @@ def merge(
     ] = Path(),
     json: o.Json = False,
 ) -> None:
-    """Make one report of those of several machines; exit 1 if anything failed on any of them."""
+    """Make one report of those of several machines; exit 1 if anything failed on any of them.
+
+    Manifests beside the reports become one, too, for artifacts that are put together.
+    """
     from scrfdconv.checks.figures import first_failure
     from scrfdconv.checks.merge import merge_reports
-    from scrfdconv.checks.report_files import write_reports
+    from scrfdconv.checks.report_files import make_folder, write_reports
+    from scrfdconv.recipes.manifest import NAME as MANIFEST
+    from scrfdconv.recipes.manifest import merge_manifests
 
     result = merge_reports(files)
+    make_folder(out)
+    merge_manifests([file.with_name(MANIFEST) for file in files], result.recipe, out)
     write_reports(result, out)
     tell_github(result)
     if json:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -53,7 +53,23 @@ def write_manifest(
     save_entries(path, recipe, found.values())
 
 
-def save_entries(path: Path, recipe: str, entries: Any) -> None:
+def merge_manifests(paths: Sequence[Path], recipe: str, out: Path) -> None:
+    """Write ``out``/manifest.json with the artifacts of all manifests that are there.
+
+    Raises InputFileError where two of them name different files by the same path.
+    """
+    found: dict[str, tuple[Path, dict[str, Any]]] = {}
+    for path in filter(Path.is_file, paths):
+        load_manifest(path)
+        for entry in load_json(path)["artifacts"]:
+            first, same = found.setdefault(entry["path"], (path, entry))
+            if same["sha256"] != entry["sha256"]:
+                raise InputFileError(f"{path}: {entry['path']} is another file than in {first}.")
+    if found:
+        save_entries(out / NAME, recipe, [entry for _, entry in found.values()])
+
+
+def save_entries(path: Path, recipe: str, entries: Iterable[Mapping[str, Any]]) -> None:
     """Write a manifest of plain entries, ordered by path."""
     ordered = sorted(entries, key=lambda entry: str(entry["path"]))
     content = {"manifest_version": VERSION, "recipe": recipe, "artifacts": ordered}

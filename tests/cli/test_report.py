@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -71,3 +72,44 @@ def test_a_bad_report_is_one_sentence(scrfdconv, tmp_path, content, code, senten
     assert ran.code == code
     assert sentence in ran.sentence
     assert not (tmp_path / "merged").exists()
+
+
+def entry(path, sha256):
+    return {
+        "path": path, "sha256": sha256 * 64, "size": 1, "format": "onnx", "precision": "fp32",
+        "checkpoint": {}, "options": {}, "checks": [],
+    }  # fmt: skip
+
+
+@pytest.fixture
+def folders(parts, tmp_path):
+    """The same two reports in folders of their own, with a manifest beside each."""
+
+    def placed(*entries):
+        for name, content in zip(("a", "b"), entries, strict=True):
+            folder = tmp_path / name
+            folder.mkdir()
+            (tmp_path / f"{name}.json").rename(folder / "report.json")
+            manifest = {"manifest_version": 1, "recipe": "r", "artifacts": [content]}
+            (folder / "manifest.json").write_text(json.dumps(manifest))
+        return "a/report.json", "b/report.json"
+
+    return placed
+
+
+def test_manifests_beside_the_reports_become_one(scrfdconv, folders, tmp_path):
+    reports = folders(entry("a/x.onnx", "0"), entry("b/x.onnx", "1"))
+
+    scrfdconv("report", "merge", *reports, "-o", "merged")
+
+    merged = json.loads((tmp_path / "merged/manifest.json").read_text())
+    assert [found["path"] for found in merged["artifacts"]] == ["a/x.onnx", "b/x.onnx"]
+
+
+def test_manifests_that_contradict_each_other_are_refused(scrfdconv, folders, tmp_path):
+    reports = folders(entry("a/x.onnx", "0"), entry("a/x.onnx", "1"))
+
+    ran = scrfdconv("report", "merge", *reports, "-o", "merged")
+
+    assert ran.code == 3
+    assert "a/x.onnx is another file than in a/manifest.json" in ran.sentence
