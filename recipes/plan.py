@@ -172,7 +172,7 @@ class _Planner:
         }
         if parent:
             made_from["parent"] = parent.content
-        if target.precision == "int8":
+        if target.precision != "fp32":  # FP16 keeps in float what leaves its range on them
             made_from["calibration images"] = self._images(recipe.calibration)
         measured = {
             "demands": json.dumps(

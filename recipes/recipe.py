@@ -11,17 +11,19 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from scrfdconv.converters.architecture import known_name, require_shape
+from scrfdconv.converters.calibration import CALIBRATORS, Calibrator
 from scrfdconv.converters.errors import InputFileError, UsageError
+from scrfdconv.converters.onnx_export import Exporter
 from scrfdconv.recipes.table import Table, load_toml
 
 VERSION = 1
 FORMATS = ("onnx", "torchscript", "tensorrt")
 PRECISIONS = ("fp32", "fp16", "int8")
-EXPORTERS = ("torchscript", "dynamo")
-CALIBRATORS = ("minmax", "entropy", "percentile", "auto")
+EXPORTERS: tuple[str, ...] = get_args(Exporter)
+CALIBRATIONS: tuple[str, ...] = (*CALIBRATORS, "auto")
 DYNAMIC = "dynamic"
 DEFAULT_FACE_LOSS = 0.01
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -87,8 +89,8 @@ class Target:
     batch: int = 1
     precision: str = "fp32"
     opset: int | None = None
-    exporter: str = "torchscript"
-    calibrator: str = "minmax"
+    exporter: Exporter = "torchscript"
+    calibrator: Calibrator | Literal["auto"] = "minmax"
     checkpoints: tuple[str, ...] = ("*",)
     tolerance: Tolerance = Tolerance()
     budgets: Budgets = Budgets()
@@ -152,6 +154,8 @@ def _require_sense(recipe: Recipe, document: Table) -> None:
         if not any(target.is_for(checkpoint) for checkpoint in recipe.checkpoints):
             patterns = ", ".join(target.checkpoints)
             raise document.error("targets", f"has one for {patterns}, which no checkpoint matches")
+        if target.budgets.max_latency_ratio is not None and not recipe.latency:
+            raise document.error("latency", "is false, but a budget asks for max_latency_ratio")
         trained = [c.name for c in recipe.checkpoints if target.is_for(c) and not c.seeded]
         if target.precision == "int8" and trained and not recipe.calibration:
             raise document.error(
@@ -231,7 +235,7 @@ def _targets(table: Table) -> list[Target]:
         table.several("opset", _positive, "an opset", (0,)),
         table.several("exporter", _one_of(EXPORTERS), _either(EXPORTERS), ("torchscript",)),
     )
-    calibrator = table.choice("calibrator", CALIBRATORS, "minmax")
+    calibrator: Any = table.choice("calibrator", CALIBRATIONS, "minmax")
     patterns = table.several("checkpoints", _text, "a name or pattern", ("*",))
     tolerance, budgets = _tolerance(table.table("tolerance")), _budgets(table.table("budgets"))
     table.done()
@@ -255,6 +259,8 @@ def _require_possible(target: Target, table: Table) -> None:
             raise table.error("shape", f"cannot be: {str(error).rstrip('.')}") from error
     elif target.batch != 1:
         raise table.error("batch", "needs a fixed shape: a dynamic model takes any batch")
+    if target.format != "onnx" and target.budgets.max_latency_ratio is not None:
+        raise table.error("budgets.max_latency_ratio", "is for ONNX: others are not timed")
     if target.format == "torchscript" and target.precision != "fp32":
         raise table.error("precision", f"of TorchScript is fp32, not {target.precision}")
 

@@ -121,6 +121,14 @@ CHECKPOINT = '[checkpoints.a]\nmodel = "scrfd_500m"\n'
         (SMALL + "tolerance = { loosen = 0.5 }", "targets[1].tolerance.loosen", "1 or more"),
         (SMALL + "budgets = { max_size_mb = 0 }", "targets[1].budgets.max_size_mb", "above 0"),
         (SMALL + "budgets = { size = 1 }", "targets[1].budgets.size", "max_size_mb"),
+        (
+            CHECKPOINT + '[[targets]]\nformat="torchscript"\nbudgets={max_latency_ratio=2}',
+            "targets[1].budgets.max_latency_ratio", "is for ONNX",
+        ),
+        (
+            "latency = false\n" + SMALL + "budgets = { max_latency_ratio = 2 }",
+            "latency", "max_latency_ratio",
+        ),
         (CHECKPOINT + "[[targets]]\nshape = [64, 64]", "targets[1].format", "is missing"),
         (CHECKPOINT + "[targets]\nformat = 1", "targets", "[[targets]]"),
         (CHECKPOINT + 'path = "a.pth"' + SMALL[SMALL.index("\n[[") :], "a.path", "not both"),
