@@ -21,6 +21,11 @@ class CheckResult:
     at_least: bool = False  # True: the limit is a lower one
     detail: str = ""
 
+    def __post_init__(self) -> None:
+        """Counts and numpy's numbers become plain ones: reports must read back as they were."""
+        object.__setattr__(self, "measured", float(self.measured))
+        object.__setattr__(self, "limit", float(self.limit))
+
     @property
     def passed(self) -> bool:
         """True if the value keeps its limit."""
@@ -38,8 +43,8 @@ class CheckResult:
             "check": self.check,
             "subject": self.subject,
             "metric": self.metric,
-            "measured": to_plain(float(self.measured)),
-            "limit": to_plain(float(self.limit)),
+            "measured": to_plain(self.measured),
+            "limit": to_plain(self.limit),
             "relation": ">=" if self.at_least else "<=",
             "passed": self.passed,
             "detail": self.detail,
