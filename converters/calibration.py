@@ -156,7 +156,10 @@ def _with_extremes(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
     del graph.output[:], graph.value_info[:]
     for operator, axes in _MEASURES.items():
         graph.initializer.append(numpy_helper.from_array(np.array(axes, np.int64), f"{operator}."))
-    for name in names:
+    # The last nodes first: ONNX Runtime walks back from them in turn, and the other way round it
+    # would run the whole network before it measures, with every activation in memory (5.2 instead
+    # of 0.9 GiB for 34G).
+    for name in reversed(names):
         for operator, axes in _MEASURES.items():
             output = f"{name}.{operator}"
             inputs = [name, f"{operator}."] if axes_are_inputs else [name]
@@ -164,7 +167,8 @@ def _with_extremes(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
             if not axes_are_inputs:
                 node.attribute.append(helper.make_attribute("axes", axes))
             graph.node.append(node)
-            graph.output.append(helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None))
+    for name in (f"{name}.{operator}" for name in names for operator in _MEASURES):
+        graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
     return result
 
 

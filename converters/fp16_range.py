@@ -163,17 +163,18 @@ def _largest_activations(
     ]
     probe = _copy(model)
     del probe.graph.output[:]
-    for i, name in enumerate(names):
-        absolute, largest = f"largest.{i}.absolute", f"largest.{i}"
+    for name in reversed(names):  # backwards, as `calibration.extremes` does and says why
         probe.graph.node.extend(
             [
-                onnx.helper.make_node("Abs", [name], [absolute]),
-                onnx.helper.make_node("ReduceMax", [absolute], [largest], keepdims=0),
+                onnx.helper.make_node("Abs", [name], [f"{name}.absolute"]),
+                onnx.helper.make_node(
+                    "ReduceMax", [f"{name}.absolute"], [f"{name}.largest"], keepdims=0
+                ),
             ]
         )
-        probe.graph.output.append(
-            onnx.helper.make_tensor_value_info(largest, onnx.TensorProto.FLOAT, [])
-        )
+    for name in names:
+        value = onnx.helper.make_tensor_value_info(f"{name}.largest", onnx.TensorProto.FLOAT, [])
+        probe.graph.output.append(value)
     found = np.zeros(len(names))
     for values in outputs_of(probe, images):
         found = np.maximum(found, np.array(values, np.float64))  # NaN stays and counts as beyond
