@@ -68,7 +68,7 @@ def build(
 ) -> None:  # fmt: skip
     """Build every artifact of a recipe: verified, only what changed, with reports for CI."""
     from scrfdconv.recipes.build import BuildOptions
-    from scrfdconv.recipes.recipe import find_recipe, load_recipe
+    from scrfdconv.recipes.recipe_file import find_recipe, load_recipe
 
     if init:
         _init(recipe or [], out or DEFAULT_RECIPE)

@@ -19,8 +19,9 @@ from scrfdconv.converters.errors import CheckFailed, InputFileError, MissingErro
 from scrfdconv.converters.formats import open_artifact
 from scrfdconv.recipes.build_measure import Observer, latency
 from scrfdconv.recipes.convert import Made, SourceOptions, convert, open_source
+from scrfdconv.recipes.digests import image_files
 from scrfdconv.recipes.pictures import synthetic_pictures
-from scrfdconv.recipes.plan import Step, image_files, library_version, options_of, versions_of
+from scrfdconv.recipes.plan import Step, library_version, options_of, versions_of
 from scrfdconv.recipes.processes import THREADS
 from scrfdconv.recipes.recipe import CheckpointEntry, Recipe
 

@@ -10,7 +10,6 @@ one artifact anew, and a changed checkpoint rebuilds all that depends on it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,8 +19,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from scrfdconv.converters.architecture import PUBLISHED
-from scrfdconv.converters.artifact import digest_of
-from scrfdconv.converters.errors import InputFileError, UsageError
+from scrfdconv.converters.errors import UsageError
+from scrfdconv.converters.formats.onnx import DEFAULT_OPSET
+from scrfdconv.recipes.digests import (
+    code_digest,
+    content_digest,
+    images_digest,
+    source_digest,
+)
 from scrfdconv.recipes.naming import default_output
 from scrfdconv.recipes.recipe import CheckpointEntry, Recipe, Target, Tolerance
 
@@ -29,7 +34,6 @@ from scrfdconv.recipes.recipe import CheckpointEntry, Recipe, Target, Tolerance
 STATE_FOLDER = ".scrfdconv"
 PARENTS_FOLDER = f"{STATE_FOLDER}/parents"
 SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "tensorrt": ".engine"}
-DEFAULT_OPSET = 17  # of the exporter (converters/formats/onnx.py), which is too heavy to ask here
 # Distributions whose version may change the bytes of a file, by format and precision.
 MAKERS = {
     ("onnx", "fp32"): ("torch", "onnx", "onnxsim", "numpy"),
@@ -39,9 +43,7 @@ MAKERS = {
     ("tensorrt", ""): ("tensorrt", "torch", "onnx", "onnxsim", "onnxruntime", "numpy"),
 }
 MEASURERS = ("torch", "onnxruntime", "numpy", "opencv-python-headless")
-OWN_FOLDERS = ("recipes", "checks", "converters")
 BYTES_PER_MILLION = 4e6  # of float32 weights
-DIGITS_SHOWN = 12  # of a digest, for people
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Step:
     @property
     def key(self) -> str:
         """Digest of everything that decides the file and what is said of it."""
-        return _digest({**self.made_from, **self.measured})
+        return content_digest({**self.made_from, **self.measured})
 
     @property
     def ingredients(self) -> Mapping[str, str]:
@@ -184,7 +186,9 @@ class _Planner:
         if name.startswith(STATE_FOLDER):
             measured = {}  # internal files are not measured: what is made of them is
         parent_name = parent.name if parent else None
-        return Step(name, checkpoint, target, parent_name, _digest(made_from), measured, made_from)
+        return Step(
+            name, checkpoint, target, parent_name, content_digest(made_from), measured, made_from
+        )
 
 
 def _needed_by(target: Target) -> Target | None:
@@ -215,56 +219,7 @@ def options_of(target: Target) -> dict[str, object]:
     return found
 
 
-# ---------------------------------------------------------------- digests
-
-
-def source_digest(entry: CheckpointEntry) -> str:
-    """What a checkpoint is: its file, or the name and seed of its drawn weights.
-
-    Raises InputFileError where the file is missing or not the one that the recipe expects.
-    """
-    options = {
-        "recipe": _file_or_text(entry.recipe),
-        "config": digest_of(entry.config) if entry.config else None,
-        "norm_groups": entry.norm_groups,
-    }
-    if entry.path is None:
-        return _digest({"model": entry.model, "seed": entry.seed, **options})
-    found = digest_of(entry.path)
-    if entry.sha256 and found != entry.sha256:
-        raise InputFileError(
-            f"{entry.path}: has the sha256 {found[:DIGITS_SHOWN]}..., but the recipe expects "
-            f"{entry.sha256[:DIGITS_SHOWN]}...: fetch the right file or correct "
-            f"checkpoints.{entry.name}.sha256."
-        )
-    return _digest({"sha256": found, **options})
-
-
-def images_digest(places: tuple[Path, ...]) -> str:
-    """What the pictures below ``places`` show and are called; "" for none."""
-    if not places:
-        return ""
-    return _digest([[path.name, digest_of(path)] for path in image_files(places)])
-
-
-def image_files(places: Iterable[Path]) -> tuple[Path, ...]:
-    """The pictures of files and folders; none for no place."""
-    from scrfdconv.checks.images import find_images
-
-    found = list(places)
-    return tuple(find_images(found)) if found else ()
-
-
-@cache
-def code_digest() -> str:
-    """Digest of this package's own code: a version alone would miss the changes of a checkout."""
-    root = Path(__file__).resolve().parent.parent
-    files = (path for folder in OWN_FOLDERS for path in sorted((root / folder).rglob("*.py")))
-    return _digest([[str(p.relative_to(root)), digest_of(p)] for p in files if p.stat().st_size])
-
-
-def _file_or_text(recipe: str | None) -> str | None:
-    return digest_of(Path(recipe)) if recipe and Path(recipe).is_file() else recipe
+# ---------------------------------------------------------------- libraries
 
 
 def _makers(target: Target) -> Iterator[str]:
@@ -289,7 +244,3 @@ def library_version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "-"
-
-
-def _digest(content: object) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

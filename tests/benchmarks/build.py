@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from scrfdconv.recipes.recipe import find_recipe, load_recipe
+from scrfdconv.recipes.recipe_file import find_recipe, load_recipe
 
 FULL_SECONDS, UNCHANGED_SECONDS, MOST_BYTES = 25 * 60, 2.0, 6 * 2**30
 CHANGED_SHARE, CHANGED_EXTRA = 1 / 8, 10.0

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from scrfdconv.converters.errors import InputFileError
-from scrfdconv.recipes.recipe import Budgets, Tolerance, find_recipe, load_recipe
+from scrfdconv.recipes.recipe import Budgets, Tolerance
+from scrfdconv.recipes.recipe_file import find_recipe, load_recipe
 
 SMALL = """
 [checkpoints.a]
