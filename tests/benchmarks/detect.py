@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from scrfdconv.checks.benchmark import PAUSE_SECONDS
 from scrfdconv.checks.images import read_image
 from scrfdconv.converters.formats import open_artifact
 from scrfdconv.recipes.detect import DetectOptions, Detector
@@ -52,6 +53,7 @@ def compare(model, image):
         # who goes first meets what the other left running
         for watch in turns if number % 2 else reversed(turns):
             watch.run()
+            time.sleep(PAUSE_SECONDS)  # until the threads of one no longer slow the other down
     share = float(np.median(ours.outside / ours.whole))
     print(f"{model.name}: {ours}, {share:.1%} of the time")
     fine = share < LARGEST_SHARE or model.stem != "det_2.5g"
