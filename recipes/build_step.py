@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -65,7 +67,8 @@ def run(job: Job) -> Done:
     """Do the step; every failure becomes part of the result."""
     begun = time.monotonic()
     try:
-        done = _made(job)
+        with _temporary_files_in(job.folder):
+            done = _made(job)
     except ScrfdconvError as error:
         report = error.report if isinstance(error, CheckFailed) else None
         done = Done(
@@ -76,6 +79,16 @@ def run(job: Job) -> Done:
         logger.exception("%s", job.step.name)
         done = Done(error=f"a bug in scrfdconv: {type(error).__name__}: {error}", exit_code=BUG)
     return replace(done, seconds=round(time.monotonic() - begun, 3))
+
+
+@contextmanager
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    """There, whatever a killed process leaves is removed by the next build."""
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 def _made(job: Job) -> Done:

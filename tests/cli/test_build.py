@@ -258,9 +258,12 @@ def test_wrong_usage_is_said(scrfdconv, recipe, options, says):
 
 
 @pytest.mark.slow
-def test_twenty_kills_change_nothing(recipe, tmp_path):
+def test_twenty_kills_change_nothing(recipe, tmp_path, monkeypatch):
     """SIGKILL at random moments, then run to the end: as if nothing had happened."""
     undisturbed, out = tmp_path / "undisturbed", tmp_path / "out"
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     begun = time.monotonic()
     start(recipe, undisturbed, "--jobs", 2).communicate(timeout=300)
     whole = time.monotonic() - begun
@@ -281,6 +284,7 @@ def test_twenty_kills_change_nothing(recipe, tmp_path):
     assert files(out) == files(undisturbed)
     assert not [path for path in out.rglob("*") if "scratch" in path.parts]
     assert not list(out.rglob("*.part"))
+    assert not list(temporary.glob("scrfdconv-*"))
     assert not _workers_of(out)
 
 
