@@ -24,7 +24,7 @@ MOST_PICTURES = 6  # to look at; all of them are verified on
 THUMBNAIL_SIDE, JPEG_QUALITY = 360, 70  # pixels, percent: about 20 kB each in the page
 
 # A median of a few rounds is within 5 % on an idle machine; 34G takes 2 s for a pair.
-LATENCY_SECONDS, FEWEST_ROUNDS, MOST_ROUNDS = 4.0, 3, 15
+LATENCY_SECONDS, FEWEST_ROUNDS, MOST_ROUNDS = 2.0, 3, 15
 LATENCY_SHAPE = (1, 640, 640)  # of dynamic models: upstream's size
 
 
