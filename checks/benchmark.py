@@ -16,7 +16,6 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ import numpy.typing as npt
 from scrfdconv.checks.decode import DEPLOYMENT_THRESHOLD, candidates
 from scrfdconv.checks.images import normalise
 from scrfdconv.converters.errors import ArtifactError, CheckFailed, MissingError
+from scrfdconv.converters.metadata import installed_version
 from scrfdconv.converters.runner import Interface, Runner
 
 Seconds = npt.NDArray[np.float64]
@@ -225,8 +225,15 @@ def environment(threads: int | None) -> dict[str, Any]:
         "threads": threads or "runtime default",
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "libraries": {name: found for name in LIBRARIES if (found := _version(name))},
+        "libraries": {name: found for name in LIBRARIES if (found := installed_version(name))},
     }
+
+
+def usable_cores() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def cpu_name() -> str:
@@ -237,10 +244,3 @@ def cpu_name() -> str:
         if names:
             return names[0]
     return platform.processor() or platform.machine()
-
-
-def _version(library: str) -> str | None:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return None

@@ -42,6 +42,11 @@ _NORMALISED: Float32 = ((np.arange(256) - MEAN) / DEVIATION).astype(np.float32)
 _GLOB = re.compile(r"[*?\[]")
 
 
+def image_files(places: Sequence[Path | str] | None) -> tuple[Path, ...]:
+    """The pictures that an option names, as `find_images` lists them; none if it was not given."""
+    return tuple(find_images(places)) if places else ()
+
+
 def find_images(paths: Sequence[Path | str]) -> list[Path]:
     """List the pictures that files, folders and globs name, sorted, each one once.
 

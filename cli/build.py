@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as jsonlib
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,8 +11,8 @@ import typer
 
 from scrfdconv.cli import options as o
 from scrfdconv.cli import output
-from scrfdconv.cli.github import tell_github
 from scrfdconv.cli.main import MAKE, app
+from scrfdconv.cli.results import publish
 
 if TYPE_CHECKING:
     from scrfdconv.recipes.build import BuildOptions
@@ -67,6 +66,7 @@ def build(
     json: o.Json = False,
 ) -> None:  # fmt: skip
     """Build every artifact of a recipe: verified, only what changed, with reports for CI."""
+    from scrfdconv.checks.benchmark import usable_cores
     from scrfdconv.recipes.build import BuildOptions
     from scrfdconv.recipes.recipe_file import find_recipe, load_recipe
 
@@ -77,7 +77,7 @@ def build(
         raise typer.BadParameter("give one RECIPE, or --init with checkpoints.")
     loaded = load_recipe(find_recipe(recipe[0]))
     options = BuildOptions(
-        jobs or _cores(), tuple(only or ()), force=force, fail_fast=fail_fast, strict=strict
+        jobs or usable_cores(), tuple(only or ()), force=force, fail_fast=fail_fast, strict=strict
     )
     if matrix:
         _print_matrix(loaded, options)
@@ -88,25 +88,15 @@ def build(
 
 
 def _build(recipe: Recipe, out: Path, options: BuildOptions, *, packages: bool) -> None:
-    from scrfdconv.checks.figures import first_failure
-    from scrfdconv.checks.report_files import write_reports
     from scrfdconv.cli.build_view import build_view
     from scrfdconv.recipes.build import build
     from scrfdconv.recipes.insightface import write_packages
 
     with build_view() as view:
         result = build(recipe, out, options, view, ["scrfdconv", *sys.argv[1:]])
-    write_reports(result, out)
     for folder in write_packages(result.outcomes, out) if packages else ():
         output.say(f"package for insightface: {folder}")
-    tell_github(result)
-    if output.wants_json():
-        output.print_json(result.to_dict())
-    else:
-        output.show(f"{result.summary()}  {out / 'report.html'}")
-    if not result.passed:
-        output.say(f"scrfdconv: {first_failure(result)}.")
-        raise typer.Exit(result.exit_code)
+    publish(result, out)
 
 
 def _show_plan(recipe: Recipe, out: Path, options: BuildOptions) -> None:
@@ -155,9 +145,3 @@ def _init(sources: list[str], file: Path) -> None:
     if output.wants_json():
         output.print_json({"path": str(file)})
     output.show(f"{file}  now `scrfdconv build {file}`")
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -10,12 +10,13 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from scrfdconv.checks.outcome import Outcome
+    from scrfdconv.recipes.build_run import View
 
 WIDEST_NAME = 60  # characters: longer ones push only their own line
 STATE_WIDTH = len("skipped")
@@ -25,21 +26,8 @@ COLOURS = {"built": "green", "cached": "green", "failed": "bold red", "skipped":
            "not run": "dim"}  # fmt: skip
 
 
-class BuildView(Protocol):
-    """Who is told of the steps of a build."""
-
-    def planned(self, names: Sequence[str]) -> None:
-        """These artifacts will be finished, in any order."""
-
-    def started(self, name: str) -> None:
-        """Work on an artifact has begun."""
-
-    def finished(self, outcome: Outcome) -> None:
-        """An artifact is built, failed, skipped, found in the cache, or will not be run."""
-
-
 @contextmanager
-def build_view() -> Iterator[BuildView]:
+def build_view() -> Iterator[View]:
     """The view for where stderr goes; leaves the terminal as it was, whatever happens."""
     if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield PlainView()

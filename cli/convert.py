@@ -119,7 +119,7 @@ def _make(
     loosen: float,
     no_verify: bool,
 ) -> None:
-    from scrfdconv.checks.images import find_images
+    from scrfdconv.checks.images import image_files
     from scrfdconv.checks.verify import Demand
     from scrfdconv.converters.artifact import require_folder
     from scrfdconv.converters.formats import formats
@@ -128,7 +128,7 @@ def _make(
 
     path = out or default_output(opened.name, formats()[target].suffix, shape)
     require_folder(path)
-    found = tuple(find_images(images)) if images else ()
+    found = image_files(images)
     tell_source(opened)
     demand = None if no_verify else Demand(found, loosen, weights=False)
     with output.working(f"converting {opened.name} to {path.name}"):

@@ -72,7 +72,7 @@ def fp16(
     What FP16 does not suit stays float32 and is listed: normalisations, the first depthwise
     convolution, and weights and activations beyond its range.
     """
-    from scrfdconv.checks.images import find_images
+    from scrfdconv.checks.images import image_files
     from scrfdconv.checks.verify import Demand
     from scrfdconv.converters.artifact import require_folder
     from scrfdconv.recipes.fp16 import Fp16Recipe
@@ -83,7 +83,7 @@ def fp16(
     opened = open_for_making(source, recipe, config, norm_groups, seed)
     path = out or default_output(opened.name, ".onnx", shape, "fp16")
     require_folder(path)
-    found = tuple(find_images(images)) if images else ()
+    found = image_files(images)
     wanted = Fp16Recipe(
         shape, batch, opset, io.value, tuple(keep_float or ()), all_fp16, found
     )  # fmt: skip

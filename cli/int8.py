@@ -112,7 +112,7 @@ def int8(
     (--max-face-loss). If it does not, sensitive layers go back to float one by one. The scores'
     convolutions and normalisations stay float always.
     """
-    from scrfdconv.checks.images import find_images
+    from scrfdconv.checks.images import image_files
     from scrfdconv.checks.verify import Demand
     from scrfdconv.converters.artifact import require_folder
     from scrfdconv.recipes.int8 import int8 as make
@@ -127,7 +127,7 @@ def int8(
         if written:
             require_folder(written)
     wanted = Int8Recipe(
-        tuple(find_images(images)) if images else (), shape, batch, opset, calibration_size,
+        image_files(images), shape, batch, opset, calibration_size,
         calibrator.value, target.value, tuple(keep_float or ()), max_face_loss, max_rounds, plan,
         calibration_table, save_calibration,
     )  # fmt: skip

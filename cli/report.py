@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 
 from scrfdconv.cli import options as o
-from scrfdconv.cli import output
-from scrfdconv.cli.github import tell_github
 from scrfdconv.cli.main import PROVE, app
+from scrfdconv.cli.results import publish
 
 report = typer.Typer(
     help="Merge the reports of builds.",
@@ -40,22 +39,12 @@ def merge(
 
     Manifests beside the reports become one, too, for artifacts that are put together.
     """
-    from scrfdconv.checks.figures import first_failure
     from scrfdconv.checks.merge import merge_reports
-    from scrfdconv.checks.report_files import make_folder, write_reports
+    from scrfdconv.checks.report_files import make_folder
     from scrfdconv.recipes.manifest import NAME as MANIFEST
     from scrfdconv.recipes.manifest import merge_manifests
 
     result = merge_reports(files)
     make_folder(out)
     merge_manifests([file.with_name(MANIFEST) for file in files], result.recipe, out)
-    write_reports(result, out)
-    tell_github(result)
-    if json:
-        output.print_json(result.to_dict())
-    else:
-        output.show(result.summary())
-        output.show(str(out / "report.html"))
-    if not result.passed:
-        output.say(f"scrfdconv: {first_failure(result)}.")
-    raise typer.Exit(result.exit_code)
+    publish(result, out)

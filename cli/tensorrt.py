@@ -118,7 +118,7 @@ def tensorrt(
     json: o.Json = False,
 ) -> None:  # fmt: skip
     """Build a TensorRT engine (10.3 or later, 11) on this machine's GPU, audit and verify it."""
-    from scrfdconv.checks.images import find_images
+    from scrfdconv.checks.images import image_files
     from scrfdconv.checks.verify import Demand
     from scrfdconv.converters.artifact import require_folder
     from scrfdconv.converters.tensorrt_plan import TensorRTOptions
@@ -133,7 +133,7 @@ def tensorrt(
         version_compatible=version_compatible, hardware=hardware.value, refit=refit,
         strip_plan=strip_plan, max_aux_streams=max_aux_streams, dla=dla,
     )  # fmt: skip
-    found = tuple(find_images(images)) if images else ()
+    found = image_files(images)
     opened = open_for_making(source, recipe, config, norm_groups, seed)
     request = EngineRequest(
         precision.value if precision else None, shape, batch, opset, found, options

@@ -51,14 +51,14 @@ def verify(
         raise typer.BadParameter(
             "--rerun is for a manifest.json" if rerun else "--reference says what it should be."
         )
-    from scrfdconv.checks.images import find_images
+    from scrfdconv.checks.images import image_files
     from scrfdconv.checks.verify import Demand
     from scrfdconv.checks.verify import verify as verify_artifact
     from scrfdconv.converters.artifact import digest_of, kind_of
 
     kind = kind_of(artifact)
     source = open_for_making(reference, recipe, config, norm_groups, seed)
-    demand = Demand(tuple(find_images(images)) if images else (), loosen)
+    demand = Demand(image_files(images), loosen)
     with output.working(f"comparing {artifact.name} with {source.name}"):
         report = verify_artifact(source, artifact, demand)
     if json:
@@ -75,13 +75,13 @@ def verify(
 def _verify_manifest(
     path: Path, reference: str | None, images: list[Path] | None, *, json: bool, rerun: bool
 ) -> None:
-    from scrfdconv.checks.images import find_images
+    from scrfdconv.checks.images import image_files
     from scrfdconv.recipes.verify_manifest import Rerun, verify_manifest
 
     again = None
     if rerun:
         places = (Path(reference),) if reference else ()
-        again = Rerun(places, tuple(find_images(images)) if images else ())
+        again = Rerun(places, image_files(images))
     elif reference or images:
         raise typer.BadParameter("--reference and --images are for --rerun.")
     with output.progress(f"checking {path.name}") as progress:

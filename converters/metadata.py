@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from scrfdconv.converters.architecture import Architecture
@@ -15,6 +15,14 @@ from scrfdconv.converters.checkpoint import Checkpoint
 from scrfdconv.converters.errors import ArtifactError, UsageError
 
 PREFIX = "scrfdconv."
+
+
+def installed_version(distribution: str) -> str | None:
+    """The version of an installed distribution; None where it is not installed."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
 
 
 def package_version() -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from scrfdconv.checks.decode import DEPLOYMENT_THRESHOLD, Faces, decode
 from scrfdconv.checks.images import letterbox, read_image
 from scrfdconv.checks.outcome import Box, FacesOn, Histogram, Latency, Picture
-from scrfdconv.checks.parity import Sample
+from scrfdconv.checks.parity import Sample, common_shapes
 from scrfdconv.checks.tolerances import limits_for
 from scrfdconv.converters.architecture import OUTPUT_KINDS
 from scrfdconv.converters.runner import CHANNELS, Outputs, Runner
@@ -25,7 +25,6 @@ THUMBNAIL_SIDE, JPEG_QUALITY = 360, 70  # pixels, percent: about 20 kB each in t
 
 # A median of a few rounds is within 5 % on an idle machine; 34G takes 2 s for a pair.
 LATENCY_SECONDS, FEWEST_ROUNDS, MOST_ROUNDS = 2.0, 3, 15
-LATENCY_SHAPE = (1, 640, 640)  # of dynamic models: upstream's size
 
 
 class Observer:
@@ -100,10 +99,7 @@ def _thumbnail(name: str, image: np.ndarray) -> Picture:
 
 def latency(reference: Runner, artifact: Runner) -> Latency:
     """Both models in turns on noise; ratios are taken within a round, so that drift cancels."""
-    own = artifact.interface
-    free = LATENCY_SHAPE
-    shape = (own.batch or free[0], own.height or _fit(free[1], own.size_multiple),
-             own.width or _fit(free[2], own.size_multiple))  # fmt: skip
+    shape = common_shapes(reference.interface, artifact.interface)[0]  # 640x640 if it is free
     images = np.random.default_rng(0).uniform(-1, 1, (shape[0], CHANNELS, *shape[1:]))
     pair, rounds = (reference, artifact), list[list[float]]()
     images = images.astype(np.float32)
@@ -120,10 +116,6 @@ def latency(reference: Runner, artifact: Runner) -> Latency:
         round(float(np.median(first)) * 1e3, 3), round(float(np.median(second)) * 1e3, 3),
         round(ratio, 4), shape,
     )  # fmt: skip
-
-
-def _fit(size: int, multiple: int) -> int:
-    return -(-size // multiple) * multiple
 
 
 def _seconds(runner: Runner, images: np.ndarray) -> float:

@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from scrfdconv.checks.images import image_files
 from scrfdconv.checks.outcome import FacesOn, Histogram, Latency, Picture
 from scrfdconv.checks.report import CheckResult, Report
 from scrfdconv.checks.verify import Demand
@@ -19,9 +20,9 @@ from scrfdconv.converters.artifact import Artifact, artifact_at
 from scrfdconv.converters.checkpoint import Checkpoint
 from scrfdconv.converters.errors import CheckFailed, InputFileError, MissingError, ScrfdconvError
 from scrfdconv.converters.formats import open_artifact
+from scrfdconv.converters.runner import Interface, Runner, limit_threads
 from scrfdconv.recipes.build_measure import Observer, latency
 from scrfdconv.recipes.convert import Made, SourceOptions, convert, open_source
-from scrfdconv.recipes.digests import image_files
 from scrfdconv.recipes.pictures import synthetic_pictures
 from scrfdconv.recipes.plan import Step, library_version, options_of, versions_of
 from scrfdconv.recipes.processes import THREADS
@@ -99,14 +100,15 @@ def _made(job: Job) -> Done:
     made = _MAKERS[target.format](job, checkpoint, out, demand)
     if job.step.internal:
         return Done(out, made.artifact.digest)
-    paced = _latency(job, out)
+    opened = open_artifact(out, THREADS)
+    paced = _latency(job, opened)
     report = _with_budgets(made.report, job, out, paced)
     if not report.passed:
         raise CheckFailed(report.summary(), report)
     return Done(
         out, made.artifact.digest, report, histograms=observer.histograms(target.precision),
         faces=tuple(observer.faces), pictures=tuple(observer.pictures), latency=paced,
-        manifest=_manifest(job, checkpoint, made.artifact),
+        manifest=_manifest(job, checkpoint, opened.interface),
     )  # fmt: skip
 
 
@@ -115,8 +117,6 @@ def _made(job: Job) -> Done:
 
 @lru_cache(KEPT_CHECKPOINTS)
 def _checkpoint(entry: CheckpointEntry) -> Checkpoint:
-    from scrfdconv.converters.runner import limit_threads
-
     limit_threads(THREADS)
     options = SourceOptions(entry.recipe, entry.config, entry.norm_groups, entry.seed)
     source = open_source(entry.source, options)
@@ -195,11 +195,11 @@ _MAKERS = {"onnx": _onnx, "torchscript": _torchscript, "tensorrt": _tensorrt}
 # ---------------------------------------------------------------- measuring
 
 
-def _latency(job: Job, out: Path) -> Latency | None:
+def _latency(job: Job, opened: Runner) -> Latency | None:
     """Time against the float ONNX of the same shape, for artifacts that are made from one."""
     if not job.recipe.latency or job.parent is None or job.step.target.precision == "fp32":
         return None
-    return latency(open_artifact(job.parent, THREADS), open_artifact(out, THREADS))
+    return latency(open_artifact(job.parent, THREADS), opened)
 
 
 def _with_budgets(report: Report | None, job: Job, out: Path, paced: Latency | None) -> Report:
@@ -222,10 +222,9 @@ def _with_budgets(report: Report | None, job: Job, out: Path, paced: Latency | N
     return Report.of(results, notes)
 
 
-def _manifest(job: Job, checkpoint: Checkpoint, artifact: Artifact) -> dict[str, Any]:
+def _manifest(job: Job, checkpoint: Checkpoint, interface: Interface) -> dict[str, Any]:
     """What the manifest says of the artifact besides its digest and its checks."""
     target, entry = job.step.target, job.step.checkpoint
-    interface = open_artifact(artifact.path, THREADS).interface
     return {
         "checkpoint": {
             "name": entry.name,
@@ -238,6 +237,6 @@ def _manifest(job: Job, checkpoint: Checkpoint, artifact: Artifact) -> dict[str,
         "parents": [artifact_at(job.parent, "onnx").digest] if job.parent else [],
         "options": {**options_of(target), "tolerance": asdict(target.tolerance)},
         "libraries": {"scrfdconv": library_version("scrfdconv"), **versions_of(target)},
-        "inputs": [interface.batch, 3, interface.height, interface.width],
+        "inputs": [interface.batch, interface.channels, interface.height, interface.width],
         "outputs": list(interface.outputs),
     }

@@ -24,6 +24,7 @@ from scrfdconv.recipes.plan import STATE_FOLDER, Step
 logger = logging.getLogger(__name__)
 
 RECORD_VERSION = 1
+READABLE = 40  # characters; digests have 64
 
 
 @dataclass(frozen=True)
@@ -172,16 +173,14 @@ def _times(outcome: Outcome) -> dict[str, Any]:
 def _what_changed(old: Mapping[str, str], new: Mapping[str, str]) -> str:
     """``changed: onnxsim 0.8.0 -> 0.8.1, test images``."""
     changed = [
-        f"{name} {old.get(name, '-')} -> {new.get(name, '-')}" if _is_version(name) else name
+        _told(name, old.get(name, ""), new.get(name, ""))
         for name in dict.fromkeys([*new, *old])
         if old.get(name) != new.get(name)
     ]
     return f"changed: {', '.join(changed)}"
 
 
-def _is_version(name: str) -> bool:
-    """Ingredients are called by words, libraries by their distribution's name."""
-    return " " not in name and name not in _WORDS
-
-
-_WORDS = ("checkpoint", "options", "scrfdconv", "parent", "demands")
+def _told(name: str, old: str, new: str) -> str:
+    """Versions are short enough to be read; digests and options say nothing to people."""
+    readable = 0 < len(old) <= READABLE and 0 < len(new) <= READABLE
+    return f"{name} {old} -> {new}" if readable else name

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
+from scrfdconv.checks.images import image_files
 from scrfdconv.converters.artifact import digest_of
 from scrfdconv.converters.errors import InputFileError
 from scrfdconv.recipes.recipe import CheckpointEntry
@@ -43,14 +43,6 @@ def images_digest(places: tuple[Path, ...]) -> str:
     if not places:
         return ""
     return content_digest([[path.name, digest_of(path)] for path in image_files(places)])
-
-
-def image_files(places: Iterable[Path]) -> tuple[Path, ...]:
-    """The pictures of files and folders; none for no place."""
-    from scrfdconv.checks.images import find_images
-
-    found = list(places)
-    return tuple(find_images(found)) if found else ()
 
 
 @cache

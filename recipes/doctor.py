@@ -12,12 +12,13 @@ import platform
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from scrfdconv.checks.benchmark import usable_cores
 from scrfdconv.converters.errors import MissingError, ScrfdconvError
+from scrfdconv.converters.metadata import installed_version
 from scrfdconv.recipes.pictures import synthetic_pictures
 
 if TYPE_CHECKING:
@@ -66,19 +67,12 @@ def examine(*, run: bool = False) -> dict[str, Any]:
     """Everything about this machine, as plain types; ``run`` converts and verifies for real."""
     return {
         "system": {"platform": platform.platform(), "python": platform.python_version()},
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: installed_version(name) for name in PACKAGES},
         "cpu": _cpu(),
         "memory": _memory(),
         "gpu": _gpu(),
         "formats": [capability.to_dict() for capability in capabilities(run=run)],
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 # ---------------------------------------------------------------- hardware
@@ -94,9 +88,7 @@ def _cpu() -> dict[str, Any]:
     return {
         "model": fields.get("model name") or platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
-        "usable_cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "usable_cores": usable_cores(),
         "torch_threads": torch.get_num_threads(),
         # None: the system does not tell (only Linux has /proc/cpuinfo)
         "features": {

@@ -12,12 +12,12 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from scrfdconv.checks.images import DEVIATION, MEAN
 from scrfdconv.checks.outcome import Outcome
 from scrfdconv.converters.artifact import replacing
 
 FOLDER = "insightface"
 LICENSE_NAME = "MODEL.LICENSE"
-MEAN, DEVIATION = 127.5, 128.0
 LICENSE = {
     "license": "to be filled in by whoever distributes this package",
     "note": "the weights that InsightFace released are for non-commercial research only",

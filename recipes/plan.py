@@ -15,12 +15,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from scrfdconv.converters.architecture import PUBLISHED
 from scrfdconv.converters.errors import UsageError
 from scrfdconv.converters.formats.onnx import DEFAULT_OPSET
+from scrfdconv.converters.metadata import installed_version
 from scrfdconv.recipes.digests import (
     code_digest,
     content_digest,
@@ -240,7 +240,4 @@ def _versions(names: Iterable[str]) -> dict[str, str]:
 @cache
 def library_version(name: str) -> str:
     """The installed version of a distribution, "-" for none."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "-"
+    return installed_version(name) or "-"

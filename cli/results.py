@@ -1,0 +1,30 @@
+"""What verbs that end with the result of a build do with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from scrfdconv.cli import output
+from scrfdconv.cli.github import tell_github
+
+if TYPE_CHECKING:
+    from scrfdconv.checks.outcome import BuildResult
+
+
+def publish(result: BuildResult, out: Path) -> None:
+    """Write all reports into ``out``, tell GitHub and the user, and exit by the worst outcome."""
+    from scrfdconv.checks.figures import first_failure
+    from scrfdconv.checks.report_files import write_reports
+
+    write_reports(result, out)
+    tell_github(result)
+    if output.wants_json():
+        output.print_json(result.to_dict())
+    else:
+        output.show(f"{result.summary()}  {out / 'report.html'}")
+    if not result.passed:
+        output.say(f"scrfdconv: {first_failure(result)}.")
+    raise typer.Exit(result.exit_code)
