@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from scrfdconv.checks.decode import DEPLOYMENT_THRESHOLD, candidates
-from scrfdconv.checks.images import normalise
+from scrfdconv.checks.faces.decode import DEPLOYMENT_THRESHOLD, candidates
+from scrfdconv.checks.faces.images import normalise
 from scrfdconv.converters.errors import ArtifactError, CheckFailed, MissingError
 from scrfdconv.converters.metadata import installed_version
 from scrfdconv.converters.runner import Interface, Runner

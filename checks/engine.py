@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from scrfdconv.checks.report import CheckResult
+from scrfdconv.checks.results import CheckResult
 
 if TYPE_CHECKING:
-    from scrfdconv.converters.tensorrt_inspect import EngineLayers
-    from scrfdconv.converters.tensorrt_runner import TensorRTRunner
+    from scrfdconv.converters.formats.tensorrt.inspect import EngineLayers
+    from scrfdconv.converters.formats.tensorrt.runner import TensorRTRunner
 
 CHECK = "engine"
 # Of the share that the ONNX has: fusion merges and splits some convolutions, and with them shares.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scrfdconv.checks.report import CheckResult
+from scrfdconv.checks.results import CheckResult
 
 if TYPE_CHECKING:
     import onnx
@@ -27,19 +27,78 @@ RESIZE_WITHOUT_SCALES = 13  # from this opset on, `scales` may be left out inste
 
 # Operators of detectors that onnx-tensorrt's table (docs/operators.md) marks as supported. What is
 # missing here may work; what the table marks as unsupported is in UNSUPPORTED.
-SUPPORTED = frozenset((
-    "Add", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Constant",
-    "ConstantOfShape", "Conv", "ConvTranspose", "DequantizeLinear", "Div", "Exp", "Expand",
-    "Flatten", "Gather", "Gemm", "GlobalAveragePool", "GroupNormalization", "Identity",
-    "InstanceNormalization", "LeakyRelu", "MatMul", "Max", "MaxPool", "Min", "Mul", "Neg", "PRelu",
-    "Pad", "Pow", "QuantizeLinear", "ReduceMean", "Relu", "Reshape", "Resize", "Shape", "Sigmoid",
-    "Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where",
-))  # fmt: skip
-UNSUPPORTED = frozenset((
-    "BitShift", "Compress", "ConcatFromSequence", "ConvInteger", "Det", "DynamicQuantizeLinear",
-    "MatMulInteger", "MaxRoiPool", "MaxUnpool", "Multinomial", "QLinearConv", "QLinearMatMul",
-    "SequenceAt", "SplitToSequence", "StringNormalizer", "TfIdfVectorizer", "Unique",
-))  # fmt: skip
+SUPPORTED = frozenset(
+    (
+        "Add",
+        "AveragePool",
+        "BatchNormalization",
+        "Cast",
+        "Clip",
+        "Concat",
+        "Constant",
+        "ConstantOfShape",
+        "Conv",
+        "ConvTranspose",
+        "DequantizeLinear",
+        "Div",
+        "Exp",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "Gemm",
+        "GlobalAveragePool",
+        "GroupNormalization",
+        "Identity",
+        "InstanceNormalization",
+        "LeakyRelu",
+        "MatMul",
+        "Max",
+        "MaxPool",
+        "Min",
+        "Mul",
+        "Neg",
+        "PRelu",
+        "Pad",
+        "Pow",
+        "QuantizeLinear",
+        "ReduceMean",
+        "Relu",
+        "Reshape",
+        "Resize",
+        "Shape",
+        "Sigmoid",
+        "Slice",
+        "Softmax",
+        "Split",
+        "Sqrt",
+        "Squeeze",
+        "Sub",
+        "Transpose",
+        "Unsqueeze",
+        "Where",
+    )
+)
+UNSUPPORTED = frozenset(
+    (
+        "BitShift",
+        "Compress",
+        "ConcatFromSequence",
+        "ConvInteger",
+        "Det",
+        "DynamicQuantizeLinear",
+        "MatMulInteger",
+        "MaxRoiPool",
+        "MaxUnpool",
+        "Multinomial",
+        "QLinearConv",
+        "QLinearMatMul",
+        "SequenceAt",
+        "SplitToSequence",
+        "StringNormalizer",
+        "TfIdfVectorizer",
+        "Unique",
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -71,14 +130,16 @@ def lint_results(findings: list[Finding]) -> Iterator[CheckResult]:
 
 
 def _opset(model: onnx.ModelProto) -> Iterator[Finding]:
-    from scrfdconv.converters.formats.onnx import opset_of
+    from scrfdconv.converters.graph.model_file import opset_of
 
     opset = opset_of(model)
     if opset not in OPSETS:
         yield Finding(
-            "opset", "", f"opset {opset}; TensorRT 10.3 to 11 take {OPSETS.start} to "
+            "opset",
+            "",
+            f"opset {opset}; TensorRT 10.3 to 11 take {OPSETS.start} to "
             f"{OPSETS.stop - 1}: export with --opset 17",
-        )  # fmt: skip
+        )
     strangers = sorted({o.domain for o in model.opset_import} - {"", "ai.onnx"})
     used = {node.domain for node in model.graph.node}
     for domain in strangers:
@@ -117,7 +178,7 @@ def _resizes(model: onnx.ModelProto) -> Iterator[Finding]:
     tensor, and TensorRT 10.11 is said to take it for the scales. From opset 13 on it can be left
     out. A remark, because all released models are so, and many run with TensorRT.
     """
-    from scrfdconv.converters.formats.onnx import opset_of
+    from scrfdconv.converters.graph.model_file import opset_of
 
     constants = _constants(model)
     shaped = _computed_from_shapes(model, set(constants))
@@ -128,18 +189,22 @@ def _resizes(model: onnx.ModelProto) -> Iterator[Finding]:
         empty = scales in constants and constants[scales].size == 0
         if empty and opset_of(model) < RESIZE_WITHOUT_SCALES:
             yield Finding(
-                "resize", where, "has empty scales, as opset 11 wants them, which TensorRT 10.11 "
+                "resize",
+                where,
+                "has empty scales, as opset 11 wants them, which TensorRT 10.11 "
                 "is said to misread: should it refuse them, export with --opset 13 or later",
                 fatal=False,
-            )  # fmt: skip
+            )
         target = sizes or ("" if empty else scales)
         if not target:
             yield Finding("resize", where, "has neither scales nor sizes")
         elif target not in constants and target not in shaped:
             yield Finding(
-                "resize", where, f"{target} is computed from values, not from shapes: simplify "
+                "resize",
+                where,
+                f"{target} is computed from values, not from shapes: simplify "
                 "with `scrfdconv simplify`, or export anew",
-            )  # fmt: skip
+            )
 
 
 def _quantization(model: onnx.ModelProto) -> Iterator[Finding]:
@@ -159,9 +224,11 @@ def _quantization(model: onnx.ModelProto) -> Iterator[Finding]:
             if source is not None and source.dtype != np.int8:
                 what = "an INT32 bias" if source.dtype == np.int32 else f"{source.dtype}"
                 yield Finding(
-                    "quantization", where, f"dequantizes {what}; keep biases in float "
+                    "quantization",
+                    where,
+                    f"dequantizes {what}; keep biases in float "
                     "(`scrfdconv int8 --target tensorrt`)",
-                )  # fmt: skip
+                )
             elif source is None and makers.get(node.input[0], node).op_type != "QuantizeLinear":
                 yield Finding("quantization", where, "reads what no QuantizeLinear wrote")
 

@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from scrfdconv.checks.metrics import Errors, errors
-from scrfdconv.checks.report import CheckResult
+from scrfdconv.checks.results import CheckResult
 from scrfdconv.checks.stimuli import STIMULI, mosaic, stimuli
 from scrfdconv.checks.tolerances import limits_for
 from scrfdconv.converters.errors import ArtifactError, MissingError
-from scrfdconv.converters.runner import TRACE_CELLS, Interface, Outputs, Runner, order_faults
+from scrfdconv.converters.network.architecture import TRACE_CELLS
+from scrfdconv.converters.runner import Interface, Outputs, Runner, order_faults
 
 CHECK = "parity"
 
@@ -187,6 +188,11 @@ class _OutputComparison:
                 continue
             at_least = metric in ("cosine", "sqnr")
             yield CheckResult(
-                CHECK, self.name, metric, getattr(worst, metric), getattr(limits, metric), at_least,
+                CHECK,
+                self.name,
+                metric,
+                getattr(worst, metric),
+                getattr(limits, metric),
+                at_least,
                 self.where,
-            )  # fmt: skip
+            )

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scrfdconv.checks.report import CheckResult
-from scrfdconv.converters.architecture import require_shape
-from scrfdconv.converters.formats.onnx import image_input, load_onnx
-from scrfdconv.converters.fp16_range import outputs_of
+from scrfdconv.checks.results import CheckResult
+from scrfdconv.converters.graph.inference import outputs_of
+from scrfdconv.converters.graph.model_file import image_input, load_onnx
+from scrfdconv.converters.graph.number_types import convolutions, precision_of
 from scrfdconv.converters.metadata import PREFIX
-from scrfdconv.converters.precision import convolutions, precision_of
-from scrfdconv.converters.runner import CHANNELS
+from scrfdconv.converters.network.architecture import CHANNELS, require_shape
 
 if TYPE_CHECKING:
     import onnx

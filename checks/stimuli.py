@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 
-from scrfdconv.converters.runner import CHANNELS
+from scrfdconv.converters.network.architecture import CHANNELS
 
 STIMULI = ("noise", "bright", "dark", "structured")
 # Grey levels of a bright and a dark picture with a little noise, in the range [-1, 1].
@@ -35,8 +35,11 @@ def mosaic(height: int, width: int, seed: int, channels: int = CHANNELS) -> np.n
     """(1, C, H, W) with one kind in each quarter: all of them for the price of one run."""
     top, left = height // 2, width // 2
     image = np.empty((CHANNELS, height, width), np.float32)
-    places = [(y, x) for y in (slice(0, top), slice(top, height))
-              for x in (slice(0, left), slice(left, width))]  # fmt: skip
+    places = [
+        (y, x)
+        for y in (slice(0, top), slice(top, height))
+        for x in (slice(0, left), slice(left, width))
+    ]
     for kind, (y, x) in zip(STIMULI, places, strict=True):
         image[:, y, x] = stimulus(kind, y.stop - y.start, x.stop - x.start, seed)
     return np.resize(image, (channels, height, width))[None]

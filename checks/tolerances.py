@@ -25,10 +25,13 @@ class Limits:
     def loosened(self, factor: float) -> Limits:
         """Limits for errors ``factor`` times as large; the reason says so."""
         return Limits(
-            self.max_abs * factor, self.mean_abs * factor, self.p999_abs * factor,
-            1 - (1 - self.cosine) * factor**2, self.sqnr - 20 * math.log10(factor),
+            self.max_abs * factor,
+            self.mean_abs * factor,
+            self.p999_abs * factor,
+            1 - (1 - self.cosine) * factor**2,
+            self.sqnr - 20 * math.log10(factor),
             f"{self.reason}; loosened {factor:g} times on request",
-        )  # fmt: skip
+        )
 
 
 # Measured over the ten known networks with seeded weights, ONNX and TorchScript against PyTorch, on
@@ -64,7 +67,7 @@ _FP16_LIMITS = {
 # and 17 dB, kps 1.5 and 13 dB, most on noise that no photograph is like; an untrained tiny network
 # calibrated on two photographs came to two thirds of the limits below. They tell a dead or cut-off
 # output, which has 0 dB. Whether an INT8 model is a good one only faces tell
-# (recipes/int8_search.py, `verify --images`).
+# (recipes/int8/search.py, `verify --images`).
 _INT8_REASON = "weights and activations of 8 bits"
 _INT8_LIMITS = {
     ("int8", "score"): Limits(7e-1, 1.5e-1, 6e-1, 1 - 3e-1, 2, _INT8_REASON),

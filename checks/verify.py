@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from scrfdconv.checks.engine import audit
-from scrfdconv.checks.faces import compare_faces, model_input
+from scrfdconv.checks.faces.compare import compare_faces, model_input
 from scrfdconv.checks.parity import (
     Observe,
     Sample,
@@ -19,18 +19,18 @@ from scrfdconv.checks.parity import (
     samples_for,
 )
 from scrfdconv.checks.precision import audit as audit_onnx
-from scrfdconv.checks.report import CheckResult, Report
+from scrfdconv.checks.results import CheckResult, Report
 from scrfdconv.checks.weights import READERS, ROUNDING, compare_weights
 from scrfdconv.converters.artifact import kind_of
-from scrfdconv.converters.checkpoint import Checkpoint
-from scrfdconv.converters.complexity import complexity
+from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.errors import ArtifactError
 from scrfdconv.converters.formats import Source, open_artifact
-from scrfdconv.converters.formats.onnx import OnnxRunner
 from scrfdconv.converters.formats.pytorch import EagerRunner
+from scrfdconv.converters.formats.tensorrt.runner import TensorRTRunner
+from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.metadata import architecture_from_metadata
+from scrfdconv.converters.network.complexity import complexity
 from scrfdconv.converters.runner import Runner
-from scrfdconv.converters.tensorrt_runner import TensorRTRunner
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,14 @@ def verify(reference: Source, path: Path, demand: Demand | None = None) -> Repor
     photographs = [model_input(p, shapes[0][1:]) for p in demand.images] if shapes else []
     results = [
         *compare(
-            want, got, _samples(want, got, demand, photographs),
-            precision=got.precision, loosen=demand.loosen, observe=demand.observe,
+            want,
+            got,
+            _samples(want, got, demand, photographs),
+            precision=got.precision,
+            loosen=demand.loosen,
+            observe=demand.observe,
         )
-    ]  # fmt: skip
+    ]
     results += _size_claimed(got)
     if photographs and not any(r.metric == "runs" for r in results):
         results += compare_faces(want, got, photographs, got.precision)

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scrfdconv.checks.report import CheckResult
+from scrfdconv.checks.results import CheckResult
 from scrfdconv.converters.artifact import kind_of
-from scrfdconv.converters.checkpoint import Checkpoint
+from scrfdconv.converters.checkpoint.loading import Checkpoint
 
 if TYPE_CHECKING:
     from torch import nn
@@ -118,8 +118,8 @@ def convolutions_of_onnx(path: Path) -> Iterator[Convolution]:
     """Every Conv of a float or FP16 ONNX model."""
     from onnx import numpy_helper
 
-    from scrfdconv.converters.formats.onnx import load_onnx
-    from scrfdconv.converters.onnx_graph import simplify
+    from scrfdconv.converters.graph.model_file import load_onnx
+    from scrfdconv.converters.graph.passes import simplify
 
     model = load_onnx(path)
     if any(node.op_type in ("BatchNormalization", "Identity") for node in model.graph.node):

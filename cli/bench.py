@@ -59,8 +59,12 @@ def bench(
 
 
 def _conditions(load: Load) -> dict[str, Any]:
-    return {"batch": load.batch, "shape": list(load.shape), "runs": load.runs,
-            "warm_up": load.warm_up}  # fmt: skip
+    return {
+        "batch": load.batch,
+        "shape": list(load.shape),
+        "runs": load.runs,
+        "warm_up": load.warm_up,
+    }
 
 
 def _row(place: Place) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from scrfdconv.cli.main import MAKE, app
 from scrfdconv.cli.results import publish
 
 if TYPE_CHECKING:
-    from scrfdconv.recipes.build import BuildOptions
-    from scrfdconv.recipes.recipe import Recipe
+    from scrfdconv.recipes.build.build import BuildOptions
+    from scrfdconv.recipes.build.recipe import Recipe
 
 DEFAULT_OUT, DEFAULT_RECIPE = Path("artifacts"), Path("build.toml")
 
@@ -26,19 +26,29 @@ def build(
     recipe: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="RECIPE", help="A TOML file, or `release`, which comes along; with --init the "
-            "checkpoints that a new recipe is for.", show_default=False,
+            metavar="RECIPE",
+            help="A TOML file, or `release`, which comes along; with --init the "
+            "checkpoints that a new recipe is for.",
+            show_default=False,
         ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="Folder of the artifacts; with --init the file.",
-                     show_default="artifacts"),
+        typer.Option(
+            "-o",
+            "--output",
+            help="Folder of the artifacts; with --init the file.",
+            show_default="artifacts",
+        ),
     ] = None,
     jobs: Annotated[
         int | None,
-        typer.Option("--jobs", min=1, help="Steps at a time, one thread each; results do not "
-                     "depend on it.", show_default="one for each core"),
+        typer.Option(
+            "--jobs",
+            min=1,
+            help="Steps at a time, one thread each; results do not depend on it.",
+            show_default="one for each core",
+        ),
     ] = None,
     only: Annotated[
         list[str] | None,
@@ -64,11 +74,11 @@ def build(
         bool, typer.Option("--insightface", help="Write model packages for insightface, too.")
     ] = False,
     json: o.Json = False,
-) -> None:  # fmt: skip
+) -> None:
     """Build every artifact of a recipe: verified, only what changed, with reports for CI."""
     from scrfdconv.checks.benchmark import usable_cores
-    from scrfdconv.recipes.build import BuildOptions
-    from scrfdconv.recipes.recipe_file import find_recipe, load_recipe
+    from scrfdconv.recipes.build.build import BuildOptions
+    from scrfdconv.recipes.build.recipe_file import find_recipe, load_recipe
 
     if init:
         _init(recipe or [], out or DEFAULT_RECIPE)
@@ -89,7 +99,7 @@ def build(
 
 def _build(recipe: Recipe, out: Path, options: BuildOptions, *, packages: bool) -> None:
     from scrfdconv.cli.build_view import build_view
-    from scrfdconv.recipes.build import build
+    from scrfdconv.recipes.build.build import build
     from scrfdconv.recipes.insightface import write_packages
 
     with build_view() as view:
@@ -100,14 +110,19 @@ def _build(recipe: Recipe, out: Path, options: BuildOptions, *, packages: bool) 
 
 
 def _show_plan(recipe: Recipe, out: Path, options: BuildOptions) -> None:
-    from scrfdconv.recipes.build import decisions
+    from scrfdconv.recipes.build.build import decisions
 
     found = decisions(recipe, out, options)
     rows = [
-        {"step": d.step.name, "parent": d.step.parent, "runs": bool(d.why) and not d.blocked,
-         "why": d.blocked or d.why or "up to date", "internal": d.step.internal}
+        {
+            "step": d.step.name,
+            "parent": d.step.parent,
+            "runs": bool(d.why) and not d.blocked,
+            "why": d.blocked or d.why or "up to date",
+            "internal": d.step.internal,
+        }
         for d in found
-    ]  # fmt: skip
+    ]
     due = sum(bool(row["runs"]) for row in rows)
     if output.wants_json():
         output.print_json({"recipe": recipe.name, "steps": rows, "due": due})
@@ -120,7 +135,7 @@ def _show_plan(recipe: Recipe, out: Path, options: BuildOptions) -> None:
 
 
 def _print_matrix(recipe: Recipe, options: BuildOptions) -> None:
-    from scrfdconv.recipes.plan import plan
+    from scrfdconv.recipes.build.plan import plan
 
     counts: dict[str, int] = {}
     for step in plan(recipe, options.only):
@@ -135,7 +150,7 @@ def _print_matrix(recipe: Recipe, options: BuildOptions) -> None:
 def _init(sources: list[str], file: Path) -> None:
     from scrfdconv.converters.artifact import replacing
     from scrfdconv.converters.errors import OutputError
-    from scrfdconv.recipes.recipe_template import recipe_text
+    from scrfdconv.recipes.build.template import recipe_text
 
     if file.exists():
         raise OutputError(f"{file}: is there already; name another file with -o.")

@@ -15,15 +15,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from scrfdconv.checks.outcome import Outcome
-    from scrfdconv.recipes.build_run import View
+    from scrfdconv.checks.reports.outcome import Outcome
+    from scrfdconv.recipes.build.scheduling import View
 
 WIDEST_NAME = 60  # characters: longer ones push only their own line
 STATE_WIDTH = len("skipped")
 REFRESHES = 4  # per second
 BAR_WIDTH = 40  # characters
-COLOURS = {"built": "green", "cached": "green", "failed": "bold red", "skipped": "yellow",
-           "not run": "dim"}  # fmt: skip
+COLOURS = {
+    "built": "green",
+    "cached": "green",
+    "failed": "bold red",
+    "skipped": "yellow",
+    "not run": "dim",
+}
 
 
 @contextmanager
@@ -40,9 +45,12 @@ def build_view() -> Iterator[View]:
     # rich takes over stdout while it draws, and would send a piped result to the terminal.
     shared = sys.stdout.isatty()
     with Live(
-        console=console, get_renderable=view.draw, refresh_per_second=REFRESHES, transient=True,
+        console=console,
+        get_renderable=view.draw,
+        refresh_per_second=REFRESHES,
+        transient=True,
         redirect_stdout=shared,
-    ):  # fmt: skip
+    ):
         yield view
 
 
@@ -69,7 +77,7 @@ class PlainView:
 
     def line(self, outcome: Outcome) -> str:
         """What is said of a finished step."""
-        from scrfdconv.checks.figures import duration, reason
+        from scrfdconv.checks.reports.wording import duration, reason
 
         digits = len(str(self.total))
         state = outcome.state.upper() if outcome.state == "failed" else outcome.state
@@ -111,7 +119,7 @@ class LiveView(PlainView):
         from rich.progress_bar import ProgressBar
         from rich.table import Table
 
-        from scrfdconv.checks.figures import duration
+        from scrfdconv.checks.reports.wording import duration
 
         now = time.monotonic()
         table = Table.grid(padding=(0, 2))

@@ -44,13 +44,19 @@ def onnx(
     json: o.Json = False,
 ) -> None:
     """Export to ONNX, simplify and verify; dynamic in batch, height and width unless --shape."""
-    from scrfdconv.converters.formats.onnx import OnnxOptions
+    from scrfdconv.converters.formats.onnx.format import OnnxOptions
 
     require_shape_for_batch(shape, batch)
     _make(
-        open_for_making(source, recipe, config, norm_groups, seed), "onnx", out, shape,
-        OnnxOptions(shape, batch, opset, exporter.value), images, loosen, no_verify,
-    )  # fmt: skip
+        open_for_making(source, recipe, config, norm_groups, seed),
+        "onnx",
+        out,
+        shape,
+        OnnxOptions(shape, batch, opset, exporter.value),
+        images,
+        loosen,
+        no_verify,
+    )
 
 
 @app.command(rich_help_panel=MAKE)
@@ -73,9 +79,15 @@ def torchscript(
 
     require_shape_for_batch(shape, batch)
     _make(
-        open_for_making(source, recipe, config, norm_groups, seed), "torchscript", out, shape,
-        TorchScriptOptions(shape, batch), images, loosen, no_verify,
-    )  # fmt: skip
+        open_for_making(source, recipe, config, norm_groups, seed),
+        "torchscript",
+        out,
+        shape,
+        TorchScriptOptions(shape, batch),
+        images,
+        loosen,
+        no_verify,
+    )
 
 
 @app.command(rich_help_panel=MAKE)
@@ -90,7 +102,8 @@ def simplify(
     """Simplify any ONNX model and verify the result against it; --shape makes it fixed."""
     from scrfdconv.checks.verify import Demand
     from scrfdconv.converters.artifact import artifact_at, require_kind
-    from scrfdconv.converters.formats.onnx import OnnxOptions, node_count
+    from scrfdconv.converters.formats.onnx.format import OnnxOptions
+    from scrfdconv.converters.graph.model_file import node_count
     from scrfdconv.recipes.convert import convert
     from scrfdconv.recipes.naming import default_output
 
@@ -101,9 +114,12 @@ def simplify(
     before = node_count(model)
     with output.working(f"simplifying {model.name}"):
         made = convert(
-            artifact_at(model, "onnx"), "onnx", target, OnnxOptions(shape, batch),
+            artifact_at(model, "onnx"),
+            "onnx",
+            target,
+            OnnxOptions(shape, batch),
             None if no_verify else Demand(),
-        )  # fmt: skip
+        )
     after = node_count(target)
     show_made(made, {"nodes": {"before": before, "after": after}})
     output.show(f"{before} nodes before, {after} after")
@@ -119,7 +135,7 @@ def _make(
     loosen: float,
     no_verify: bool,
 ) -> None:
-    from scrfdconv.checks.images import image_files
+    from scrfdconv.checks.faces.images import image_files
     from scrfdconv.checks.verify import Demand
     from scrfdconv.converters.artifact import require_folder
     from scrfdconv.converters.formats import formats

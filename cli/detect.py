@@ -13,7 +13,7 @@ from scrfdconv.cli.main import PROVE, app
 from scrfdconv.converters.errors import InputFileError
 
 if TYPE_CHECKING:
-    from scrfdconv.checks.decode import Faces
+    from scrfdconv.checks.faces.decode import Faces
     from scrfdconv.recipes.detect import Detector, Found, Unreadable
 
 Model = Annotated[
@@ -134,7 +134,7 @@ def _picture(found: Found, drawing: Path | None) -> dict[str, Any]:
 
 
 def _faces(faces: Faces) -> list[dict[str, Any]]:
-    from scrfdconv.checks.decode import KEYPOINT_NAMES
+    from scrfdconv.checks.faces.decode import KEYPOINT_NAMES
 
     listed: list[dict[str, Any]] = []
     for index in range(len(faces)):

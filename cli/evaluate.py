@@ -15,7 +15,7 @@ from scrfdconv.cli import output
 from scrfdconv.cli.main import PROVE, app
 
 if TYPE_CHECKING:
-    from scrfdconv.checks.widerface import Evaluation
+    from scrfdconv.checks.widerface.protocol import Evaluation
     from scrfdconv.recipes.convert import SourceOptions
     from scrfdconv.recipes.evaluate import Plan, Score
 
@@ -83,7 +83,7 @@ def evaluate(
     MODEL --widerface DIR runs the model; --results DIR|ZIP --ground-truth DIR scores detections of
     any detector; MODEL --images DIR --reference REF needs no labels.
     """
-    from scrfdconv.checks.widerface_images import parse_mode
+    from scrfdconv.checks.widerface.geometry import parse_mode
     from scrfdconv.recipes.convert import SourceOptions
     from scrfdconv.recipes.evaluate import Plan
 
@@ -104,9 +104,13 @@ def evaluate(
 
 
 def _require_one_way(
-    model: str | None, widerface: Path | None, results: Path | None, ground_truth: Path | None,
-    images: list[Path] | None, reference: str | None,
-) -> None:  # fmt: skip
+    model: str | None,
+    widerface: Path | None,
+    results: Path | None,
+    ground_truth: Path | None,
+    images: list[Path] | None,
+    reference: str | None,
+) -> None:
     if images or reference:
         if not (model and images and reference) or widerface or results or ground_truth:
             raise typer.BadParameter(NO_LABELS)
@@ -139,9 +143,9 @@ def _require_drawable(plot: Path | None) -> None:
 
 
 def _plot(evaluation: Evaluation, title: str, path: Path) -> None:
-    from scrfdconv.checks.chart_png import png
-    from scrfdconv.checks.chart_svg import svg
-    from scrfdconv.checks.curves import curves
+    from scrfdconv.checks.widerface.chart_png import png
+    from scrfdconv.checks.widerface.chart_svg import svg
+    from scrfdconv.checks.widerface.curves import curves
     from scrfdconv.converters.artifact import replacing
 
     chart = curves(evaluation, title)
@@ -173,7 +177,7 @@ def _score_files(results: Path, ground_truth: Path, limit: int | None, plot: Pat
 
 
 def _show(score: Score, model: str | None, plan: Plan, plot: Path | None) -> None:
-    from scrfdconv.checks.widerface_images import mode_name
+    from scrfdconv.checks.widerface.geometry import mode_name
 
     evaluation, published = score.evaluation, score.published
     if plot:
@@ -182,8 +186,13 @@ def _show(score: Score, model: str | None, plan: Plan, plot: Path | None) -> Non
     if plan.limit:
         output.say("note: a smoke run on the first images; its AP compares with no other.")
     if output.wants_json():
-        row = published and {"model": published.label, "mode": "vga", "easy": published.easy,
-                             "medium": published.medium, "hard": published.hard}  # fmt: skip
+        row = published and {
+            "model": published.label,
+            "mode": "vga",
+            "easy": published.easy,
+            "medium": published.medium,
+            "hard": published.hard,
+        }
         output.print_json(
             {
                 "model": model,
@@ -204,7 +213,7 @@ def _show(score: Score, model: str | None, plan: Plan, plot: Path | None) -> Non
 
 
 def _show_table(score: Score, mode: int) -> None:
-    from scrfdconv.checks.widerface_images import VGA
+    from scrfdconv.checks.widerface.geometry import VGA
 
     rows = [("AP", [100 * ap for ap in score.evaluation.ap.values()])]
     if published := score.published:
@@ -223,7 +232,7 @@ def _percent(ap: float) -> float | None:
 
 
 def _agreement(model: str, reference: str, options: SourceOptions, images: list[Path]) -> None:
-    from scrfdconv.checks.images import find_images
+    from scrfdconv.checks.faces.images import find_images
     from scrfdconv.recipes.agreement import score_agreement
 
     with output.progress("comparing") as advance:

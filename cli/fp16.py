@@ -72,7 +72,7 @@ def fp16(
     What FP16 does not suit stays float32 and is listed: normalisations, the first depthwise
     convolution, and weights and activations beyond its range.
     """
-    from scrfdconv.checks.images import image_files
+    from scrfdconv.checks.faces.images import image_files
     from scrfdconv.checks.verify import Demand
     from scrfdconv.converters.artifact import require_folder
     from scrfdconv.recipes.fp16 import Fp16Recipe
@@ -84,9 +84,7 @@ def fp16(
     path = out or default_output(opened.name, ".onnx", shape, "fp16")
     require_folder(path)
     found = image_files(images)
-    wanted = Fp16Recipe(
-        shape, batch, opset, io.value, tuple(keep_float or ()), all_fp16, found
-    )  # fmt: skip
+    wanted = Fp16Recipe(shape, batch, opset, io.value, tuple(keep_float or ()), all_fp16, found)
     tell_source(opened)
     demand = None if no_verify else Demand(found, loosen, weights=False)
     with output.working(f"converting {opened.name} to {path.name}"):
@@ -96,8 +94,8 @@ def fp16(
 
 def _show(path: Path, made: object, source: str) -> None:
     from scrfdconv.checks.precision import audit
-    from scrfdconv.converters.formats.onnx import OnnxRunner
     from scrfdconv.converters.formats.onnx_fp16 import kept_float
+    from scrfdconv.converters.graph.onnx_runner import OnnxRunner
     from scrfdconv.recipes.convert import Made
 
     assert isinstance(made, Made)

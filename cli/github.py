@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from scrfdconv.cli import output
 
 if TYPE_CHECKING:
-    from scrfdconv.checks.outcome import BuildResult
+    from scrfdconv.checks.reports.outcome import BuildResult
 
 SUMMARY = "GITHUB_STEP_SUMMARY"  # the file that becomes the summary
 ACTIONS = "GITHUB_ACTIONS"  # "true" there
@@ -20,7 +20,7 @@ def tell_github(result: BuildResult) -> None:
 
     Annotations go to stderr, which GitHub reads, too: stdout may belong to a JSON object.
     """
-    from scrfdconv.checks.report_markdown import github_annotations, markdown
+    from scrfdconv.checks.reports.markdown import github_annotations, markdown
 
     if summary := os.environ.get(SUMMARY):
         try:

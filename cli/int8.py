@@ -14,8 +14,8 @@ from scrfdconv.cli.main import MAKE, app
 from scrfdconv.cli.making import open_for_making, require_shape_for_batch, show_made, tell_source
 
 if TYPE_CHECKING:
-    from scrfdconv.recipes.int8 import Int8Made
-    from scrfdconv.recipes.int8_speed import Speed
+    from scrfdconv.recipes.int8.int8 import Int8Made
+    from scrfdconv.recipes.int8.speed import Speed
 
 _NAMED = 3  # nodes that a line names before it counts the rest
 
@@ -112,12 +112,12 @@ def int8(
     (--max-face-loss). If it does not, sensitive layers go back to float one by one. The scores'
     convolutions and normalisations stay float always.
     """
-    from scrfdconv.checks.images import image_files
+    from scrfdconv.checks.faces.images import image_files
     from scrfdconv.checks.verify import Demand
     from scrfdconv.converters.artifact import require_folder
-    from scrfdconv.recipes.int8 import int8 as make
-    from scrfdconv.recipes.int8_request import Int8Recipe
-    from scrfdconv.recipes.int8_speed import measured_speed
+    from scrfdconv.recipes.int8.int8 import int8 as make
+    from scrfdconv.recipes.int8.request import Int8Recipe
+    from scrfdconv.recipes.int8.speed import measured_speed
     from scrfdconv.recipes.naming import default_output
 
     require_shape_for_batch(shape, batch)
@@ -127,10 +127,20 @@ def int8(
         if written:
             require_folder(written)
     wanted = Int8Recipe(
-        image_files(images), shape, batch, opset, calibration_size,
-        calibrator.value, target.value, tuple(keep_float or ()), max_face_loss, max_rounds, plan,
-        calibration_table, save_calibration,
-    )  # fmt: skip
+        image_files(images),
+        shape,
+        batch,
+        opset,
+        calibration_size,
+        calibrator.value,
+        target.value,
+        tuple(keep_float or ()),
+        max_face_loss,
+        max_rounds,
+        plan,
+        calibration_table,
+        save_calibration,
+    )
     tell_source(opened)
     demand = None if no_verify else Demand((), loosen, weights=False)
     made = make(opened, path, wanted, demand, output.progress)
@@ -143,8 +153,8 @@ def int8(
 
 def _show(path: Path, made: Int8Made, source: str, speed: Speed | None) -> None:
     from scrfdconv.checks.precision import audit
-    from scrfdconv.converters.formats.onnx import OnnxRunner
     from scrfdconv.converters.formats.onnx_fp16 import kept_float
+    from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 
     counted, kept = audit(path), kept_float(OnnxRunner(path).metadata)
     rounds = [one.to_dict() for one in made.search.rounds] if made.search else []

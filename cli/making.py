@@ -28,7 +28,7 @@ def open_for_making(
     source: str | None, recipe: str | None, config: Path | None, groups: int | None, seed: int
 ) -> Source:
     """SOURCE; options that mean nothing for it are refused, not ignored."""
-    from scrfdconv.converters.checkpoint import Checkpoint
+    from scrfdconv.converters.checkpoint.loading import Checkpoint
     from scrfdconv.recipes.convert import SourceOptions, open_source
 
     opened = open_source(source, SourceOptions(recipe, config, groups, seed))
@@ -48,7 +48,7 @@ def open_for_making(
 
 def tell_source(source: Source) -> None:
     """Say which network a checkpoint is, and loudly if its weights are untrained."""
-    from scrfdconv.converters.checkpoint import Checkpoint
+    from scrfdconv.converters.checkpoint.loading import Checkpoint
 
     if not isinstance(source, Checkpoint):
         return

@@ -20,7 +20,7 @@ def models(
     json: o.Json = False,
 ) -> None:
     """List the known models: published figures beside those computed from the networks."""
-    from scrfdconv.converters.architecture import (
+    from scrfdconv.converters.network.architecture import (
         BUILTIN,
         architecture_from_recipe,
         toml_from_architecture,
@@ -41,8 +41,8 @@ def models(
 
 
 def _row(name: str) -> dict[str, Any]:
-    from scrfdconv.converters.architecture import BUILTIN, PUBLISHED
-    from scrfdconv.converters.complexity import complexity
+    from scrfdconv.converters.network.architecture import BUILTIN, PUBLISHED
+    from scrfdconv.converters.network.complexity import complexity
 
     architecture, published = BUILTIN[name], PUBLISHED.get(name)
     cost = complexity(architecture)
@@ -66,18 +66,32 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
 
     table = Table(box=None, pad_edge=False)
     table.add_column("model")
-    for title in ("kps", "norm", "params M", "published", "GFLOPs VGA", "published",
-                  "AP easy", "medium", "hard"):  # fmt: skip
+    for title in (
+        "kps",
+        "norm",
+        "params M",
+        "published",
+        "GFLOPs VGA",
+        "published",
+        "AP easy",
+        "medium",
+        "hard",
+    ):
         table.add_column(title, justify="right", no_wrap=True)
     for row in rows:
         aps = [f"{ap:.2f}" for ap in row["widerface_ap"] or ()] or ["-"] * 3
         params = row["published_parameters_millions"]
         wrong = "*" if row["note"] and row["published"] else ""
         table.add_row(
-            row["name"], str(row["keypoints"]), row["head_norm"][:-4],
-            f"{row['parameters'] / 1e6:.3f}", f"{params:.2f}{wrong}" if params else "-",
-            f"{row['gflops']:.4f}", f"{row['published_flops']}{wrong}" if params else "-", *aps,
-        )  # fmt: skip
+            row["name"],
+            str(row["keypoints"]),
+            row["head_norm"][:-4],
+            f"{row['parameters'] / 1e6:.3f}",
+            f"{params:.2f}{wrong}" if params else "-",
+            f"{row['gflops']:.4f}",
+            f"{row['published_flops']}{wrong}" if params else "-",
+            *aps,
+        )
     console = output.tables()
     console.print(table)
     for row in rows:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from scrfdconv.checks.report import CheckResult, Report
+    from scrfdconv.checks.results import CheckResult, Report
     from scrfdconv.converters.formats import Source
 
 _state = {"json": False}
@@ -60,7 +60,7 @@ def show(text: str) -> None:
 
 def fail(sentence: str, code: int, report: object = None) -> None:
     """Say what went wrong; with a report, show what was measured."""
-    from scrfdconv.checks.report import Report
+    from scrfdconv.checks.results import Report
 
     measured = report if isinstance(report, Report) else None
     if _state["json"]:
@@ -160,8 +160,12 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
         TimeRemainingColumn,
     )
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-               TimeRemainingColumn())  # fmt: skip
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     # rich takes over stdout while a bar moves, and would send a piped result to the terminal.
     console, shared = Console(stderr=True), sys.stdout.isatty()
     with Progress(*columns, console=console, transient=True, redirect_stdout=shared) as bar:

@@ -39,10 +39,10 @@ def merge(
 
     Manifests beside the reports become one, too, for artifacts that are put together.
     """
-    from scrfdconv.checks.merge import merge_reports
-    from scrfdconv.checks.report_files import make_folder
-    from scrfdconv.recipes.manifest import NAME as MANIFEST
-    from scrfdconv.recipes.manifest import merge_manifests
+    from scrfdconv.checks.reports.files import make_folder
+    from scrfdconv.checks.reports.merge import merge_reports
+    from scrfdconv.recipes.build.manifest import NAME as MANIFEST
+    from scrfdconv.recipes.build.manifest import merge_manifests
 
     result = merge_reports(files)
     make_folder(out)

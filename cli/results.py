@@ -11,13 +11,13 @@ from scrfdconv.cli import output
 from scrfdconv.cli.github import tell_github
 
 if TYPE_CHECKING:
-    from scrfdconv.checks.outcome import BuildResult
+    from scrfdconv.checks.reports.outcome import BuildResult
 
 
 def publish(result: BuildResult, out: Path) -> None:
     """Write all reports into ``out``, tell GitHub and the user, and exit by the worst outcome."""
-    from scrfdconv.checks.figures import first_failure
-    from scrfdconv.checks.report_files import write_reports
+    from scrfdconv.checks.reports.files import write_reports
+    from scrfdconv.checks.reports.wording import first_failure
 
     write_reports(result, out)
     tell_github(result)

@@ -52,57 +52,104 @@ def tensorrt(
     shape: o.Shape = None,
     batch: o.Batch = 1,
     low: Annotated[
-        Profiles, typer.Option("--min", metavar="NxHxW", rich_help_panel=PROFILE,
-                               help="Smallest images; again for another profile.")
+        Profiles,
+        typer.Option(
+            "--min",
+            metavar="NxHxW",
+            rich_help_panel=PROFILE,
+            help="Smallest images; again for another profile.",
+        ),
     ] = None,
     best: Annotated[
-        Profiles, typer.Option("--opt", metavar="NxHxW", rich_help_panel=PROFILE,
-                               help="Images to tune for.")
+        Profiles,
+        typer.Option("--opt", metavar="NxHxW", rich_help_panel=PROFILE, help="Images to tune for."),
     ] = None,
     high: Annotated[
-        Profiles, typer.Option("--max", metavar="NxHxW", rich_help_panel=PROFILE,
-                               help="Largest images. Default: 1x320x320, 1x640x640, 4x1280x1280 "
-                               "or what memory allows.")
+        Profiles,
+        typer.Option(
+            "--max",
+            metavar="NxHxW",
+            rich_help_panel=PROFILE,
+            help="Largest images. Default: 1x320x320, 1x640x640, 4x1280x1280 "
+            "or what memory allows.",
+        ),
     ] = None,
     plan_only: Annotated[
-        bool, typer.Option("--plan-only", help="Build nothing: write the ONNX and build_engine.sh "
-                           "for the target machine. Needs neither GPU nor TensorRT.")
+        bool,
+        typer.Option(
+            "--plan-only",
+            help="Build nothing: write the ONNX and build_engine.sh "
+            "for the target machine. Needs neither GPU nor TensorRT.",
+        ),
     ] = False,
     tf32: Annotated[
-        bool, typer.Option("--tf32", rich_help_panel=BUILDER,
-                           help="Allow TF32 in float32 convolutions: faster, errors of 1e-3.")
+        bool,
+        typer.Option(
+            "--tf32",
+            rich_help_panel=BUILDER,
+            help="Allow TF32 in float32 convolutions: faster, errors of 1e-3.",
+        ),
     ] = False,
     workspace: Annotated[
-        int | None, typer.Option(min=1, metavar="MIB", rich_help_panel=BUILDER,
-                                 help="Working memory.", show_default="all of the GPU's")
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="MIB",
+            rich_help_panel=BUILDER,
+            help="Working memory.",
+            show_default="all of the GPU's",
+        ),
     ] = None,
     timing_cache: Annotated[
-        Path | None, typer.Option(rich_help_panel=BUILDER,
-                                  help="Measurements of former builds: read, and added to.")
+        Path | None,
+        typer.Option(
+            rich_help_panel=BUILDER, help="Measurements of former builds: read, and added to."
+        ),
     ] = None,
     level: Annotated[
-        int | None, typer.Option(min=0, max=5, rich_help_panel=BUILDER,
-                                 help="Builder optimization level.", show_default="3")
+        int | None,
+        typer.Option(
+            min=0,
+            max=5,
+            rich_help_panel=BUILDER,
+            help="Builder optimization level.",
+            show_default="3",
+        ),
     ] = None,
     version_compatible: Annotated[
-        bool, typer.Option("--version-compatible", rich_help_panel=BUILDER,
-                           help="Runs on later versions of TensorRT, too.")
+        bool,
+        typer.Option(
+            "--version-compatible",
+            rich_help_panel=BUILDER,
+            help="Runs on later versions of TensorRT, too.",
+        ),
     ] = False,
     hardware: Annotated[
-        Hardware, typer.Option("--hardware-compatibility", rich_help_panel=BUILDER,
-                               help="Runs on other GPUs, too.")
+        Hardware,
+        typer.Option(
+            "--hardware-compatibility", rich_help_panel=BUILDER, help="Runs on other GPUs, too."
+        ),
     ] = Hardware.none,
     refit: Annotated[
         bool, typer.Option("--refit", rich_help_panel=BUILDER, help="Weights can be replaced.")
     ] = False,
     strip_plan: Annotated[
-        bool, typer.Option("--strip-plan", rich_help_panel=BUILDER,
-                           help="Leave the weights out; a refit puts them back.")
+        bool,
+        typer.Option(
+            "--strip-plan",
+            rich_help_panel=BUILDER,
+            help="Leave the weights out; a refit puts them back.",
+        ),
     ] = False,
     max_aux_streams: Annotated[int | None, typer.Option(min=0, rich_help_panel=BUILDER)] = None,
     dla: Annotated[
-        int | None, typer.Option(min=0, metavar="CORE", rich_help_panel=BUILDER,
-                                 help="Run on this DLA core, the rest on the GPU.")
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="CORE",
+            rich_help_panel=BUILDER,
+            help="Run on this DLA core, the rest on the GPU.",
+        ),
     ] = None,
     opset: Annotated[
         int | None, typer.Option(help="Of the ONNX on the way.", show_default="17")
@@ -116,23 +163,32 @@ def tensorrt(
     loosen: o.Loosen = 1.0,
     no_verify: o.NoVerify = False,
     json: o.Json = False,
-) -> None:  # fmt: skip
+) -> None:
     """Build a TensorRT engine (10.3 or later, 11) on this machine's GPU, audit and verify it."""
-    from scrfdconv.checks.images import image_files
+    from scrfdconv.checks.faces.images import image_files
     from scrfdconv.checks.verify import Demand
     from scrfdconv.converters.artifact import require_folder
-    from scrfdconv.converters.tensorrt_plan import TensorRTOptions
+    from scrfdconv.converters.formats.tensorrt.plan import TensorRTOptions
     from scrfdconv.recipes.tensorrt import EngineRequest, default_engine, require_target_here
 
     require_shape_for_batch(shape, batch)
     if not plan_only:
         require_target_here()
     options = TensorRTOptions(
-        min=tuple(low or ()), opt=tuple(best or ()), max=tuple(high or ()), tf32=tf32,
-        workspace=workspace, timing_cache=str(timing_cache) if timing_cache else None, level=level,
-        version_compatible=version_compatible, hardware=hardware.value, refit=refit,
-        strip_plan=strip_plan, max_aux_streams=max_aux_streams, dla=dla,
-    )  # fmt: skip
+        min=tuple(low or ()),
+        opt=tuple(best or ()),
+        max=tuple(high or ()),
+        tf32=tf32,
+        workspace=workspace,
+        timing_cache=str(timing_cache) if timing_cache else None,
+        level=level,
+        version_compatible=version_compatible,
+        hardware=hardware.value,
+        refit=refit,
+        strip_plan=strip_plan,
+        max_aux_streams=max_aux_streams,
+        dla=dla,
+    )
     found = image_files(images)
     opened = open_for_making(source, recipe, config, norm_groups, seed)
     request = EngineRequest(
@@ -209,7 +265,7 @@ def _progress(what: str) -> Iterator[None]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    from scrfdconv.converters.tensorrt_progress import listening
+    from scrfdconv.converters.formats.tensorrt.progress import listening
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with ExitStack() as stack:

@@ -51,7 +51,7 @@ def verify(
         raise typer.BadParameter(
             "--rerun is for a manifest.json" if rerun else "--reference says what it should be."
         )
-    from scrfdconv.checks.images import image_files
+    from scrfdconv.checks.faces.images import image_files
     from scrfdconv.checks.verify import Demand
     from scrfdconv.checks.verify import verify as verify_artifact
     from scrfdconv.converters.artifact import digest_of, kind_of
@@ -62,8 +62,12 @@ def verify(
     with output.working(f"comparing {artifact.name} with {source.name}"):
         report = verify_artifact(source, artifact, demand)
     if json:
-        content = {"artifact": str(artifact), "kind": kind, "sha256": digest_of(artifact),
-                   "reference": {"name": source.name, "sha256": source.digest}}  # fmt: skip
+        content = {
+            "artifact": str(artifact),
+            "kind": kind,
+            "sha256": digest_of(artifact),
+            "reference": {"name": source.name, "sha256": source.digest},
+        }
         output.print_json({**content, **report.to_dict()})
     else:
         output.show_report(report)
@@ -75,8 +79,8 @@ def verify(
 def _verify_manifest(
     path: Path, reference: str | None, images: list[Path] | None, *, json: bool, rerun: bool
 ) -> None:
-    from scrfdconv.checks.images import image_files
-    from scrfdconv.recipes.verify_manifest import Rerun, verify_manifest
+    from scrfdconv.checks.faces.images import image_files
+    from scrfdconv.recipes.build.verify_manifest import Rerun, verify_manifest
 
     again = None
     if rerun:

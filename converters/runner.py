@@ -10,17 +10,18 @@ from pathlib import Path
 
 import numpy as np
 
-from scrfdconv.converters.architecture import OUTPUT_KINDS, SIZE_MULTIPLE, Architecture
 from scrfdconv.converters.errors import ArtifactError
+from scrfdconv.converters.network.architecture import (
+    CHANNELS,
+    OUTPUT_KINDS,
+    SIZE_MULTIPLE,
+    Architecture,
+)
 
 Outputs = dict[str, np.ndarray]
 
 INPUT_NAME = "input.1"  # upstream's name; deployers bind to it
-CHANNELS = 3
 
-# The exporters trace a picture of this many cells (H, W) at the coarsest stride: small, so fast,
-# and not square, so that a swap shows.
-TRACE_CELLS = (2, 3)
 
 # Outputs of released models, which have numbers for names: (kinds, strides), by their count.
 # All scores come first, then all boxes, then all keypoints.
@@ -43,9 +44,11 @@ class Interface:
 
     @classmethod
     def of(
-        cls, architecture: Architecture, batch: int | None = None,
+        cls,
+        architecture: Architecture,
+        batch: int | None = None,
         shape: tuple[int, int] | None = None,
-    ) -> Interface:  # fmt: skip
+    ) -> Interface:
         """The interface of a network's artifact, dynamic unless ``shape`` (H, W) is given."""
         height, width = shape or (None, None)
         return cls(architecture.output_names, batch, height, width, architecture.size_multiple)
@@ -143,9 +146,3 @@ def canonical_outputs(names: Sequence[str], where: Path) -> tuple[str, ...]:
 def order_faults(expected: Sequence[str], names: Sequence[str]) -> list[str]:
     """What is wrong with the order of outputs: many consumers take them by position."""
     return [] if tuple(expected) == tuple(names) else [f"outputs come as {' '.join(names)}"]
-
-
-def trace_size(architecture: Architecture) -> tuple[int, int]:
-    """Height and width of the picture that exporters trace: 64x96 for strides up to 32."""
-    height, width = TRACE_CELLS
-    return height * architecture.size_multiple, width * architecture.size_multiple

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from scrfdconv.checks.decode import Faces
-from scrfdconv.checks.detections import Agreement, agreement
-from scrfdconv.checks.faces import detect, model_input
+from scrfdconv.checks.faces.compare import detect, model_input
+from scrfdconv.checks.faces.decode import Faces
+from scrfdconv.checks.faces.matching import Agreement, agreement
 from scrfdconv.converters.errors import CheckFailed, UsageError
 from scrfdconv.converters.runner import Runner
 from scrfdconv.recipes.convert import SourceOptions, open_source

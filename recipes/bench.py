@@ -16,9 +16,9 @@ from scrfdconv.checks.benchmark import (
     measure,
     ratio,
 )
-from scrfdconv.converters.architecture import require_shape
 from scrfdconv.converters.errors import UsageError
 from scrfdconv.converters.formats import Source
+from scrfdconv.converters.network.architecture import require_shape
 from scrfdconv.converters.runner import Interface, Runner
 from scrfdconv.recipes.convert import SourceOptions, open_source
 from scrfdconv.recipes.detect import DEFAULT_SIZE, open_runner
@@ -52,8 +52,9 @@ def compare_speed(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[list[Place], Load]:
     """Time models of any kind side by side; the first one is what the others are compared to."""
-    sources = {_unique(name, models, at): open_source(name, options) for at, name in
-               enumerate(models)}  # fmt: skip
+    sources = {
+        _unique(name, models, at): open_source(name, options) for at, name in enumerate(models)
+    }
     opened = {
         label: partial(_open, model, options, contest.threads)
         for label, model in zip(sources, models, strict=True)

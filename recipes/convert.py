@@ -8,10 +8,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from scrfdconv.checks.report import Report
+from scrfdconv.checks.results import Report
 from scrfdconv.checks.verify import Demand, verify, verify_simplified
 from scrfdconv.converters.artifact import Artifact, artifact_at, kind_of
-from scrfdconv.converters.checkpoint import DEFAULT_SEED, Checkpoint, load_source
+from scrfdconv.converters.checkpoint.loading import DEFAULT_SEED, Checkpoint, load_source
 from scrfdconv.converters.errors import CheckFailed, UsageError
 from scrfdconv.converters.formats import Source, formats
 
@@ -41,9 +41,12 @@ def open_source(source: str | None, options: SourceOptions) -> Source:
         if kind != "pytorch":
             return artifact_at(Path(source), kind)
     return load_source(
-        source, recipe=options.recipe, config=options.config, groups=options.groups,
+        source,
+        recipe=options.recipe,
+        config=options.config,
+        groups=options.groups,
         seed=options.seed,
-    )  # fmt: skip
+    )
 
 
 def require_another_file(source: Source, out: Path) -> None:

@@ -6,12 +6,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from scrfdconv.converters.architecture import Architecture
 from scrfdconv.converters.artifact import digest_of, kind_of
-from scrfdconv.converters.checkpoint import load_checkpoint
-from scrfdconv.converters.complexity import complexity
+from scrfdconv.converters.checkpoint.loading import load_checkpoint
 from scrfdconv.converters.formats import formats
 from scrfdconv.converters.metadata import architecture_from_metadata
+from scrfdconv.converters.network.architecture import Architecture
+from scrfdconv.converters.network.complexity import complexity
 
 
 def describe(
@@ -64,7 +64,7 @@ def _architecture(architecture: Architecture) -> dict[str, Any]:
 def _onnx(path: Path) -> dict[str, Any]:
     from onnx import numpy_helper
 
-    from scrfdconv.converters.formats.onnx import load_onnx, opset_of
+    from scrfdconv.converters.graph.model_file import load_onnx, opset_of
 
     model = load_onnx(path)
     constants = {tensor.name for tensor in model.graph.initializer}

@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from scrfdconv.checks.decode import DEPLOYMENT_THRESHOLD, NMS_IOU, Faces, decode
-from scrfdconv.checks.draw import draw_faces
-from scrfdconv.checks.images import find_images, network_input, read_image
-from scrfdconv.converters.architecture import require_shape
+from scrfdconv.checks.faces.decode import DEPLOYMENT_THRESHOLD, NMS_IOU, Faces, decode
+from scrfdconv.checks.faces.draw import draw_faces
+from scrfdconv.checks.faces.images import find_images, network_input, read_image
 from scrfdconv.converters.artifact import replacing
-from scrfdconv.converters.checkpoint import Checkpoint
+from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.errors import (
     ArtifactError,
     CheckFailed,
@@ -25,6 +24,7 @@ from scrfdconv.converters.errors import (
 )
 from scrfdconv.converters.formats import Source, open_artifact
 from scrfdconv.converters.formats.pytorch import EagerRunner
+from scrfdconv.converters.network.architecture import require_shape
 from scrfdconv.converters.runner import Interface, Runner
 
 UInt8 = npt.NDArray[np.uint8]

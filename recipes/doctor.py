@@ -25,9 +25,19 @@ if TYPE_CHECKING:
     from scrfdconv.recipes.convert import Made
 
 PACKAGES = (
-    "scrfdconv", "torch", "onnx", "onnxruntime", "onnxsim", "onnxconverter-common", "onnxscript",
-    "numpy", "opencv-python-headless", "scipy", "tensorrt", "polygraphy",
-)  # fmt: skip
+    "scrfdconv",
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "onnxsim",
+    "onnxconverter-common",
+    "onnxscript",
+    "numpy",
+    "opencv-python-headless",
+    "scipy",
+    "tensorrt",
+    "polygraphy",
+)
 OPTIONAL = ("onnxscript", "tensorrt", "polygraphy")
 CPU_INFO = Path("/proc/cpuinfo")
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # of containers; "max" without a limit
@@ -118,7 +128,7 @@ def _gpu() -> dict[str, Any]:
     """Driver, GPU, TensorRT and its version: which of them are here, and what is missing."""
     import torch
 
-    from scrfdconv.converters.tensorrt_api import driver_version, require_gpu, tensorrt
+    from scrfdconv.converters.formats.tensorrt.api import driver_version, require_gpu, tensorrt
 
     facts: dict[str, Any] = {
         "driver": driver_version(),
@@ -208,7 +218,7 @@ def _tried(name: str, precision: str) -> Capability:
 
 def _made(name: str, precision: str, folder: Path) -> Made:
     from scrfdconv.checks.verify import Demand
-    from scrfdconv.converters.checkpoint import load_source
+    from scrfdconv.converters.checkpoint.loading import load_source
     from scrfdconv.converters.formats import formats
     from scrfdconv.recipes.convert import convert
 
@@ -220,8 +230,8 @@ def _made(name: str, precision: str, folder: Path) -> Made:
         request = EngineRequest(precision, PROBE_SHAPE, images=pictures)
         return build_engine(source, request, out, demand)[0]
     if precision == "int8":
-        from scrfdconv.recipes.int8 import int8
-        from scrfdconv.recipes.int8_request import Int8Recipe
+        from scrfdconv.recipes.int8.int8 import int8
+        from scrfdconv.recipes.int8.request import Int8Recipe
 
         return int8(source, out, Int8Recipe(pictures, PROBE_SHAPE), demand).made
     if precision == "fp16":

@@ -17,10 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from scrfdconv.checks.images import read_image
-from scrfdconv.checks.widerface import Evaluation, evaluate
-from scrfdconv.checks.widerface_folder import ResultFolder
-from scrfdconv.checks.widerface_images import (
+from scrfdconv.checks.faces.images import read_image
+from scrfdconv.checks.widerface.geometry import (
     VGA,
     detections_on,
     find_images,
@@ -28,13 +26,15 @@ from scrfdconv.checks.widerface_images import (
     mode_name,
     require_mode,
 )
-from scrfdconv.checks.widerface_results import load_results
-from scrfdconv.checks.widerface_truth import GroundTruth, load_ground_truth
-from scrfdconv.converters.architecture import BUILTIN, PUBLISHED, Architecture, Published
-from scrfdconv.converters.checkpoint import Checkpoint
+from scrfdconv.checks.widerface.protocol import Evaluation, evaluate
+from scrfdconv.checks.widerface.result_files import load_results
+from scrfdconv.checks.widerface.result_folder import ResultFolder
+from scrfdconv.checks.widerface.truth import GroundTruth, load_ground_truth
+from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.errors import InputFileError
 from scrfdconv.converters.formats import Source
 from scrfdconv.converters.metadata import architecture_from_metadata
+from scrfdconv.converters.network.architecture import BUILTIN, PUBLISHED, Architecture, Published
 from scrfdconv.converters.runner import Runner
 from scrfdconv.recipes.convert import SourceOptions, open_source
 from scrfdconv.recipes.detect import faults_of, open_runner

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from scrfdconv.checks.faces import model_input
+from scrfdconv.checks.faces.compare import model_input
 from scrfdconv.checks.verify import Demand
-from scrfdconv.converters.checkpoint import Checkpoint
+from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.formats import Source
-from scrfdconv.converters.formats.onnx import OnnxOptions, OnnxRunner
+from scrfdconv.converters.formats.onnx.format import OnnxOptions
 from scrfdconv.converters.formats.onnx_fp16 import Fp16Options, Io, require_convertible
+from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.recipes.convert import Made, convert
 
 DEFAULT_SIZE = (640, 640)  # of photographs for dynamic models: upstream's size

@@ -12,8 +12,8 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from scrfdconv.checks.images import DEVIATION, MEAN
-from scrfdconv.checks.outcome import Outcome
+from scrfdconv.checks.faces.images import DEVIATION, MEAN
+from scrfdconv.checks.reports.outcome import Outcome
 from scrfdconv.converters.artifact import replacing
 
 FOLDER = "insightface"

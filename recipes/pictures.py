@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scrfdconv.checks.images import UInt8, letterbox, normalise, read_image
+from scrfdconv.checks.faces.images import UInt8, letterbox, normalise, read_image
 from scrfdconv.checks.stimuli import STIMULI, stimulus
 from scrfdconv.converters.errors import InputFileError
 
@@ -139,9 +139,10 @@ def _tiled(canvases: Sequence[UInt8], first: int, side: int) -> UInt8:
     height, width = result.shape[0] // side, result.shape[1] // side
     for place in range(side * side):
         tile = cv2.resize(
-            canvases[(first + place) % len(canvases)], (width, height),
+            canvases[(first + place) % len(canvases)],
+            (width, height),
             interpolation=cv2.INTER_AREA,
-        )  # fmt: skip
+        )
         row, column = divmod(place, side)
         top, left = row * height, column * width
         result[top : top + height, left : left + width] = tile

@@ -57,8 +57,9 @@ class Table:
             raise self.error(key, f"must be one of {', '.join(allowed)}, not {found!r}")
         return found
 
-    def several(self, key: str, read: Callable[[Any], T | None], what: str,
-                default: tuple[T, ...]) -> tuple[T, ...]:  # fmt: skip
+    def several(
+        self, key: str, read: Callable[[Any], T | None], what: str, default: tuple[T, ...]
+    ) -> tuple[T, ...]:
         """One value or a list of them, each through ``read``, which gives None for a wrong one."""
         found = self._get(key, default)
         if key not in self:

@@ -13,25 +13,26 @@ from typing import Any
 
 from scrfdconv.checks.engine import audit
 from scrfdconv.checks.onnx_lint import lint, lint_results
-from scrfdconv.checks.report import Report
+from scrfdconv.checks.results import Report
 from scrfdconv.checks.verify import Demand, verify
 from scrfdconv.converters.artifact import Artifact, digest_of, replacing
-from scrfdconv.converters.checkpoint import Checkpoint
+from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.errors import CheckFailed, MissingError, UsageError
 from scrfdconv.converters.formats import Source, formats, open_artifact
-from scrfdconv.converters.formats.onnx import OnnxOptions, load_onnx
-from scrfdconv.converters.formats.tensorrt import engine_plan
-from scrfdconv.converters.precision import precision_of
-from scrfdconv.converters.tensorrt_plan import (
+from scrfdconv.converters.formats.onnx.format import OnnxOptions
+from scrfdconv.converters.formats.tensorrt.format import engine_plan
+from scrfdconv.converters.formats.tensorrt.plan import (
     SCRIPT,
     EnginePlan,
     TensorRTOptions,
     build_script,
     trtexec_arguments,
 )
-from scrfdconv.converters.tensorrt_profile import Free, profiles_for
-from scrfdconv.converters.tensorrt_runner import TensorRTRunner
-from scrfdconv.converters.tensorrt_sidecar import read_sidecar
+from scrfdconv.converters.formats.tensorrt.profile import Free, profiles_for
+from scrfdconv.converters.formats.tensorrt.runner import TensorRTRunner
+from scrfdconv.converters.formats.tensorrt.sidecar import read_sidecar
+from scrfdconv.converters.graph.model_file import load_onnx
+from scrfdconv.converters.graph.number_types import precision_of
 from scrfdconv.recipes.convert import Made, require_another_file
 from scrfdconv.recipes.naming import default_output
 
@@ -133,9 +134,11 @@ def default_engine(source: Source, request: EngineRequest) -> Path:
         own = precision_of(load_onnx(source.path))
     precision = request.precision or own
     return default_output(
-        source.name, formats()["tensorrt"].suffix, request.shape,
+        source.name,
+        formats()["tensorrt"].suffix,
+        request.shape,
         "fp32" if precision == own else precision,
-    )  # fmt: skip
+    )
 
 
 def describe_engine(path: Path) -> dict[str, Any]:
@@ -165,7 +168,7 @@ def describe_engine(path: Path) -> dict[str, Any]:
 
 def require_target_here() -> None:
     """Raise MissingError unless this machine can build engines; before any work is done."""
-    from scrfdconv.converters.tensorrt_api import require_gpu, tensorrt
+    from scrfdconv.converters.formats.tensorrt.api import require_gpu, tensorrt
 
     reasons = []
     for require in (tensorrt, require_gpu):
@@ -176,7 +179,7 @@ def require_target_here() -> None:
     if len(reasons) == 1:
         raise reasons[0]
     if reasons:
-        from scrfdconv.converters.tensorrt_api import PLAN_HINT, why_no_gpu
+        from scrfdconv.converters.formats.tensorrt.api import PLAN_HINT, why_no_gpu
 
         raise MissingError(
             f"No engine can be built here: {why_no_gpu()}, and the package tensorrt is not usable. "
@@ -249,8 +252,8 @@ def _fp16(source: Source, path: Path, request: EngineRequest) -> Artifact:
 
 
 def _int8(source: Source, path: Path, request: EngineRequest) -> Artifact:
-    from scrfdconv.recipes.int8 import int8
-    from scrfdconv.recipes.int8_request import Int8Recipe
+    from scrfdconv.recipes.int8.int8 import int8
+    from scrfdconv.recipes.int8.request import Int8Recipe
 
     recipe = Int8Recipe(
         request.images, request.shape, request.batch, request.opset, target="tensorrt"

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from scrfdconv.converters import seeded
-from scrfdconv.converters.architecture import Architecture
-from scrfdconv.converters.checkpoint import Checkpoint, seeded_checkpoint
-from scrfdconv.converters.formats.onnx import OnnxOptions, onnx_from_checkpoint, serialised
+from scrfdconv.converters.checkpoint.loading import Checkpoint, seeded_checkpoint
+from scrfdconv.converters.formats.onnx.format import OnnxOptions, onnx_from_checkpoint
+from scrfdconv.converters.graph.model_file import serialised
+from scrfdconv.converters.network import seeded
+from scrfdconv.converters.network.architecture import Architecture
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scrfdconv.checks.decode import decode
+from scrfdconv.checks.faces.decode import decode
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("cli", "recipes", "checks", "converters")
@@ -71,7 +71,7 @@ def test_the_wheel_holds_every_module_and_nothing_else(tmp_path):
         for pattern in ("*.toml", "*.html", "*.css", "*.schema.json")
         for p in (ROOT / folder).rglob(pattern)
     }
-    assert "scrfdconv/checks/report.html" in data
+    assert "scrfdconv/checks/reports/page.html" in data
     assert names == modules | data | {f"scrfdconv/{folder}/py.typed" for folder in FOLDERS}
 
 
@@ -100,7 +100,7 @@ def test_nothing_imports_upwards(tmp_path):
     )  # fmt: skip
 
     assert ran.returncode == 0, ran.stdout
-    assert "1 kept, 0 broken" in ran.stdout
+    assert "2 kept, 0 broken" in ran.stdout
 
 
 @pytest.mark.slow
@@ -200,7 +200,7 @@ def test_every_command_line_in_the_readme_runs(tmp_path, tiny_pth):
     """On a seeded checkpoint under the name that the README uses."""
     import torch
 
-    from scrfdconv.converters.checkpoint import load_source
+    from scrfdconv.converters.checkpoint.loading import load_source
 
     weights = load_source("scrfd_2.5g_kps").weights
     torch.save({"state_dict": dict(weights)}, tmp_path / "model.pth")

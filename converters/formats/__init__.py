@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from scrfdconv.converters.artifact import Artifact, digest_of, replacing, require_kind
-from scrfdconv.converters.checkpoint import Checkpoint
+from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.errors import UsageError
 from scrfdconv.converters.runner import Runner
 
@@ -75,7 +75,7 @@ def formats() -> dict[str, Format]:
         contents = vars(importlib.import_module(f"{__name__}.{module.name}")).values()
         for item in contents:
             if isinstance(item, type) and issubclass(item, Format) and item is not Format:
-                if item.__module__ != f"{__name__}.{module.name}":
+                if not f"{item.__module__}.".startswith(f"{__name__}.{module.name}."):
                     continue
                 if item.name in found:
                     raise AssertionError(f"two formats are called {item.name}")

@@ -1,7 +1,7 @@
 """FP16 ONNX: weights and convolutions in half precision, what FP16 does not suit in float32.
 
 Which nodes those are is decided here, each with a reason that ends up in the metadata; how the
-graph is converted is `converters.float16`'s matter. TensorRT 11 knows no other way to FP16: it
+graph is converted is `precision.fp16.half`'s matter. TensorRT 11 knows no other way to FP16: it
 takes the types of the graph as they are.
 """
 
@@ -16,17 +16,20 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from scrfdconv.converters.architecture import BOX_SIDES
 from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.errors import ArtifactError, UsageError
-from scrfdconv.converters.float16 import blocked_operators, half_from_float, prepared
 from scrfdconv.converters.formats import Format, Source
-from scrfdconv.converters.formats.onnx import OnnxRunner, load_onnx, serialised
-from scrfdconv.converters.fp16_range import Images, Kept, out_of_range
+from scrfdconv.converters.graph.edits import prepared
+from scrfdconv.converters.graph.inference import Images
+from scrfdconv.converters.graph.model_file import load_onnx, serialised
+from scrfdconv.converters.graph.number_types import nodes_asked_for
+from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.metadata import PREFIX
-from scrfdconv.converters.precision import nodes_asked_for
+from scrfdconv.converters.network.architecture import BOX_SIDES
+from scrfdconv.converters.network.seeded import seeded_pictures
+from scrfdconv.converters.precision.fp16.half import blocked_operators, half_from_float
+from scrfdconv.converters.precision.fp16.range import Kept, out_of_range
 from scrfdconv.converters.runner import Interface, Runner
-from scrfdconv.converters.seeded import seeded_pictures
 
 if TYPE_CHECKING:
     import onnx
@@ -35,8 +38,11 @@ Io = Literal["float32", "float16"]
 
 # InstanceNormalization is the worst FP16 operator in the field: its sums of squares overflow.
 NORMALISATIONS = (
-    "InstanceNormalization", "GroupNormalization", "LayerNormalization", "BatchNormalization",
-)  # fmt: skip
+    "InstanceNormalization",
+    "GroupNormalization",
+    "LayerNormalization",
+    "BatchNormalization",
+)
 # What follows an InstanceNormalization to make GroupNorm of it: the shape back, scale, shift.
 _AFFINE = ("Reshape", "Mul", "Add")
 # Black and white, the ends of the input range: (0 - 127.5) / 128 and its opposite.

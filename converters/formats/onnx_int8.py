@@ -1,7 +1,7 @@
 """INT8 ONNX: static Q/DQ pairs, weights by channel, float where 8 bits cost faces.
 
-What stays float is `converters.quantization`'s matter, ranges are `converters.calibration`'s. The
-same table and options give the same bytes.
+What stays float is `precision.int8.quantization`'s matter, ranges are
+`precision.int8.calibration`'s. The same table and options give the same bytes.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scrfdconv.converters.arrangement import arranged
 from scrfdconv.converters.artifact import Artifact
-from scrfdconv.converters.calibration import Table
 from scrfdconv.converters.errors import UsageError
-from scrfdconv.converters.float_nodes import Kept, Target, kept_nodes
 from scrfdconv.converters.formats import Format, Source
-from scrfdconv.converters.formats.onnx import OnnxRunner, load_onnx, serialised
 from scrfdconv.converters.formats.onnx_fp16 import KEPT, require_convertible
+from scrfdconv.converters.graph.model_file import load_onnx, serialised
+from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.metadata import PREFIX
-from scrfdconv.converters.quantization import quantizable, quantized
-from scrfdconv.converters.rounding import with_corrected_biases
+from scrfdconv.converters.precision.int8.arrangement import arranged
+from scrfdconv.converters.precision.int8.calibration import Table
+from scrfdconv.converters.precision.int8.float_nodes import Kept, Target, kept_nodes
+from scrfdconv.converters.precision.int8.quantization import quantizable, quantized
+from scrfdconv.converters.precision.int8.rounding import with_corrected_biases
 from scrfdconv.converters.runner import Runner
 
 if TYPE_CHECKING:
@@ -69,8 +70,11 @@ class OnnxInt8(Format):
         nodes = {name for entry in kept for name in entry.nodes}
         result = quantized(
             before_rounding(model, interface.outputs, options),
-            options.table.ranges, nodes, options.target, reduce_range=options.reduce_range,
-        )  # fmt: skip
+            options.table.ranges,
+            nodes,
+            options.target,
+            reduce_range=options.reduce_range,
+        )
         _describe(result, kept, options, source.digest)
         return serialised(result)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scrfdconv.converters.checkpoint import Checkpoint, load_checkpoint
+from scrfdconv.converters.checkpoint.loading import Checkpoint, load_checkpoint
 from scrfdconv.converters.errors import UsageError
 from scrfdconv.converters.formats import Format, Source
 from scrfdconv.converters.runner import Interface, Runner, thread_limit

@@ -18,20 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scrfdconv.converters.architecture import require_shape
 from scrfdconv.converters.artifact import readable
-from scrfdconv.converters.checkpoint import Checkpoint
+from scrfdconv.converters.checkpoint.loading import Checkpoint
+from scrfdconv.converters.checkpoint.metadata import metadata_for
 from scrfdconv.converters.errors import ArtifactError
 from scrfdconv.converters.formats import Format, Source
-from scrfdconv.converters.metadata import architecture_from_metadata, metadata_for
-from scrfdconv.converters.runner import (
-    CHANNELS,
-    Interface,
-    Runner,
-    canonical_outputs,
-    thread_limit,
-    trace_size,
-)
+from scrfdconv.converters.metadata import architecture_from_metadata
+from scrfdconv.converters.network.architecture import CHANNELS, require_shape, trace_size
+from scrfdconv.converters.runner import Interface, Runner, canonical_outputs, thread_limit
 
 if TYPE_CHECKING:
     import torch

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from scrfdconv.recipes.recipe_file import find_recipe, load_recipe
+from scrfdconv.recipes.build.recipe_file import find_recipe, load_recipe
 
 FULL_SECONDS, UNCHANGED_SECONDS, MOST_BYTES = 25 * 60, 2.0, 6 * 2**30
 CHANGED_SHARE, CHANGED_EXTRA = 1 / 8, 10.0
@@ -82,7 +82,7 @@ def children(process):
 
 def importing():
     """Seconds to import the modules of the verb alone."""
-    code = "import scrfdconv.cli, scrfdconv.recipes.build, scrfdconv.checks.report_files"
+    code = "import scrfdconv.cli, scrfdconv.recipes.build.build, scrfdconv.checks.reports.files"
     begun = time.perf_counter()
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ)
     return time.perf_counter() - begun

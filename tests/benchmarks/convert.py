@@ -24,8 +24,8 @@ RUNS = 5
 BARE = """
 import sys, io, warnings
 import torch, onnx, onnxsim
-from scrfdconv.converters.architecture import BUILTIN
-from scrfdconv.converters.model import SCRFD
+from scrfdconv.converters.network.architecture import BUILTIN
+from scrfdconv.converters.network.model import SCRFD
 path, name, out = sys.argv[1:]
 warnings.simplefilter("ignore")
 state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
@@ -57,7 +57,7 @@ def sources(folder: Path) -> list[tuple[Path, str]]:
     """Checkpoint files and the names of their networks."""
     import torch
 
-    from scrfdconv.converters.checkpoint import load_source
+    from scrfdconv.converters.checkpoint.loading import load_source
 
     seeded = folder / "scrfd_34g.pth"
     torch.save({"state_dict": dict(load_source("scrfd_34g").weights)}, seeded)

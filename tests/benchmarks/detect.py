@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from scrfdconv.checks.benchmark import PAUSE_SECONDS
-from scrfdconv.checks.images import read_image
+from scrfdconv.checks.faces.images import read_image
 from scrfdconv.converters.formats import open_artifact
 from scrfdconv.recipes.detect import DetectOptions, Detector
 

@@ -14,16 +14,17 @@ from pathlib import Path
 
 import numpy as np
 
-from scrfdconv.checks.decode import LOW_THRESHOLD, decode
-from scrfdconv.checks.detections import agreement
-from scrfdconv.checks.faces import model_input
-from scrfdconv.checks.images import find_images
+from scrfdconv.checks.faces.compare import model_input
+from scrfdconv.checks.faces.decode import LOW_THRESHOLD, decode
+from scrfdconv.checks.faces.images import find_images
+from scrfdconv.checks.faces.matching import agreement
 from scrfdconv.checks.precision import audit
 from scrfdconv.converters.artifact import artifact_at
-from scrfdconv.converters.checkpoint import load_checkpoint
+from scrfdconv.converters.checkpoint.loading import load_checkpoint
 from scrfdconv.converters.formats import formats
-from scrfdconv.converters.formats.onnx import OnnxOptions, OnnxRunner
+from scrfdconv.converters.formats.onnx.format import OnnxOptions
 from scrfdconv.converters.formats.onnx_fp16 import Fp16Options
+from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = (640, 640)

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from scrfdconv.checks.benchmark import environment
-from scrfdconv.converters.architecture import BUILTIN, PUBLISHED
-from scrfdconv.converters.checkpoint import seeded_checkpoint
+from scrfdconv.converters.checkpoint.loading import seeded_checkpoint
 from scrfdconv.converters.formats import formats
-from scrfdconv.converters.formats.onnx import OnnxOptions
+from scrfdconv.converters.formats.onnx.format import OnnxOptions
 from scrfdconv.converters.formats.torchscript import TorchScriptOptions
+from scrfdconv.converters.network.architecture import BUILTIN, PUBLISHED
 from scrfdconv.recipes.bench import Contest, compare_speed
 from scrfdconv.recipes.convert import SourceOptions
 

@@ -18,13 +18,14 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from scrfdconv.checks.detections import agreement
-from scrfdconv.checks.faces import detect
-from scrfdconv.checks.images import find_images, letterbox, normalise, read_image
-from scrfdconv.converters.formats.onnx import Onnx, OnnxOptions, OnnxRunner
+from scrfdconv.checks.faces.compare import detect
+from scrfdconv.checks.faces.images import find_images, letterbox, normalise, read_image
+from scrfdconv.checks.faces.matching import agreement
+from scrfdconv.converters.formats.onnx.format import Onnx, OnnxOptions
+from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.recipes.convert import SourceOptions, open_source
-from scrfdconv.recipes.int8 import int8
-from scrfdconv.recipes.int8_request import Int8Recipe
+from scrfdconv.recipes.int8.int8 import int8
+from scrfdconv.recipes.int8.request import Int8Recipe
 
 SHAPE = (640, 640)
 FLOORS = {  # one thread, times as fast as the float model

@@ -12,9 +12,9 @@ import sys
 import time
 from pathlib import Path
 
-from scrfdconv.checks import widerface
-from scrfdconv.checks.widerface_results import load_results
-from scrfdconv.checks.widerface_truth import SUBSETS, load_ground_truth
+from scrfdconv.checks.widerface import protocol as widerface
+from scrfdconv.checks.widerface.result_files import load_results
+from scrfdconv.checks.widerface.truth import SUBSETS, load_ground_truth
 
 ROOT = Path(__file__).resolve().parents[2]
 ORACLE = runpy.run_path(str(ROOT / "tests/checks/widerface_oracle.py"))

@@ -17,10 +17,11 @@ from scrfdconv.checks.benchmark import (
     peak_memory,
     ratio,
 )
-from scrfdconv.converters.architecture import BUILTIN
-from scrfdconv.converters.checkpoint import seeded_checkpoint
+from scrfdconv.converters.checkpoint.loading import seeded_checkpoint
 from scrfdconv.converters.formats import open_artifact
-from scrfdconv.converters.formats.onnx import OnnxOptions, onnx_from_checkpoint, serialised
+from scrfdconv.converters.formats.onnx.format import OnnxOptions, onnx_from_checkpoint
+from scrfdconv.converters.graph.model_file import serialised
+from scrfdconv.converters.network.architecture import BUILTIN
 
 
 def timing(*milliseconds, batch=1):

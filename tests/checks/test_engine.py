@@ -10,8 +10,8 @@ from scrfdconv.checks.engine import audit, audit_layers
 from scrfdconv.converters.artifact import artifact_at
 from scrfdconv.converters.errors import ArtifactError, CheckFailed
 from scrfdconv.converters.formats import formats, open_artifact
-from scrfdconv.converters.tensorrt_inspect import layers_from_json
-from scrfdconv.converters.tensorrt_plan import TensorRTOptions
+from scrfdconv.converters.formats.tensorrt.inspect import layers_from_json
+from scrfdconv.converters.formats.tensorrt.plan import TensorRTOptions
 
 
 def tensor(word, new):

@@ -8,8 +8,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from scrfdconv.checks.onnx_lint import lint, lint_results
-from scrfdconv.checks.report import Report
-from scrfdconv.converters.formats.onnx import OnnxOptions, onnx_from_checkpoint
+from scrfdconv.checks.results import Report
+from scrfdconv.converters.formats.onnx.format import OnnxOptions, onnx_from_checkpoint
 
 
 @pytest.fixture

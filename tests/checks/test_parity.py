@@ -15,14 +15,15 @@ from onnx import numpy_helper
 
 from scrfdconv.checks import parity
 from scrfdconv.checks.parity import common_shapes, compare, require_memory, samples_for
-from scrfdconv.checks.report import Report
+from scrfdconv.checks.results import Report
 from scrfdconv.checks.stimuli import STIMULI, stimuli, stimulus
 from scrfdconv.checks.tolerances import LIMITS, limits_for
 from scrfdconv.checks.verify import Demand, verify
 from scrfdconv.converters.artifact import artifact_at
-from scrfdconv.converters.checkpoint import load_checkpoint, seeded_checkpoint
+from scrfdconv.converters.checkpoint.loading import load_checkpoint, seeded_checkpoint
 from scrfdconv.converters.errors import ArtifactError, MissingError, UsageError
-from scrfdconv.converters.formats.onnx import OnnxOptions, OnnxRunner, onnx_from_checkpoint
+from scrfdconv.converters.formats.onnx.format import OnnxOptions, onnx_from_checkpoint
+from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.runner import Interface, Runner
 from scrfdconv.recipes.fp16 import Fp16Recipe, fp16
 

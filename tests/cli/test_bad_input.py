@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from scrfdconv.converters.architecture import BUILTIN
-from scrfdconv.converters.checkpoint import seeded_checkpoint
+from scrfdconv.converters.checkpoint.loading import seeded_checkpoint
+from scrfdconv.converters.network.architecture import BUILTIN
 
 
 def save(weights, path):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import onnx
 import pytest
 
-from scrfdconv.converters.formats.onnx import OnnxOptions, onnx_from_checkpoint, serialised
+from scrfdconv.converters.formats.onnx.format import OnnxOptions, onnx_from_checkpoint
+from scrfdconv.converters.graph.model_file import serialised
 
 
 @pytest.fixture(scope="session")

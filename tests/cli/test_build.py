@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
-from scrfdconv.recipes.manifest import SCHEMA
+from scrfdconv.recipes.build.manifest import SCHEMA
 
 RECIPE = """
 [checkpoints.tiny]

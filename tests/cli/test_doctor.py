@@ -69,7 +69,7 @@ def test_processor_flags_are_read(monkeypatch, tmp_path):
 
 
 def test_run_verifies_for_real_and_a_failure_is_exit_code_1(examined, monkeypatch, tiny):
-    monkeypatch.setattr("scrfdconv.converters.checkpoint.load_source", lambda source: tiny)
+    monkeypatch.setattr("scrfdconv.converters.checkpoint.loading.load_source", lambda source: tiny)
     monkeypatch.setattr(doctor, "_matrix", lambda: [("torchscript", "fp32"), ("onnx", "fp32")])
     good, out = examined("--run", "--json")
     monkeypatch.setattr(

@@ -13,8 +13,8 @@ import cv2
 import pytest
 import torch
 
-from scrfdconv.converters.architecture import BUILTIN
-from scrfdconv.converters.checkpoint import seeded_checkpoint
+from scrfdconv.converters.checkpoint.loading import seeded_checkpoint
+from scrfdconv.converters.network.architecture import BUILTIN
 
 GOOD = "x.jpg\n1\n1 2 30 40 0.9\n"
 

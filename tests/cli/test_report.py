@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from scrfdconv.checks.report_files import report_json
+from scrfdconv.checks.reports.files import report_json
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 from scrfdconv.checks.tolerances import LIMITS, Limits
 from scrfdconv.cli import app
-from scrfdconv.converters.architecture import BUILTIN
+from scrfdconv.converters.network.architecture import BUILTIN
 
 
 def test_the_first_command_works_and_says_that_the_weights_are_untrained(scrfdconv, tmp_path):

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from scrfdconv.checks.outcome import (
+from scrfdconv.checks.reports.outcome import (
     Box,
     BuildResult,
     FacesOn,
@@ -20,7 +20,7 @@ from scrfdconv.checks.outcome import (
     Outcome,
     Picture,
 )
-from scrfdconv.checks.report import CheckResult, Report
+from scrfdconv.checks.results import CheckResult, Report
 from scrfdconv.checks.tolerances import limits_for
 
 CHECKPOINTS = {  # name: megabytes, milliseconds

@@ -486,8 +486,9 @@ def install(monkeypatch, version, **machine):
 
     import torch
 
-    from scrfdconv.converters import tensorrt_api, tensorrt_runner
-    from scrfdconv.converters.formats import tensorrt as tensorrt_format
+    from scrfdconv.converters.formats.tensorrt import api as tensorrt_api
+    from scrfdconv.converters.formats.tensorrt import format as tensorrt_format
+    from scrfdconv.converters.formats.tensorrt import runner as tensorrt_runner
 
     trt, world = fake_tensorrt(version, **machine)
     monkeypatch.setitem(sys.modules, "tensorrt", trt)

@@ -20,12 +20,12 @@ import pytest
 
 from scrfdconv.checks.verify import Demand, verify
 from scrfdconv.converters.artifact import artifact_at
-from scrfdconv.converters.checkpoint import load_source
+from scrfdconv.converters.checkpoint.loading import load_source
 from scrfdconv.converters.errors import ArtifactError, MissingError
 from scrfdconv.converters.formats import formats, open_artifact
-from scrfdconv.converters.tensorrt_plan import TensorRTOptions
-from scrfdconv.converters.tensorrt_progress import listening
-from scrfdconv.converters.tensorrt_sidecar import read_sidecar, sidecar_path
+from scrfdconv.converters.formats.tensorrt.plan import TensorRTOptions
+from scrfdconv.converters.formats.tensorrt.progress import listening
+from scrfdconv.converters.formats.tensorrt.sidecar import read_sidecar, sidecar_path
 from scrfdconv.recipes.tensorrt import EngineRequest, build_engine, plan_engine, require_target_here
 
 pytestmark = pytest.mark.gpu

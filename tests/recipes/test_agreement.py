@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from scrfdconv.converters.errors import CheckFailed, UsageError
-from scrfdconv.converters.formats.onnx import OnnxOptions, onnx_from_checkpoint, serialised
+from scrfdconv.converters.formats.onnx.format import OnnxOptions, onnx_from_checkpoint
+from scrfdconv.converters.graph.model_file import serialised
 from scrfdconv.recipes.agreement import score_agreement
 from scrfdconv.recipes.convert import SourceOptions
 

@@ -9,20 +9,17 @@ import cv2
 import numpy as np
 import pytest
 
-from scrfdconv.checks.detections import box_ious
-from scrfdconv.checks.images import read_image
+from scrfdconv.checks.faces.images import read_image
+from scrfdconv.checks.faces.matching import box_ious
 from scrfdconv.converters.artifact import artifact_at
-from scrfdconv.converters.checkpoint import load_checkpoint
+from scrfdconv.converters.checkpoint.loading import load_checkpoint
 from scrfdconv.converters.errors import ArtifactError, OutputError, UsageError
 from scrfdconv.converters.formats import formats, open_artifact
-from scrfdconv.converters.formats.onnx import (
-    OnnxOptions,
-    OnnxRunner,
-    onnx_from_checkpoint,
-    serialised,
-)
+from scrfdconv.converters.formats.onnx.format import OnnxOptions, onnx_from_checkpoint
 from scrfdconv.converters.formats.pytorch import EagerRunner
 from scrfdconv.converters.formats.torchscript import TorchScriptOptions
+from scrfdconv.converters.graph.model_file import serialised
+from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.runner import Interface
 from scrfdconv.recipes.detect import (
     DetectOptions,

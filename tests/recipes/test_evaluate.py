@@ -11,25 +11,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from scrfdconv.checks import widerface_images
-from scrfdconv.checks.widerface_folder import STAMP_FILE
-from scrfdconv.checks.widerface_images import NMS_IOU, detections_on, parse_mode
-from scrfdconv.checks.widerface_results import load_results
-from scrfdconv.converters.architecture import BUILTIN, PUBLISHED
-from scrfdconv.converters.checkpoint import seeded_checkpoint
+from scrfdconv.checks.widerface import geometry as widerface_images
+from scrfdconv.checks.widerface.geometry import NMS_IOU, detections_on, parse_mode
+from scrfdconv.checks.widerface.result_files import load_results
+from scrfdconv.checks.widerface.result_folder import STAMP_FILE
+from scrfdconv.converters.checkpoint.loading import seeded_checkpoint
 from scrfdconv.converters.errors import (
     InputFileError,
     MissingError,
     OutputError,
     UsageError,
 )
-from scrfdconv.converters.formats.onnx import (
-    OnnxOptions,
-    OnnxRunner,
-    onnx_from_checkpoint,
-    serialised,
-)
+from scrfdconv.converters.formats.onnx.format import OnnxOptions, onnx_from_checkpoint
 from scrfdconv.converters.formats.pytorch import EagerRunner
+from scrfdconv.converters.graph.model_file import serialised
+from scrfdconv.converters.graph.onnx_runner import OnnxRunner
+from scrfdconv.converters.network.architecture import BUILTIN, PUBLISHED
 from scrfdconv.recipes.convert import SourceOptions
 from scrfdconv.recipes.evaluate import (
     Plan,

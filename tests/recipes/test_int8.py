@@ -9,21 +9,18 @@ import cv2
 import numpy as np
 import pytest
 
-from scrfdconv.checks.calibration import Seen
+from scrfdconv.checks.faces.coverage import Seen
 from scrfdconv.checks.verify import Demand
 from scrfdconv.converters.artifact import artifact_at
-from scrfdconv.converters.checkpoint import load_checkpoint
+from scrfdconv.converters.checkpoint.loading import load_checkpoint
 from scrfdconv.converters.errors import CheckFailed, InputFileError, UsageError
-from scrfdconv.converters.formats.onnx import (
-    OnnxOptions,
-    OnnxRunner,
-    onnx_from_checkpoint,
-    serialised,
-)
-from scrfdconv.recipes.int8 import int8
-from scrfdconv.recipes.int8_measure import split
-from scrfdconv.recipes.int8_request import Int8Recipe
-from scrfdconv.recipes.int8_search import Judge, search
+from scrfdconv.converters.formats.onnx.format import OnnxOptions, onnx_from_checkpoint
+from scrfdconv.converters.graph.model_file import serialised
+from scrfdconv.converters.graph.onnx_runner import OnnxRunner
+from scrfdconv.recipes.int8.int8 import int8
+from scrfdconv.recipes.int8.measuring import split
+from scrfdconv.recipes.int8.request import Int8Recipe
+from scrfdconv.recipes.int8.search import Judge, search
 from scrfdconv.recipes.pictures import load_pictures, mosaics, views
 
 SHAPE = (96, 128)

@@ -1,0 +1,1 @@
+"""From pictures to faces, and whether two models find the same ones."""

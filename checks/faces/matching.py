@@ -1,0 +1,228 @@
+"""How well an artifact keeps the faces that its reference finds, in the unit of faces.
+
+`agreement` sums up over pictures; `match` pairs the faces of one picture. Intersection over
+union is that of continuous coordinates here, without the +1 of the deployed suppression: this
+measures how near two boxes are, and an extra pixel would flatter small ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from scrfdconv.checks.faces.decode import DEPLOYMENT_THRESHOLD, Faces
+from scrfdconv.converters.errors import CheckFailed
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Index = npt.NDArray[np.intp]
+Mask = npt.NDArray[np.bool_]
+
+# The same face, as WIDER FACE and VOC judge it.
+MATCH_IOU = 0.5
+# COCO's average: 0.5, 0.55, ... 0.95. Rounded, because 0.5 + 3 * 0.05 is not 0.65.
+AP_IOUS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Which faces of two lists are the same ones; row i of all three arrays is one pair."""
+
+    reference: Index  # (m,) indices into the reference's faces
+    other: Index  # (m,) indices into the other's faces
+    ious: Float64  # (m,) descending
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What an artifact keeps of its reference's faces, over all pictures.
+
+    A value that nothing was measured for is NaN, which fails every limit: all of them where the
+    reference has no face, the ones about pairs where no face was found.
+    """
+
+    images: int
+    reference_faces: int  # at the deployment threshold
+    found: int  # of those, paired with one of the artifact's at the same threshold
+    extra: int  # the artifact's faces at that threshold that pair with none
+    recall: float  # found / reference_faces
+    precision: float  # found / (found + extra)
+    ap50: float  # average precision at IoU 0.5; see agreement()
+    ap: float  # its mean over IoU 0.5, 0.55 ... 0.95
+    mean_iou: float  # of the pairs
+    worst_iou: float
+    score_difference: float  # largest of the pairs
+    keypoint_error: float  # mean distance over pairs and points, as a share of sqrt(w * h)
+    worst_keypoint_error: float
+
+    @property
+    def undefined(self) -> str | None:
+        """Say why there is nothing to judge; None where there is."""
+        if self.reference_faces:
+            return None
+        return (
+            f"the reference finds no face in {self.images} pictures, so nothing was compared; "
+            "give pictures with faces"
+        )
+
+
+def agreement(
+    pairs: Iterable[tuple[Faces, Faces]],
+    *,
+    threshold: float = DEPLOYMENT_THRESHOLD,
+    iou: float = MATCH_IOU,
+) -> Agreement:
+    """Compare (reference, artifact) faces of the same pictures, one pair for each picture.
+
+    Decode both with a low threshold (`decode.LOW_THRESHOLD`). Both are cut at ``threshold``,
+    the one of deployment, for everything but the average precision.
+
+    Average precision: the truth is the reference's faces at ``threshold``, the predictions
+    are all of the artifact's, ranked by score over all pictures (equal scores in the order
+    given). At each IoU, a prediction takes the nearest truth of its picture that no better one
+    took, and is a false positive without one. The area below the precision envelope is exact
+    (VOC's all-point rule), ``ap`` is COCO's mean over ten IoUs. The faces that the reference
+    itself finds below the threshold are no truth, but they rank last: a perfect artifact has 1.
+
+    Raises `CheckFailed` if only one side has keypoints.
+    """
+    tally = _Tally()
+    for reference, other in pairs:
+        tally.add(reference.above(threshold), other, threshold, iou)
+    return tally.agreement()
+
+
+def match(reference: Faces, other: Faces, iou: float = MATCH_IOU) -> Matches:
+    """Pair the faces of two lists one to one, the pair with the highest IoU first.
+
+    Pairs below ``iou`` do not count. Of equal pairs the first in the lists wins.
+    """
+    overlaps = box_ious(reference.boxes, other.boxes)
+    rows, columns = np.nonzero(overlaps >= iou)
+    pairs: list[tuple[int, int]] = []
+    seen_rows: set[int] = set()
+    seen_columns: set[int] = set()
+    for at in np.argsort(-overlaps[rows, columns], kind="stable"):
+        row, column = int(rows[at]), int(columns[at])
+        if row not in seen_rows and column not in seen_columns:
+            seen_rows.add(row)
+            seen_columns.add(column)
+            pairs.append((row, column))
+    first, second = np.array(pairs, np.intp).reshape(-1, 2).T
+    return Matches(first, second, overlaps[first, second])
+
+
+def box_ious(a: Float32, b: Float32) -> Float64:
+    """Return the (n, m) intersections over union of two lists of boxes; 0 without an area."""
+    left, right = a.astype(np.float64)[:, None], b.astype(np.float64)[None]
+    spans = np.minimum(left[..., 2:], right[..., 2:]) - np.maximum(left[..., :2], right[..., :2])
+    shared = np.maximum(spans, 0).prod(axis=-1)
+    union = _areas(left) + _areas(right) - shared
+    ious: Float64 = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return ious
+
+
+def _areas(boxes: Float64) -> Float64:
+    areas: Float64 = np.maximum(boxes[..., 2:] - boxes[..., :2], 0).prod(axis=-1)
+    return areas
+
+
+@dataclass
+class _Tally:
+    """The sums while the pictures go by."""
+
+    images: int = 0
+    faces: int = 0
+    extra: int = 0
+    ious: list[Float64] = field(default_factory=list)
+    score_differences: list[Float32] = field(default_factory=list)
+    keypoint_errors: list[Float64] = field(default_factory=list)
+    scores: list[Float32] = field(default_factory=list)  # of all predictions
+    hits: list[Mask] = field(default_factory=list)  # (predictions, AP_IOUS)
+
+    def add(self, truth: Faces, predicted: Faces, threshold: float, iou: float) -> None:
+        """Take in one picture."""
+        deployed = predicted.above(threshold)
+        matches = match(truth, deployed, iou)
+        here, there = truth.take(matches.reference), deployed.take(matches.other)
+        self.images += 1
+        self.faces += len(truth)
+        self.extra += len(deployed) - len(there)
+        self.ious.append(matches.ious)
+        self.score_differences.append(np.abs(here.scores - there.scores))
+        self.keypoint_errors.append(_keypoint_errors(here, there))
+        ranked = predicted.take(np.argsort(-predicted.scores, kind="stable"))
+        self.scores.append(ranked.scores)
+        self.hits.append(_hits(box_ious(ranked.boxes, truth.boxes)))
+
+    def agreement(self) -> Agreement:
+        ious = np.concatenate(self.ious or [np.empty(0)])
+        errors = np.concatenate(self.keypoint_errors or [np.empty(0)])
+        differences = np.concatenate(self.score_differences or [np.empty(0, np.float32)])
+        by_iou = self._average_precisions()
+        detected = len(ious) + self.extra if self.faces else 0
+        return Agreement(
+            images=self.images,
+            reference_faces=self.faces,
+            found=len(ious),
+            extra=self.extra,
+            recall=len(ious) / self.faces if self.faces else math.nan,
+            precision=len(ious) / detected if detected else math.nan,
+            ap50=by_iou[0],
+            ap=float(np.mean(by_iou)),
+            mean_iou=float(ious.mean()) if ious.size else math.nan,
+            worst_iou=float(ious.min()) if ious.size else math.nan,
+            score_difference=float(differences.max()) if differences.size else math.nan,
+            keypoint_error=float(errors.mean()) if errors.size else math.nan,
+            worst_keypoint_error=float(errors.max()) if errors.size else math.nan,
+        )
+
+    def _average_precisions(self) -> list[float]:
+        if not self.faces:
+            return [math.nan] * len(AP_IOUS)
+        order = np.argsort(-np.concatenate(self.scores), kind="stable")
+        hits = np.concatenate(self.hits)[order]
+        return [_average_precision(column, self.faces) for column in hits.T]
+
+
+def _keypoint_errors(reference: Faces, other: Faces) -> Float64:
+    """Return each keypoint's distance as a share of its face's size, sqrt(width * height)."""
+    if (reference.keypoints is None) != (other.keypoints is None):
+        raise CheckFailed(
+            "only one side has keypoints, so these are not the same model; "
+            "compare with the model that the artifact was made from."
+        )
+    if reference.keypoints is None or other.keypoints is None:
+        return np.empty(0)
+    moved = (other.keypoints - reference.keypoints).astype(np.float64)
+    sizes = np.sqrt(_areas(reference.boxes.astype(np.float64)))
+    return np.asarray(np.hypot(moved[..., 0], moved[..., 1]) / sizes[:, None]).ravel()
+
+
+def _hits(overlaps: Float64) -> Mask:
+    """Decide for the (predictions, truth) of one picture, best first, who hits at each IoU."""
+    limits = np.array(AP_IOUS)
+    hits = np.zeros((len(overlaps), len(limits)), np.bool_)
+    if not overlaps.size:
+        return hits
+    free = np.ones((len(limits), overlaps.shape[1]), np.bool_)
+    every = np.arange(len(limits))
+    # One step decides for all IoUs at once, and most predictions are near no truth at all.
+    for row in np.flatnonzero(overlaps.max(axis=1) >= limits.min()):
+        nearest = np.where(free, overlaps[row], -1.0).argmax(axis=1)
+        hits[row] = free[every, nearest] & (overlaps[row, nearest] >= limits)
+        free[every[hits[row]], nearest[hits[row]]] = False
+    return hits
+
+
+def _average_precision(hits: Mask, truths: int) -> float:
+    """Return the area below the precision envelope of predictions that are ranked by score."""
+    found = np.cumsum(hits)
+    precision = found / np.arange(1, len(hits) + 1)
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    # Recall rises by 1 / truths at every hit and stands still elsewhere.
+    return float(envelope[hits].sum() / truths)

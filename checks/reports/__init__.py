@@ -1,0 +1,1 @@
+"""Reports of a build: JSON, JUnit, Markdown, HTML."""

@@ -1,0 +1,188 @@
+"""What a build did: one outcome for each artifact, and the whole, from which every report is made.
+
+Plain data. ``report.json`` is ``BuildResult.to_dict()`` and reads back as the same object, so that
+the reports of several machines can be merged and rendered anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from scrfdconv.checks.plain import field_types, from_plain, to_plain
+from scrfdconv.checks.results import Report
+
+State = Literal["built", "cached", "failed", "skipped", "not run"]
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Absolute errors of one output on every sample, counted by decades' fractions.
+
+    ``counts[i]`` errors lie in [edges[i], edges[i + 1]); what is below the first edge, exact
+    equality included, is in ``below``.
+    """
+
+    output: str  # score_8 ...
+    edges: tuple[float, ...]  # ascending, one more than counts
+    counts: tuple[int, ...]
+    below: int = 0
+    limit: float | None = None  # of the largest error; None where there is none
+
+    def __post_init__(self) -> None:
+        if len(self.edges) != len(self.counts) + 1 or min(self.counts, default=0) < 0:
+            raise ValueError(
+                f"histogram of {self.output}: these edges and counts do not go together"
+            )
+
+
+@dataclass(frozen=True)
+class Box:
+    """One face: corners in pixels of the original picture, and its score."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    score: float
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A test image, small enough to be shown in a page."""
+
+    name: str
+    width: int  # pixels of the original
+    height: int
+    thumbnail: str  # data:image/jpeg;base64,...
+
+
+@dataclass(frozen=True)
+class FacesOn:
+    """What the reference and the artifact see on one picture, at the deployment threshold."""
+
+    picture: str  # Picture.name
+    reference: tuple[Box, ...]
+    artifact: tuple[Box, ...]
+
+
+@dataclass(frozen=True)
+class Latency:
+    """The artifact and the float ONNX of the same shape in turns, one thread, on one machine."""
+
+    float_ms: float  # median
+    artifact_ms: float  # median
+    ratio: float  # median of the ratios of the rounds; below 1 is faster than float
+    shape: tuple[int, int, int]  # (N, H, W)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One artifact of a build."""
+
+    name: str  # path relative to the output folder, "/" between folders
+    checkpoint: str  # name in the recipe
+    format: str  # onnx, torchscript, tensorrt
+    precision: str  # fp32, fp16, int8
+    shape: str  # "dynamic" or "640x640"
+    batch: int
+    state: State
+    why: str = ""  # it failed, was skipped or not run
+    exit_code: int = 0  # of the failure, as the command line has it
+    command: str = ""  # that repeats this step alone
+    sha256: str = ""
+    size: int = 0  # bytes
+    seconds: float | None = None  # of the build that made it; None where nothing was made
+    report: Report | None = None
+    histograms: tuple[Histogram, ...] = ()
+    faces: tuple[FacesOn, ...] = ()
+    latency: Latency | None = None
+    parents: tuple[str, ...] = ()  # what it was made from, by name: artifacts, or the checkpoint
+
+    @property
+    def title(self) -> str:
+        """The artifact within its checkpoint: ``onnx 640x640 fp16``."""
+        batch = f" batch {self.batch}" if self.batch != 1 else ""
+        return f"{self.format} {self.shape}{batch} {self.precision}"
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """All outcomes and where they came about. It owns the exit code of ``build``."""
+
+    recipe: str  # name of the recipe
+    outcomes: tuple[Outcome, ...]
+    pictures: tuple[Picture, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)  # label -> value, for people
+    command: str = ""  # that repeats the whole build
+    seconds: float = 0.0
+    strict: bool = False  # skips count as failures
+
+    @property
+    def counts(self) -> Mapping[State, int]:
+        """How many outcomes there are in each state, those without any left out."""
+        found = [outcome.state for outcome in self.outcomes]
+        return {state: found.count(state) for state in get_args(State) if state in found}
+
+    def counts_as_failure(self, outcome: Outcome) -> bool:
+        """True if ``outcome`` alone makes the build fail."""
+        return outcome.state in ("failed", "not run") or (
+            self.strict and outcome.state == "skipped"
+        )
+
+    @property
+    def passed(self) -> bool:
+        """True if there is something, and nothing failed, was left out, or (strict) skipped."""
+        return bool(self.outcomes) and not self.failures
+
+    @property
+    def failures(self) -> tuple[Outcome, ...]:
+        """The outcomes that make the build a failed one."""
+        return tuple(filter(self.counts_as_failure, self.outcomes))
+
+    @property
+    def exit_code(self) -> int:
+        """0, or that of the worst failure."""
+        return 0 if self.passed else max((f.exit_code for f in self.failures), default=1) or 1
+
+    def summary(self) -> str:
+        """``80 artifacts: 12 built, 60 cached, 8 skipped``."""
+        counted = ", ".join(f"{count} {state}" for state, count in self.counts.items())
+        return f"{len(self.outcomes)} artifacts: {counted or 'nothing was asked for'}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """For ``report.json`` and ``--json``."""
+        return {
+            "report_version": SCHEMA_VERSION,
+            "recipe": self.recipe,
+            "passed": self.passed,
+            "summary": self.summary(),
+            "strict": self.strict,
+            "seconds": to_plain(self.seconds),
+            "command": self.command,
+            "environment": dict(self.environment),
+            "outcomes": [outcome_to_dict(outcome) for outcome in self.outcomes],
+            "pictures": to_plain(self.pictures),
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> BuildResult:
+        """Read what ``to_dict`` wrote; raises KeyError or ValueError, which names the place."""
+        if content["report_version"] != SCHEMA_VERSION:
+            raise ValueError(f"report version {content['report_version']}")
+        kinds = field_types(cls).items()
+        return cls(**{key: from_plain(kind, content[key], key) for key, kind in kinds})
+
+
+def outcome_to_dict(outcome: Outcome) -> dict[str, Any]:
+    """Plain types; the measurements as ``Report`` writes them."""
+    content: dict[str, Any] = to_plain(outcome)
+    return content
+
+
+def outcome_from_dict(content: Mapping[str, Any]) -> Outcome:
+    """Read what ``outcome_to_dict`` wrote; raises KeyError or ValueError."""
+    outcome: Outcome = from_plain(Outcome, content, "outcome")
+    return outcome

@@ -1,0 +1,1 @@
+"""WIDER FACE evaluation: ground truth, result files, protocol, curves."""

@@ -1,0 +1,1 @@
+"""Checkpoints: reading files, recognising networks, mmdet configs."""

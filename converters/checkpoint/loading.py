@@ -1,0 +1,383 @@
+"""Checkpoints: weights with the architecture that they belong to.
+
+Files load with ``weights_only=True``, so that a checkpoint is data and never code, and strictly:
+a missing, unexpected or mis-shaped tensor is an error. Lenient loading is how half-random
+networks were exported for years.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scrfdconv.converters.artifact import digest_of, kind_of
+from scrfdconv.converters.checkpoint.mmdet_config import (
+    architecture_from_config_file,
+    architecture_from_config_text,
+)
+from scrfdconv.converters.checkpoint.recognise import (
+    LIKENESS,
+    closest,
+    likeness,
+    needed,
+    only_groups_are_open,
+    parameter_shapes,
+    recognise,
+)
+from scrfdconv.converters.errors import CheckpointError, MissingError, UsageError
+from scrfdconv.converters.network.architecture import (
+    BUILTIN,
+    DEFAULT_MODEL,
+    Architecture,
+    architecture_from_recipe,
+    known_name,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from scrfdconv.converters.network.model import SCRFD
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_SEED = 0
+_WRAPPERS = ("state_dict", "model", "model_state_dict")
+_PARTS = re.compile(r"^(.*?)(backbone|neck|bbox_head)\.")
+_NAMED = 3  # keys that an error names before it counts the rest
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights (float32, on the CPU), their architecture, and where both come from."""
+
+    name: str  # names the artifacts made from it
+    architecture: Architecture
+    recognised_by: str
+    weights: Mapping[str, Tensor]
+    digest: str  # sha256 of the file, or of the seeded weights
+    path: Path | None = None
+    notes: tuple[str, ...] = ()  # what was left out or converted on loading
+    format: str = "pytorch"
+
+    @property
+    def seeded(self) -> bool:
+        """True if the weights were drawn, not trained."""
+        return self.path is None
+
+    @cached_property
+    def weights_digest(self) -> str:
+        """sha256 over names, shapes and values: equal for equal weights in any container."""
+        return _digest_of_weights(self.weights)
+
+    def model(self) -> SCRFD:
+        """The network in evaluation mode with these weights."""
+        import torch
+
+        from scrfdconv.converters.network.model import SCRFD
+
+        with torch.device("meta"):
+            model = SCRFD(self.architecture)
+        counters = {
+            name: torch.zeros((), dtype=torch.int64)
+            for name in model.state_dict()
+            if name.endswith("num_batches_tracked")
+        }
+        model.load_state_dict({**self.weights, **counters}, assign=True)
+        return model.eval().requires_grad_(requires_grad=False)
+
+
+def load_source(
+    source: str | None,
+    *,
+    recipe: str | None = None,
+    config: Path | None = None,
+    groups: int | None = None,
+    seed: int = DEFAULT_SEED,
+) -> Checkpoint:
+    """SOURCE of the command line: a checkpoint file, a built-in name, or None for the default.
+
+    Built-in names stand for seeded, untrained weights.
+    """
+    if source is not None and not source.strip():  # an unset variable of a script
+        raise UsageError("SOURCE is empty; leave it out for the default model.")
+    name = known_name(source) if source else DEFAULT_MODEL
+    if source and (Path(source).exists() or name is None):
+        if not Path(source).exists() and "." not in source and "/" not in source:
+            raise UsageError(
+                f"{source}: neither a file nor a known model; known are {', '.join(BUILTIN)}."
+            )
+        return load_checkpoint(Path(source), recipe=recipe, config=config, groups=groups)
+    if recipe and config:
+        raise UsageError("--recipe and --config both say the architecture: give one.")
+    architecture = BUILTIN[name or DEFAULT_MODEL]
+    if recipe:
+        architecture = architecture_from_recipe(recipe)
+    elif config:
+        architecture = _known(architecture_from_config_file(config, config.stem))
+    return seeded_checkpoint(architecture, seed)
+
+
+def seeded_checkpoint(architecture: Architecture, seed: int = DEFAULT_SEED) -> Checkpoint:
+    """Untrained weights, the same on every machine; the name says that they are seeded."""
+    from scrfdconv.converters.network.seeded import seeded_weights
+
+    weights = seeded_weights(architecture, seed)
+    name = f"{architecture.name}-seeded" + (f"{seed}" if seed else "")
+    return Checkpoint(
+        name, architecture, f"built-in {architecture.name}", weights, _digest_of_weights(weights)
+    )
+
+
+def load_checkpoint(
+    path: Path,
+    *,
+    recipe: str | None = None,
+    config: Path | None = None,
+    groups: int | None = None,
+    architecture: Architecture | None = None,
+) -> Checkpoint:
+    """Load an mmdet ``.pth``, a bare state_dict or ``.safetensors``.
+
+    The architecture, where it is not known, comes from ``recipe``, else ``config``, else the
+    config text in the file's ``meta``, else the names and shapes (``groups``: GroupNorm groups
+    where those leave it open). Raises CheckpointError for files that do not load or do not fit.
+    """
+    if sum(option is not None for option in (recipe, config, groups)) > 1:
+        raise UsageError("--recipe, --config and --norm-groups exclude each other: give one.")
+    content = _read(path)
+    tensors, notes = _tensors(_state_dict(content, path), path)
+    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    how = "the caller"
+    if architecture is None:
+        architecture, how = _find_architecture(path, content, shapes, recipe, config, groups)
+    _require_fit(needed(shapes), architecture, f"{path} ({how})")
+    weights = {name: tensors[name] for name in parameter_shapes(architecture)}
+    return Checkpoint(
+        path.stem,
+        architecture,
+        how,
+        _float32(weights, path, notes),
+        digest_of(path),
+        path,
+        tuple(notes),
+    )
+
+
+# ---------------------------------------------------------------- reading
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    kind = kind_of(path)
+    if kind != "pytorch":
+        raise CheckpointError(
+            f"{path}: is {kind}, not a checkpoint; convert from the .pth or .safetensors file."
+        )
+    with path.open("rb") as file:
+        is_safetensors = file.read(9)[8:] == b"{"
+    content = _read_safetensors(path) if is_safetensors else _read_torch(path)
+    if not isinstance(content, Mapping):
+        raise CheckpointError(
+            f"{path}: holds a {type(content).__name__}, not weights by name (a state_dict)."
+        )
+    return content
+
+
+def _read_safetensors(path: Path) -> Mapping[str, Any]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:  # pragma: no cover - a declared dependency
+        raise MissingError(f"{path}: needs `pip install safetensors`.") from error
+    try:
+        return load_file(path)  # type: ignore[no-any-return]
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: is damaged or truncated ({error}).") from error
+
+
+def _read_torch(path: Path) -> Any:
+    import pickle
+
+    import torch
+
+    try:
+        with torch.serialization.safe_globals(_plain_numpy()):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        culprit = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"the object {culprit[1]}" if culprit else "something that is no tensor"
+        raise CheckpointError(
+            f"{path}: holds {what}, which only loads by running code, and checkpoints are never "
+            "executed; save the weights alone: torch.save({'state_dict': model.state_dict()}, ...)."
+        ) from error
+    except Exception as error:  # torch raises what its zip and pickle readers run into
+        first = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise CheckpointError(f"{path}: is damaged or truncated ({first}).") from error
+
+
+def _plain_numpy() -> list[Any]:
+    """Number types that old trainers left in ``meta``: data, without code behind them."""
+    import numpy as np
+
+    scalar = np.float64(0).__reduce__()[0]
+    old_name = (scalar, "numpy.core.multiarray.scalar")
+    return [
+        scalar,
+        old_name,
+        np.dtype,
+        type(np.dtype("f4")),
+        type(np.dtype("f8")),
+        type(np.dtype("i4")),
+        type(np.dtype("i8")),
+    ]
+
+
+def _state_dict(content: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    for wrapper in _WRAPPERS:
+        if isinstance(content.get(wrapper), Mapping):
+            return content[wrapper]  # type: ignore[no-any-return]
+    if not any(_PARTS.match(str(key)) for key in content):
+        keys = ", ".join(str(key) for key in list(content)[:_NAMED])
+        raise CheckpointError(f"{path}: has no state_dict of an SCRFD; its keys are {keys} ...")
+    return content
+
+
+def _tensors(state: Mapping[str, Any], path: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """Tensors under mmdet's names, and notes on what was stripped or left out.
+
+    Wrappers prefix every name (``module.``, ``ema_``). Where averaged copies (``ema_...``) stand
+    beside the plain names, the plain ones count: mmcv's EMA hook swaps the averages into them
+    before a checkpoint is saved.
+    """
+    import torch
+
+    by_prefix: dict[str, dict[str, Tensor]] = {}
+    other: dict[str, Any] = {}
+    for key, value in state.items():
+        match = _PARTS.match(str(key))
+        if match is None or not isinstance(value, torch.Tensor):
+            other[str(key)] = value
+        else:
+            by_prefix.setdefault(match[1], {})[key[len(match[1]) :]] = value
+    if not by_prefix:
+        raise CheckpointError(f"{path}: none of its {len(state)} entries is a tensor of an SCRFD.")
+    prefix = min(by_prefix, key=lambda p: ("ema" in p, len(p)))
+    tensors, notes = by_prefix.pop(prefix), []
+    if prefix:
+        notes.append(f"prefix {prefix!r} stripped from {len(tensors)} names")
+    averages = [k for k in other if re.match(r"(module\.)?ema_", k)]
+    averages += [p + k for p, group in by_prefix.items() if "ema" in p for k in group]
+    if averages:
+        notes.append(f"{len(averages)} moving averages (ema_) left out: the plain names hold them")
+    strangers = [k for k in other if k not in averages]
+    strangers += [p + k for p, group in by_prefix.items() if "ema" not in p for k in group]
+    if strangers:
+        raise CheckpointError(f"{path}: {_count(strangers, 'unexpected')}.")
+    return tensors, notes
+
+
+def _float32(weights: Mapping[str, Tensor], path: Path, notes: list[str]) -> dict[str, Tensor]:
+    import torch
+
+    strange = [n for n, t in weights.items() if t.layout != torch.strided or t.is_meta]
+    if strange:
+        raise CheckpointError(f"{path}: {_count(strange, 'sparse or without values')}.")
+    others = {str(t.dtype).removeprefix("torch.") for t in weights.values()} - {"float32"}
+    if others:
+        notes.append(f"converted from {', '.join(sorted(others))} to float32")
+    result = {name: tensor.detach().to(torch.float32) for name, tensor in weights.items()}
+    bad = [name for name, tensor in result.items() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise CheckpointError(f"{path}: {_count(bad, 'not finite (NaN or infinite)')}.")
+    below = [n for n, t in result.items() if n.endswith("running_var") and t.min() < 0]
+    if below:
+        raise CheckpointError(f"{path}: {_count(below, 'negative, and variances are not')}.")
+    return result
+
+
+# ---------------------------------------------------------------- architecture
+
+
+def _find_architecture(
+    path: Path,
+    content: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    recipe: str | None,
+    config: Path | None,
+    groups: int | None,
+) -> tuple[Architecture, str]:
+    if recipe is not None:
+        return architecture_from_recipe(recipe), f"--recipe {recipe}"
+    if config is not None:
+        return _known(architecture_from_config_file(config, path.stem)), f"--config {config}"
+    meta = content.get("meta")
+    text = meta.get("config") if isinstance(meta, Mapping) else None
+    if groups is not None and not any(".gn." in key for key in shapes):
+        raise UsageError(f"--norm-groups {groups}: {path} has no GroupNorm.")
+    if isinstance(text, str) and text.strip() and groups is None:
+        where = f"{path}: the config in its meta"
+        return _known(architecture_from_config_text(text, path.stem, where)), "the config in meta"
+    try:
+        return _known(recognise(shapes, path.stem, groups)), "names and shapes of the weights"
+    except CheckpointError as error:
+        like, share = closest(needed(shapes))
+        if share >= LIKENESS and not only_groups_are_open(shapes):
+            _require_fit(needed(shapes), like, f"{path} (most like {like.name})")
+        raise CheckpointError(f"{path}: {error}.") from error
+
+
+def _known(architecture: Architecture) -> Architecture:
+    """The built-in row that computes the same, so that it goes by its common name."""
+    same = (a for a in BUILTIN.values() if replace(architecture, name=a.name) == a)
+    return next(same, architecture)
+
+
+def _require_fit(
+    shapes: Mapping[str, tuple[int, ...]], architecture: Architecture, where: str
+) -> None:
+    """Raise CheckpointError unless names and shapes are exactly the architecture's."""
+    expected = parameter_shapes(architecture)
+    missing = [key for key in expected if key not in shapes]
+    unexpected = [key for key in shapes if key not in expected]
+    misshaped = [
+        f"{key} {list(shapes[key])} instead of {list(expected[key])}"
+        for key in expected
+        if key in shapes and shapes[key] != expected[key]
+    ]
+    if not (missing or unexpected or misshaped):
+        return
+    counts = [
+        _count(keys, word)
+        for keys, word in (
+            (missing, "missing"),
+            (unexpected, "unexpected"),
+            (misshaped, "mis-shaped"),
+        )
+        if keys
+    ]
+    like, share = closest(shapes)
+    hint = ""
+    if like != architecture and share > likeness(shapes, architecture):
+        hint = f"; it looks like {like.name} ({share:.0%} of the tensors)"
+    raise CheckpointError(f"{where} does not fit {architecture.name}: {'; '.join(counts)}{hint}.")
+
+
+def _count(keys: list[str], word: str) -> str:
+    named = ", ".join(keys[:_NAMED]) + (", ..." if len(keys) > _NAMED else "")
+    return (
+        f"{len(keys)} tensors {word} ({named})" if len(keys) > 1 else f"1 tensor {word} ({named})"
+    )
+
+
+def _digest_of_weights(weights: Mapping[str, Tensor]) -> str:
+    result = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name]
+        result.update(f"{name}{list(tensor.shape)}".encode())
+        result.update(tensor.contiguous().numpy().tobytes())
+    return result.hexdigest()

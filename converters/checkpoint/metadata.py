@@ -1,0 +1,48 @@
+"""What an artifact made from a checkpoint says about itself."""
+
+from __future__ import annotations
+
+import json
+
+from scrfdconv.converters.checkpoint.loading import Checkpoint
+from scrfdconv.converters.metadata import package_version
+
+
+def metadata_for(
+    checkpoint: Checkpoint,
+    precision: str,
+    shape: tuple[int, int] | None,
+    batch: int,
+) -> dict[str, str]:
+    """Metadata of an artifact made from ``checkpoint``; strings, as every container takes them.
+
+    Neither time nor path: the same input gives the same bytes.
+    """
+    a = checkpoint.architecture
+    size = f"{shape[0]}x{shape[1]}" if shape else "dynamic"
+    return {
+        "version": package_version(),
+        "recipe": a.name,
+        "architecture": json.dumps(a.to_dict()),
+        "weights": "seeded, untrained" if checkpoint.seeded else "checkpoint",
+        "source_sha256": checkpoint.digest,
+        "weights_sha256": checkpoint.weights_digest,
+        "precision": precision,
+        "shape": size,
+        "batch": str(batch) if shape else "dynamic",
+        "preprocessing": json.dumps(
+            {
+                "color": "RGB",
+                "layout": "NCHW",
+                "mean": 127.5,
+                "std": 128.0,
+                "resize": "bilinear, keeps the aspect, top left",
+                "padding": 0,  # a pixel value: -0.996 after normalisation
+            }
+        ),
+        "outputs": " ".join(a.output_names),
+        "strides": " ".join(map(str, a.strides)),
+        "anchors": str(a.anchors),
+        "keypoints": str(a.keypoints),
+        "classes": str(a.classes),
+    }

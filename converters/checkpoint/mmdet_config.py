@@ -1,0 +1,192 @@
+"""Read an mmdet config as data: parsed, never executed.
+
+A config is Python source made of assignments of literals and ``dict(...)`` calls. Only those are
+understood; whatever else a file contains is never run, and is an error where the model needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from scrfdconv.converters.checkpoint.config_data import (
+    SPOILED,
+    Unreadable,
+    assignments_in_file,
+    assignments_in_text,
+)
+from scrfdconv.converters.errors import CheckpointError, UsageError
+from scrfdconv.converters.network.architecture import FIRST_STAGE_STRIDE, Architecture, Block
+
+KEYPOINTS = 5  # NK in upstream's head: not configurable
+DEFAULT_NORM = {"type": "GN", "num_groups": 32}  # of upstream's head, where a config has none
+
+_BLOCKS: Mapping[str, Block] = {"BasicBlock": "basic", "Bottleneck": "bottleneck"}
+
+
+def architecture_from_config_file(path: Path, name: str) -> Architecture:
+    """The architecture that an mmdet config file describes, ``_base_`` files included."""
+    return _architecture(assignments_in_file(path), name, str(path))
+
+
+def architecture_from_config_text(text: str, name: str, where: str) -> Architecture:
+    """The architecture in config text, such as a checkpoint carries in its ``meta``."""
+    return _architecture(assignments_in_text(text, where), name, where)
+
+
+class _Table:
+    """A dict of the config that knows where it stands, so that errors can say so."""
+
+    def __init__(self, values: Any, where: str) -> None:
+        if not isinstance(values, dict):
+            raise CheckpointError(f"{where}: is missing or not a dict, as an SCRFD config has it.")
+        self.values, self.where = values, where
+        self._require_data(values.get(SPOILED), where)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        value = self.values.get(key, default)
+        for item in value if isinstance(value, list | tuple) else [value]:
+            self._require_data(item, f"{self.where}.{key}")
+        return value
+
+    def _require_data(self, value: Any, where: str) -> None:
+        if isinstance(value, Unreadable):
+            raise CheckpointError(
+                f"{where} (line {value.line}) is computed by code, and configs are never "
+                "executed; write the value."
+            )
+
+    def need(self, key: str) -> Any:
+        value = self.get(key)
+        if value is None:
+            raise CheckpointError(f"{self.where}.{key} is missing in the config.")
+        return value
+
+    def sub(self, key: str) -> _Table:
+        return _Table(self.get(key), f"{self.where}.{key}")
+
+    def expect(self, key: str, default: Any, allowed: Any) -> None:
+        value = self.get(key, default)
+        if value != allowed:
+            raise CheckpointError(
+                f"{self.where}.{key} = {value!r} is not supported, only {allowed!r} is."
+            )
+
+
+def _architecture(values: Mapping[str, Any], name: str, where: str) -> Architecture:
+    model = _Table(dict(values), where).sub("model")
+    try:
+        return _assemble(model, name)
+    except UsageError as error:
+        raise CheckpointError(f"{where}: {error}") from error
+    except (TypeError, ValueError, IndexError, AttributeError) as error:
+        raise CheckpointError(
+            f"{where}: the model's values do not fit an SCRFD ({error})."
+        ) from error
+
+
+def _assemble(model: _Table, name: str) -> Architecture:
+    backbone, neck, head = model.sub("backbone"), model.sub("neck"), model.sub("bbox_head")
+    head.expect("type", None, "SCRFDHead")
+    _refuse_dfl(head)
+    strides = _strides(neck, head)
+    shared = bool(head.get("strides_share", True))
+    groups = _groups(head)
+    channels, convs = _towers(head, 1 if shared else len(strides))
+    anchors = head.sub("anchor_generator")
+    scale_mode = head.get("scale_mode", 1)
+    return Architecture(
+        name=name,
+        **_backbone(backbone),
+        neck_channels=int(neck.need("out_channels")),
+        head_channels=channels,
+        head_convs=convs,
+        head_groups=groups,
+        head_shared=shared,
+        head_separable=bool(head.get("dw_conv", False)),
+        # The rule of upstream's head: a scale exists in mode 2, and in mode 1 if strides share.
+        box_scales=scale_mode > 0 and (shared or scale_mode == 2),  # noqa: PLR2004
+        keypoints=KEYPOINTS if head.get("use_kps", False) else 0,
+        strides=strides,
+        anchors=_anchors(anchors),
+        classes=int(head.need("num_classes")),
+        shared_tower=bool(head.get("cls_reg_share", False)),
+    )
+
+
+def _backbone(backbone: _Table) -> dict[str, Any]:
+    kind, cfg = backbone.get("type"), backbone.sub("block_cfg")
+    planes = tuple(int(p) for p in cfg.need("stage_planes"))
+    blocks = tuple(int(b) for b in cfg.need("stage_blocks"))
+    if kind == "MobileNetV1":
+        block: Block = "separable"
+        stem, channels = planes[:2], planes[2:]
+    elif kind == "ResNetV1e":
+        name = cfg.get("block", "BasicBlock")
+        if name not in _BLOCKS:
+            raise CheckpointError(f"{cfg.where}.block = {name!r}: known are {', '.join(_BLOCKS)}.")
+        base = int(backbone.get("base_channels", planes[0]))
+        block, stem, channels = _BLOCKS[name], (base // 2, base // 2, base), planes
+    else:
+        raise CheckpointError(
+            f"{backbone.where}.type = {kind!r} is no SCRFD backbone (MobileNetV1, ResNetV1e)."
+        )
+    return {
+        "block": block,
+        "stem_channels": stem,
+        "stage_blocks": blocks,
+        "stage_channels": channels,
+    }
+
+
+def _refuse_dfl(head: _Table) -> None:
+    # upstream: any truthy loss_dfl switches stride_reg to a distribution over reg_max + 1 bins
+    if head.get("loss_dfl"):
+        raise CheckpointError(
+            f"{head.where}.loss_dfl: boxes as distributions (DFL) cannot be converted: the "
+            "deployed interface has four distances per anchor, and upstream's export refuses it, "
+            "too. Train with loss_dfl=False."
+        )
+
+
+def _strides(neck: _Table, head: _Table) -> tuple[int, ...]:
+    neck.expect("type", None, "PAFPN")
+    neck.expect("act_cfg", None, None)  # an activation leaves no trace in the weights
+    start, count = int(neck.get("start_level", 0)), int(neck.need("num_outs"))
+    if count > len(neck.need("in_channels")) - start:  # extra levels: only as 3x3 s2 convs
+        neck.expect("add_extra_convs", False, "on_output")
+        neck.expect("relu_before_extra_convs", False, False)
+    strides = tuple(int(s) for s in head.sub("anchor_generator").need("strides"))
+    made = tuple(FIRST_STAGE_STRIDE << (start + i) for i in range(count))
+    if strides != made:
+        raise CheckpointError(
+            f"{head.where}: strides {strides} do not fit the neck, which makes {made}."
+        )
+    return strides
+
+
+def _groups(head: _Table) -> int:
+    norm = _Table(head.get("norm_cfg", DEFAULT_NORM), f"{head.where}.norm_cfg")
+    kind = norm.get("type")
+    if kind in ("BN", "SyncBN"):
+        return 0
+    if kind == "GN":
+        return int(norm.need("num_groups"))
+    raise CheckpointError(f"{norm.where}.type = {kind!r} is not supported (BN, SyncBN, GN).")
+
+
+def _towers(head: _Table, towers: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Channels and number of convs of each tower; lists are per stride, a shared head uses [0]."""
+    feat, convs = int(head.need("feat_channels")), head.get("stacked_convs", 4)
+    mults = head.get("feat_mults") or [1] * towers
+    counts = list(convs) if isinstance(convs, list | tuple) else [convs] * towers
+    channels = tuple(int(feat * mults[i]) for i in range(towers))
+    return channels, tuple(int(counts[i]) for i in range(towers))
+
+
+def _anchors(generator: _Table) -> int:
+    scales = generator.get("scales")
+    if scales is None:  # mmdet's other spelling
+        return len(generator.need("ratios")) * int(generator.need("scales_per_octave"))
+    return len(generator.need("ratios")) * len(scales)

@@ -1,0 +1,200 @@
+"""Tell from the names and shapes of a state_dict which SCRFD it belongs to.
+
+Everything can be read off but GroupNorm's number of groups, and distributions (DFL) look like
+many anchors (facts: pooling and strides follow from the block type).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+
+from scrfdconv.converters.errors import CheckpointError, UsageError
+from scrfdconv.converters.network.architecture import (
+    BOTTLENECK_EXPANSION,
+    BOX_SIDES,
+    BUILTIN,
+    FIRST_STAGE_STRIDE,
+    STAGES,
+    Architecture,
+    Block,
+)
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+# Share of identical names and shapes from which a network is "like" a known one: the models
+# differ in far more than a tenth of their tensors, damaged files in less.
+LIKENESS = 0.9
+
+# Tensors of a checkpoint that no output depends on, and why.
+IGNORED = {
+    "bbox_head.integral.project": "a constant 0..reg_max that only distributions (DFL) use",
+    "num_batches_tracked": "BatchNorm's counter, used in training only",
+}
+
+
+def recognise(shapes: Shapes, name: str, groups: int | None = None) -> Architecture:
+    """The architecture with exactly these parameters.
+
+    ``groups`` is the user's word for GroupNorm's number of groups. Raises CheckpointError where
+    the state_dict is no SCRFD, or where it leaves open what the network computes.
+    """
+    known = next((a for a in BUILTIN.values() if parameter_shapes(a) == needed(shapes)), None)
+    if known and groups in (None, known.head_groups):
+        return known
+    try:
+        return _read(shapes, name, groups)
+    except (KeyError, ValueError, IndexError, ZeroDivisionError, UsageError) as error:
+        raise CheckpointError(f"not an SCRFD that can be recognised ({error})") from error
+
+
+def only_groups_are_open(shapes: Shapes) -> bool:
+    """True if this is a whole SCRFD whose GroupNorm groups are all that its weights do not say."""
+    try:
+        candidate = recognise(shapes, "", groups=1)  # 1 divides every number of channels
+    except CheckpointError:
+        return False
+    return candidate.head_groups > 0 and parameter_shapes(candidate) == needed(shapes)
+
+
+def needed(shapes: Shapes) -> dict[str, tuple[int, ...]]:
+    """``shapes`` without the tensors that no output depends on."""
+    return {k: v for k, v in shapes.items() if not k.endswith(tuple(IGNORED))}
+
+
+def closest(shapes: Shapes) -> tuple[Architecture, float]:
+    """The known model that is most like a state_dict, and how much (0 to 1)."""
+    best = max(BUILTIN.values(), key=lambda architecture: likeness(shapes, architecture))
+    return best, likeness(shapes, best)
+
+
+def likeness(shapes: Shapes, architecture: Architecture) -> float:
+    """Share of names and shapes that a state_dict has in common with ``architecture``."""
+    theirs = parameter_shapes(architecture)
+    same = sum(theirs.get(key) == shape for key, shape in shapes.items())
+    return same / max(len(theirs), len(shapes), 1)
+
+
+@cache
+def parameter_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that the network needs (BatchNorm's counters are not)."""
+    import torch
+
+    from scrfdconv.converters.network.model import SCRFD
+
+    with torch.device("meta"):  # nothing is allocated
+        state = SCRFD(architecture).state_dict()
+    return needed({name: tuple(tensor.shape) for name, tensor in state.items()})
+
+
+# ---------------------------------------------------------------- reading
+
+
+def _read(shapes: Shapes, name: str, groups: int | None) -> Architecture:
+    block, stem, blocks, channels = _backbone(shapes)
+    heads = _heads(shapes)
+    shared = heads == ["0"]
+    separable = f"bbox_head.cls_stride_convs.{heads[0]}.0.depthwise_conv.conv.weight" in shapes
+    anchors, classes, keypoints = _predictors(shapes, heads[0])
+    tower = [f"bbox_head.cls_stride_convs.{head}" for head in heads]
+    return Architecture(
+        name=name,
+        block=block,
+        stem_channels=stem,
+        stage_blocks=blocks,
+        stage_channels=channels,
+        neck_channels=shapes["neck.lateral_convs.0.conv.weight"][0],
+        head_channels=tuple(shapes[f"bbox_head.stride_cls.{h}.weight"][1] for h in heads),
+        head_convs=tuple(_count(shapes, prefix) for prefix in tower),
+        head_groups=_groups(shapes, groups),
+        head_shared=shared,
+        head_separable=separable,
+        box_scales="bbox_head.scales.0.scale" in shapes,
+        keypoints=keypoints,
+        strides=_strides(shapes, heads),
+        anchors=anchors,
+        classes=classes,
+        shared_tower=not any(key.startswith("bbox_head.reg_stride_convs.") for key in shapes),
+    )
+
+
+def _backbone(
+    shapes: Shapes,
+) -> tuple[Block, tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    stages = [f"backbone.layer{i}" for i in range(1, STAGES + 1)]
+    blocks = tuple(_count(shapes, stage) for stage in stages)
+    if "backbone.layer1.0.conv1.weight" not in shapes:
+        stem = (shapes["backbone.stem.0.0.weight"][0], shapes["backbone.stem.1.3.weight"][0])
+        return "separable", stem, blocks, tuple(shapes[f"{s}.0.3.weight"][0] for s in stages)
+    stem3 = tuple(shapes[f"backbone.stem.{i}.weight"][0] for i in (0, 3, 6))
+    planes = tuple(shapes[f"{s}.0.conv1.weight"][0] for s in stages)
+    if "backbone.layer1.0.conv3.weight" not in shapes:
+        return "basic", stem3, blocks, planes
+    if shapes["backbone.layer1.0.conv3.weight"][0] != BOTTLENECK_EXPANSION * planes[0]:
+        raise ValueError("bottlenecks widen by 4")
+    return "bottleneck", stem3, blocks, planes
+
+
+def _count(shapes: Shapes, prefix: str) -> int:
+    """Number of children ``prefix.0``, ``prefix.1``, ... that have parameters."""
+    found = {key[len(prefix) + 1 :].split(".")[0] for key in shapes if key.startswith(prefix + ".")}
+    if not found:
+        raise KeyError(f"{prefix}.*")
+    return len(found)
+
+
+def _heads(shapes: Shapes) -> list[str]:
+    """Keys of the heads, ``["0"]`` or ``["(8, 8)", "(16, 16)", ...]``, finest stride first."""
+    prefix, suffix = "bbox_head.stride_cls.", ".weight"
+    keys = [k[len(prefix) : -len(suffix)] for k in shapes if k.startswith(prefix) and suffix in k]
+    if not keys:
+        raise KeyError("bbox_head.stride_cls.*")
+    return sorted(keys, key=_stride)
+
+
+def _stride(head: str) -> int:
+    match = re.fullmatch(r"0|\((\d+), \1\)", head)
+    if match is None:
+        raise ValueError(f"head key {head!r}")
+    return int(match[1] or 0)
+
+
+def _strides(shapes: Shapes, heads: list[str]) -> tuple[int, ...]:
+    if heads != ["0"]:
+        return tuple(_stride(head) for head in heads)
+    # A shared head names no strides: they follow from the stages that the neck takes up.
+    start = STAGES - _count(shapes, "neck.lateral_convs")
+    levels = _count(shapes, "neck.fpn_convs")
+    return tuple(FIRST_STAGE_STRIDE << (start + i) for i in range(levels))
+
+
+def _predictors(shapes: Shapes, head: str) -> tuple[int, int, int]:
+    """Anchors, classes and keypoints per cell, from the rows of the last convs."""
+    scores = shapes[f"bbox_head.stride_cls.{head}.weight"][0]
+    boxes = shapes[f"bbox_head.stride_reg.{head}.weight"][0]
+    kps = shapes.get(f"bbox_head.stride_kps.{head}.weight", (0,))[0]
+    anchors = boxes // BOX_SIDES
+    bins = shapes.get("bbox_head.integral.project", (0,))[0]
+    # 4 * bins rows per anchor is a distribution over the bins (DFL), unless scores or keypoints
+    # contradict; nobody trains as many anchors as there are bins.
+    if bins > 1 and boxes % (BOX_SIDES * bins) == 0 and (not kps or kps % (2 * anchors) != 0):
+        raise CheckpointError(
+            f"boxes are distributions over {bins} bins (DFL), which cannot be converted: the "
+            "deployed interface has four distances per anchor; train with loss_dfl=False"
+        )
+    if scores % anchors or kps % (2 * anchors):
+        raise ValueError(f"{scores} score, {boxes} box and {kps} keypoint rows do not fit together")
+    return anchors, scores // anchors, kps // (2 * anchors)
+
+
+def _groups(shapes: Shapes, groups: int | None) -> int:
+    if not any(".gn." in key for key in shapes):
+        return 0
+    if groups is None:
+        raise CheckpointError(
+            "its head has GroupNorm and it is none of the known models, so that the number of "
+            "groups is open (the tensors look the same for every number); pass --norm-groups N, "
+            "or the training config with --config"
+        )
+    return groups

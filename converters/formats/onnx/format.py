@@ -1,0 +1,177 @@
+"""ONNX: exported once per checkpoint with free batch, height and width; the rest is derived.
+
+A fixed shape is the dynamic graph with its input dimensions set, simplified: a fraction of the
+time of a new export. Rules that every written model keeps:
+
+1. Outputs keep names, order and exact declared shapes; deployers bind to them.
+2. The same input gives the same bytes: no paths, times, counters or removed-node lists.
+3. The opset is the one that was asked for, checked in the written model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scrfdconv.converters.checkpoint.loading import Checkpoint
+from scrfdconv.converters.checkpoint.metadata import metadata_for
+from scrfdconv.converters.errors import UsageError
+from scrfdconv.converters.formats import Format, Source
+from scrfdconv.converters.formats.onnx.export import Exporter, exported
+from scrfdconv.converters.graph.model_file import (
+    image_input,
+    load_onnx,
+    opset_of,
+    serialised,
+)
+from scrfdconv.converters.graph.onnx_runner import OnnxRunner
+from scrfdconv.converters.graph.passes import (
+    constants_as_initializers,
+    declare_outputs,
+    describe,
+    pin_output_reshapes,
+    set_metadata,
+    simplify,
+    size_upsampling_by_lateral,
+    use_own_axis_names,
+    use_own_tensor_names,
+)
+from scrfdconv.converters.metadata import PREFIX, architecture_from_metadata
+from scrfdconv.converters.metadata import own_metadata as _own
+from scrfdconv.converters.network.architecture import require_shape
+from scrfdconv.converters.runner import (
+    Runner,
+)
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSETS = range(11, 21)
+# 17 runs on every ONNX Runtime since 1.12 and every TensorRT since 8.5; the CUDA provider of
+# ONNX Runtime lacks kernels of opset 19 and later.
+DEFAULT_OPSET = 17
+SIMPLIFIER = "onnxsim."  # prefix of the metadata that it leaves
+
+
+@dataclass(frozen=True)
+class OnnxOptions:
+    """Dynamic unless ``shape`` (H, W) is given; then ``batch`` images of that shape."""
+
+    shape: tuple[int, int] | None = None
+    batch: int = 1
+    opset: int | None = None  # None: 17 for exports, unchanged for a model that is ONNX already
+    exporter: Exporter = "torchscript"
+
+
+class Onnx(Format):
+    """Float ONNX, simplified."""
+
+    name = "onnx"
+    suffix = ".onnx"
+    sources = ("pytorch", "onnx")
+    options = OnnxOptions
+
+    def build(self, source: Source, options: OnnxOptions) -> bytes:
+        """Export a checkpoint, or simplify a model that is ONNX already."""
+        if isinstance(source, Checkpoint):
+            model = onnx_from_checkpoint(source, options)
+        else:
+            model = simplified(load_onnx(source.path), options)
+        return serialised(model)
+
+    def open(self, path: Path, threads: int | None = None) -> Runner:
+        """Open ours, upstream's or a released model with ONNX Runtime on the CPU."""
+        return OnnxRunner(path, threads)
+
+
+# ---------------------------------------------------------------- building
+
+
+def onnx_from_checkpoint(checkpoint: Checkpoint, options: OnnxOptions) -> onnx.ModelProto:
+    """The network as a simplified ONNX model with our names, shapes and metadata."""
+    a = checkpoint.architecture
+    opset = DEFAULT_OPSET if options.opset is None else options.opset
+    require_opset(opset)
+    if options.shape:
+        require_shape(options.shape, a.size_multiple)
+    model = exported(checkpoint, opset, options.exporter)
+    use_own_axis_names(model, a)
+    pin_output_reshapes(model, a)
+    size_upsampling_by_lateral(model)
+    if options.shape:
+        fix_input(model, options.batch, options.shape)
+    model = simplify(model)
+    constants_as_initializers(model.graph)
+    declare_outputs(model, a, options.shape, options.batch)
+    use_own_tensor_names(model)
+    metadata = metadata_for(checkpoint, "fp32", options.shape, options.batch)
+    describe(model, {PREFIX + key: value for key, value in metadata.items()}, a.name)
+    _require_written_opset(model, opset, options.exporter)
+    return model
+
+
+def require_opset(opset: int) -> None:
+    """Raise UsageError for an opset that the exporters cannot write."""
+    if opset not in OPSETS:
+        raise UsageError(f"--opset {opset}: supported are {OPSETS.start} to {OPSETS.stop - 1}.")
+
+
+def simplified(model: onnx.ModelProto, options: OnnxOptions) -> onnx.ModelProto:
+    """A smaller graph with the same outputs, for any model with one image input.
+
+    With ``options.shape`` its input is fixed. Names, order and foreign metadata stay.
+    """
+    if options.opset not in (None, opset_of(model)):
+        raise UsageError(
+            f"--opset {options.opset}: the model has opset {opset_of(model)}; an opset is chosen "
+            "where a checkpoint is exported."
+        )
+    kept = {p.key: p.value for p in model.metadata_props if not p.key.startswith(SIMPLIFIER)}
+    if options.shape:
+        require_shape(options.shape)
+        fix_input(model, options.batch, options.shape)
+        if PREFIX + "shape" in kept:
+            height, width = options.shape
+            kept |= {PREFIX + "shape": f"{height}x{width}", PREFIX + "batch": str(options.batch)}
+    for output in model.graph.output:
+        # Released models declare the shapes of the size they were exported at, or zeros.
+        for dim in output.type.tensor_type.shape.dim:
+            dim.Clear()
+    del model.graph.value_info[:]
+    model = simplify(model)
+    own = _own(kept)
+    architecture = architecture_from_metadata(own)
+    if architecture:
+        declare_outputs(model, architecture, options.shape, options.batch)
+    if architecture and own.get("precision") == "fp32":  # one of our exports: the same bytes again
+        constants_as_initializers(model.graph)
+        use_own_tensor_names(model)
+    set_metadata(model, kept)
+    return model
+
+
+def fix_input(model: onnx.ModelProto, batch: int, shape: tuple[int, int]) -> None:
+    """Set the input to (batch, C, H, W); raises UsageError where it is fixed to another shape."""
+    if batch < 1:
+        raise UsageError(f"--batch {batch}: must be at least 1.")
+    dims = image_input(model).type.tensor_type.shape.dim
+    for i, size in ((0, batch), (2, shape[0]), (3, shape[1])):
+        fixed = dims[i].dim_value
+        if fixed and fixed != size:
+            axis = ("batch", "", "height", "width")[i]
+            raise UsageError(
+                f"The model's {axis} is fixed to {fixed} and cannot become {size}; export anew "
+                "from the checkpoint."
+            )
+        dims[i].Clear()
+        dims[i].dim_value = size
+
+
+def _require_written_opset(model: onnx.ModelProto, opset: int, exporter: str) -> None:
+    """Rule 3: dynamo warns and writes 18 where it cannot convert down."""
+    if opset_of(model) != opset:
+        raise UsageError(
+            f"--opset {opset}: the {exporter} exporter wrote opset {opset_of(model)} instead; "
+            "use --exporter torchscript."
+        )

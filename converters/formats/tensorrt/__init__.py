@@ -1,0 +1,5 @@
+"""TensorRT engines."""
+
+from scrfdconv.converters.formats.tensorrt.format import TensorRT
+
+__all__ = ["TensorRT"]

@@ -1,0 +1,213 @@
+"""An engine from an ONNX model: parse, configure, build, with the timing cache kept between builds.
+
+The rules at the head of ``tensorrt_api`` hold here: names that 10.3 to 11.4 all have, symbols
+instead of numbers, one strongly typed network whose precision is the ONNX's.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from scrfdconv.converters.artifact import replacing
+from scrfdconv.converters.errors import (
+    ArtifactError,
+    InputFileError,
+    MissingError,
+    OutputError,
+    ScrfdconvError,
+)
+from scrfdconv.converters.formats.tensorrt.api import (
+    guarded,
+    log,
+    require_gpu,
+    take_errors,
+    tensorrt,
+)
+from scrfdconv.converters.formats.tensorrt.plan import HARDWARE, EnginePlan, TensorRTOptions
+from scrfdconv.converters.formats.tensorrt.profile import nchw
+from scrfdconv.converters.formats.tensorrt.progress import Progress, cancellable, monitor_for
+
+logger = logging.getLogger(__name__)
+
+MIB = 1 << 20
+CACHE_LOCK_TIMEOUT = 60  # seconds; held while a file of some MB is read or written
+# What can be done about operators that TensorRT's parser refuses.
+PARSER_HINTS = {
+    "Resize": "export with `--opset 13` or later: in opset 11 a Resize has empty scales, which "
+    "TensorRT may misread",
+    "InstanceNormalization": "fix the shape with `--shape H W`",
+    "QuantizeLinear": "quantize with `scrfdconv int8 --target tensorrt`: symmetric int8 only",
+    "DequantizeLinear": "quantize with `scrfdconv int8 --target tensorrt`: symmetric int8 only",
+}
+
+
+def engine_from_onnx(model: bytes, plan: EnginePlan) -> bytes:
+    """Build a serialized engine.
+
+    Raises MissingError without TensorRT or GPU, ArtifactError, with all that TensorRT says, where
+    it refuses the model, and KeyboardInterrupt after a cancelled build.
+    """
+    import torch
+
+    tensorrt()
+    require_gpu()
+    device = torch.cuda.current_device()
+    progress = Progress()
+
+    def work() -> bytes:
+        torch.cuda.set_device(device)  # a new thread starts on device 0
+        return _build(model, plan, progress)
+
+    return cancellable(work, progress)
+
+
+def _build(model: bytes, plan: EnginePlan, progress: Progress) -> bytes:
+    trt, options = tensorrt(), plan.options
+    take_errors()
+    builder = trt.Builder(log())
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    _parse(trt, network, model)
+    config = builder.create_builder_config()
+    _configure(trt, builder, config, options)
+    for profile in plan.profiles:
+        shapes = builder.create_optimization_profile()
+        shapes.set_shape(plan.facts.input, nchw(profile.min), nchw(profile.opt), nchw(profile.max))
+        if config.add_optimization_profile(shapes) < 0:
+            raise ArtifactError(f"TensorRT refuses the profile {profile}: {_said()}.")
+    monitor = monitor_for(trt, progress)  # kept alive here: the config only borrows it
+    config.progress_monitor = monitor
+    with _timing_cache(config, options):
+        serialized = builder.build_serialized_network(network, config)
+        if progress.cancelled:
+            raise KeyboardInterrupt
+        if serialized is None:
+            raise ArtifactError(f"TensorRT could not build the engine: {_said()}.")
+    errors = take_errors()
+    if errors:
+        # An engine came out nevertheless: a tactic that failed and was passed over.
+        logger.warning("TensorRT reported while it built: %s", "; ".join(errors))
+    return bytes(serialized)
+
+
+def _said() -> str:
+    return "; ".join(error.rstrip(".") for error in take_errors()) or "it gives no reason"
+
+
+# ---------------------------------------------------------------- parsing
+
+
+def _parse(trt: Any, network: Any, model: bytes) -> None:
+    parser = trt.OnnxParser(network, log())
+    # The default since 10; engines that run on other versions and GPUs need it.
+    parser.set_flag(trt.OnnxParserFlag.NATIVE_INSTANCENORM)
+    if parser.parse(model):
+        return
+    faults = [_fault(parser.get_error(index)) for index in range(parser.num_errors)]
+    raise ArtifactError(
+        f"TensorRT {trt.__version__} does not take this ONNX: {'; '.join(faults) or _said()}."
+    )
+
+
+def _fault(parser_error: Any) -> str:
+    """One parser error: which node, what, and what can be done."""
+    operator, name = parser_error.node_operator(), parser_error.node_name()
+    where = f"node {parser_error.node()} {name!r} ({operator})" if operator or name else "the model"
+    hint = PARSER_HINTS.get(operator)
+    return f"{where}: {parser_error.desc().rstrip('.')}" + (f" [{hint}]" if hint else "")
+
+
+# ---------------------------------------------------------------- options
+
+
+def _configure(trt: Any, builder: Any, config: Any, options: TensorRTOptions) -> None:
+    if options.tf32:
+        config.set_flag(trt.BuilderFlag.TF32)
+    else:
+        config.clear_flag(trt.BuilderFlag.TF32)  # TensorRT's default is on
+    # Always detailed: without it, nobody can see which precision the layers got.
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if options.workspace is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace * MIB)
+    if options.level is not None:
+        config.builder_optimization_level = options.level
+    if options.max_aux_streams is not None:
+        config.max_aux_streams = options.max_aux_streams
+    if options.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if options.refit:
+        config.set_flag(trt.BuilderFlag.REFIT)
+    if options.strip_plan:
+        config.set_flag(trt.BuilderFlag.STRIP_PLAN)
+    if options.hardware != "none":
+        config.hardware_compatibility_level = _hardware_level(trt, options.hardware)
+    if options.dla is not None:
+        _use_dla(trt, builder, config, options.dla)
+
+
+def _hardware_level(trt: Any, hardware: str) -> Any:
+    if hardware == "ampere+":
+        return trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    return guarded(trt, f"HardwareCompatibilityLevel.{HARDWARE[hardware][0]}")
+
+
+def _use_dla(trt: Any, builder: Any, config: Any, core: int) -> None:
+    cores = builder.num_DLA_cores
+    if core >= cores:
+        raise MissingError(
+            f"--dla {core}: TensorRT {trt.__version__} finds {cores} DLA cores here; they are on "
+            "Jetson and DRIVE devices, and TensorRT 11.0 to 11.4 do not support them."
+        )
+    config.default_device_type = trt.DeviceType.DLA
+    config.DLA_core = core
+    config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+
+
+# ---------------------------------------------------------------- timing cache
+
+
+@contextmanager
+def _timing_cache(config: Any, options: TensorRTOptions) -> Iterator[None]:
+    """Start from the cache file and add to it what the build measured, if there is one.
+
+    The file is locked while it is read and while it is written, not during the build: builds side
+    by side wait for nobody, and each adds its measurements to those of the others.
+    """
+    if options.timing_cache is None:
+        yield
+        return
+    path = Path(options.timing_cache)
+    with _locked(path):
+        cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
+    if cache is None or not config.set_timing_cache(cache, False):
+        raise InputFileError(
+            f"{path}: is no timing cache of this TensorRT and GPU ({_said()}); use another file "
+            "or delete it."
+        )
+    yield
+    measured = config.get_timing_cache()
+    with _locked(path):
+        if path.is_file():
+            others = config.create_timing_cache(path.read_bytes())
+            if others is not None and not measured.combine(others, False):
+                logger.warning("%s: was written by another GPU meanwhile; replaced", path)
+        with replacing(path) as part:
+            part.write_bytes(bytes(measured.serialize()))
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(path.with_name(f".{path.name}.lock"), timeout=CACHE_LOCK_TIMEOUT):
+            yield
+    except Timeout as error:
+        raise ScrfdconvError(
+            f"{path}: another build has held the timing cache for {CACHE_LOCK_TIMEOUT} s."
+        ) from error
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be used ({error.strerror or error}).") from error

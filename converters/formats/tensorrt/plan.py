@@ -1,0 +1,236 @@
+"""What will be built: an ONNX model, its profiles and options, for the builder and for trtexec."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from scrfdconv.converters.errors import UsageError
+from scrfdconv.converters.formats.tensorrt.profile import (
+    Free,
+    Profile,
+    nchw,
+    profiles_for,
+    text_of,
+)
+from scrfdconv.converters.graph.number_types import convolutions, precision_of
+from scrfdconv.converters.metadata import PREFIX, architecture_from_metadata, package_version
+from scrfdconv.converters.network.architecture import SIZE_MULTIPLE
+from scrfdconv.converters.runner import canonical_outputs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import onnx
+
+PRECISIONS = ("fp32", "fp16", "int8")
+HARDWARE = {  # option -> (member of HardwareCompatibilityLevel, trtexec's word)
+    "none": ("NONE", "none"),
+    "ampere+": ("AMPERE_PLUS", "ampere+"),
+    "same-compute-capability": ("SAME_COMPUTE_CAPABILITY", "sameComputeCapability"),
+}
+LEVELS = range(6)  # builder optimization levels, by TensorRT's documentation
+# Input, output and working buffers of the engine against its largest layer alone: the factor that
+# verification in float32 measured for PyTorch. An engine needs less; nothing was measured on one.
+ENGINE_MEMORY_FACTOR = 6
+SCRIPT = "build_engine.sh"
+
+
+@dataclass(frozen=True)
+class TensorRTOptions:
+    """How an engine is built; the precision is that of the ONNX and must be named here, too."""
+
+    precision: str = "fp32"  # a check: the ONNX decides, and another one is refused
+    # Profiles as NxHxW texts, one of each per profile; none: the defaults, or a fixed model.
+    min: tuple[str, ...] = ()
+    opt: tuple[str, ...] = ()
+    max: tuple[str, ...] = ()
+    tf32: bool = False  # convolutions of float32 with 10-bit mantissas: faster, errors of 1e-3
+    workspace: int | None = None  # MiB; None: TensorRT's default, all of the GPU's memory
+    timing_cache: str | None = None  # a file, created if missing
+    level: int | None = None  # builder optimization level; None: TensorRT's default, 3
+    version_compatible: bool = False  # runs on later versions of TensorRT, too
+    hardware: str = "none"  # on which other GPUs it runs: a key of HARDWARE
+    refit: bool = False  # weights can be replaced later
+    strip_plan: bool = False  # weights are left out; the plan cannot run before a refit
+    max_aux_streams: int | None = None
+    dla: int | None = None  # the DLA core to run on, with the GPU for what it cannot do
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise UsageError(f"precision {self.precision}: known are {', '.join(PRECISIONS)}.")
+        if self.hardware not in HARDWARE:
+            raise UsageError(
+                f"hardware compatibility {self.hardware}: known are {', '.join(HARDWARE)}."
+            )
+        if self.level is not None and self.level not in LEVELS:
+            raise UsageError(f"--level {self.level}: must be 0 to {LEVELS.stop - 1}.")
+
+    @property
+    def label(self) -> str:
+        """The precision as limits and reports name it."""
+        return "tf32" if self.tf32 and self.precision == "fp32" else self.precision
+
+
+@dataclass(frozen=True)
+class OnnxFacts:
+    """What an engine's ONNX says of itself."""
+
+    input: str
+    free: Free
+    outputs: Mapping[str, str]  # the model's names -> canonical names, in the model's order
+    convolutions: Mapping[str, int]  # precision -> number of Conv nodes
+    precision: str  # the coarsest numbers in the graph
+    metadata: Mapping[str, str]  # ours, without the prefix
+
+
+@dataclass(frozen=True)
+class EnginePlan:
+    """Everything that decides what the engine computes and accepts."""
+
+    onnx_sha256: str
+    facts: OnnxFacts
+    profiles: tuple[Profile, ...]
+    options: TensorRTOptions
+
+    def to_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            "onnx_sha256": self.onnx_sha256,
+            "input": self.facts.input,
+            "outputs": list(self.facts.outputs),
+            "precision": self.options.label,
+            "convolutions": dict(self.facts.convolutions),
+            "profiles": [profile.to_dict() for profile in self.profiles],
+            "options": asdict(self.options),
+        }
+
+
+def facts_of(model: onnx.ModelProto, where: Path) -> OnnxFacts:
+    """Read the facts; raises ArtifactError where the model is no SCRFD."""
+    from scrfdconv.converters.graph.model_file import image_input
+
+    image = image_input(model)
+    batch, _, height, width = (dim.dim_value or None for dim in image.type.tensor_type.shape.dim)
+    names = [value.name for value in model.graph.output]
+    metadata = {
+        p.key.removeprefix(PREFIX): p.value
+        for p in model.metadata_props
+        if p.key.startswith(PREFIX)
+    }
+    return OnnxFacts(
+        image.name,
+        (batch, height, width),
+        dict(zip(names, canonical_outputs(names, where), strict=True)),
+        dict(sorted(Counter(kind for _, kind in convolutions(model)).items())),
+        precision_of(model),
+        metadata,
+    )
+
+
+def plan_for(
+    facts: OnnxFacts, digest: str, options: TensorRTOptions, memory: int | None = None
+) -> EnginePlan:
+    """Settle profiles and options; ``memory`` (bytes) bounds the default profile.
+
+    Raises UsageError where the options contradict each other or the model.
+    """
+    if facts.precision != options.precision:
+        raise UsageError(
+            f"The ONNX computes in {facts.precision}, asked for is {options.precision}: an engine "
+            "has the precision of its ONNX, so make one with `scrfdconv fp16` or `int8 --target "
+            "tensorrt` from a float model, or leave --precision out."
+        )
+    if not facts.convolutions.get(facts.precision):
+        raise UsageError(
+            f"The ONNX stores {facts.precision}, but none of its convolutions computes in it "
+            f"({dict(facts.convolutions)}), and neither would the engine: convert it with "
+            f"`scrfdconv {facts.precision}`."
+        )
+    architecture = architecture_from_metadata(dict(facts.metadata))
+    multiple, cost = SIZE_MULTIPLE, 0.0
+    if architecture:
+        multiple = architecture.size_multiple
+    if architecture and memory is not None:
+        from scrfdconv.converters.network.complexity import complexity
+
+        cost = ENGINE_MEMORY_FACTOR * complexity(architecture).live_bytes_per_pixel
+    profiles = profiles_for(
+        facts.free, multiple, options.min, options.opt, options.max, cost, memory
+    )
+    # As texts again: the options that built an engine are recorded with what was settled.
+    settled = replace(
+        options,
+        min=tuple(text_of(profile.min) for profile in profiles),
+        opt=tuple(text_of(profile.opt) for profile in profiles),
+        max=tuple(text_of(profile.max) for profile in profiles),
+    )
+    return EnginePlan(digest, facts, profiles, settled)
+
+
+# ---------------------------------------------------------------- trtexec
+
+
+def trtexec_arguments(plan: EnginePlan, onnx: str, engine: str) -> list[str]:
+    """The options of trtexec that build the same engine, but for ``--stronglyTyped``.
+
+    TensorRT 10 needs that one, in 11 every network is so: the script asks trtexec whether it
+    knows it. Names of options: trtexec's help of TensorRT 10.16 and NVIDIA's guide from 10 to 11.
+    """
+    options = plan.options
+    arguments = [f"--onnx={onnx}", f"--saveEngine={engine}", "--skipInference"]
+    for index, profile in enumerate(plan.profiles):
+        arguments += [f"--profile={index}"] if len(plan.profiles) > 1 else []
+        arguments += [
+            f"--{key}Shapes={_named(plan.facts.input, getattr(profile, key))}"
+            for key in ("min", "opt", "max")
+        ]
+    arguments += ["--profilingVerbosity=detailed"]  # without it, the precision cannot be audited
+    if not options.tf32:
+        arguments.append("--noTF32")
+    if options.workspace is not None:
+        arguments.append(f"--memPoolSize=workspace:{options.workspace}")
+    if options.timing_cache:
+        arguments.append(f"--timingCacheFile={options.timing_cache}")
+    if options.level is not None:
+        arguments.append(f"--builderOptimizationLevel={options.level}")
+    if options.version_compatible:
+        arguments.append("--versionCompatible")
+    if options.hardware != "none":
+        arguments.append(f"--hardwareCompatibilityLevel={HARDWARE[options.hardware][1]}")
+    if options.max_aux_streams is not None:
+        arguments.append(f"--maxAuxStreams={options.max_aux_streams}")
+    arguments += ["--refit"] if options.refit else []
+    arguments += ["--stripWeights"] if options.strip_plan else []
+    if options.dla is not None:
+        arguments += [f"--useDLACore={options.dla}", "--allowGPUFallback"]
+    return arguments
+
+
+def _named(name: str, shape: tuple[int, int, int]) -> str:
+    """``input.1:1x3x640x640``; trtexec wants quotes around names with a colon."""
+    quoted = f"'{name}'" if ":" in name else name
+    return f"{quoted}:{'x'.join(map(str, nchw(shape)))}"
+
+
+def build_script(plan: EnginePlan, onnx: str, engine: str) -> str:
+    """A shell script that builds the engine on the target machine, beside the ONNX."""
+    arguments = " \\\n    ".join(shlex.quote(a) for a in trtexec_arguments(plan, onnx, engine))
+    return f"""\
+#!/bin/sh
+# Builds {engine} from {onnx} ({plan.options.label}) with TensorRT's trtexec, 10.3 or later and 11.
+# Written by scrfdconv {package_version()} as a plan: nothing was built or run on a GPU so far.
+# Afterwards: scrfdconv verify {shlex.quote(engine)} --reference CHECKPOINT
+set -eu
+cd "$(dirname "$0")"
+echo "{plan.onnx_sha256}  "{shlex.quote(onnx)} | sha256sum -c -
+trtexec=${{TRTEXEC:-trtexec}}
+# The precision is that of the ONNX. TensorRT 10 has to be told; 11 knows no other way.
+typed=
+if "$trtexec" --help 2>&1 | grep -q -e --stronglyTyped; then typed=--stronglyTyped; fi
+exec "$trtexec" $typed \\
+    {arguments}
+"""

@@ -1,0 +1,1 @@
+"""ONNX graphs: edits, measurements, running."""

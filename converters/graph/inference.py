@@ -1,0 +1,39 @@
+"""Running an ONNX graph on images, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scrfdconv.converters.errors import ArtifactError, ScrfdconvError
+from scrfdconv.converters.runner import thread_limit
+
+if TYPE_CHECKING:
+    import onnx
+
+Images = Callable[[], Iterable[np.ndarray]]  # (N, 3, H, W) float32 each, the same ones every time
+
+
+def outputs_of(model: onnx.ModelProto, images: Images) -> Iterator[list[Any]]:
+    """The outputs of a model in memory for each of ``images``."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # released models warn of their stale output shapes
+    # Many short runs: threads that spin between them only take time from each other.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.intra_op_num_threads = thread_limit() or 0  # 0: as many as there are
+    try:
+        session = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        (name,) = (value.name for value in session.get_inputs())
+        for batch in images():
+            yield session.run(None, {name: batch})
+    except ScrfdconvError:
+        raise
+    except Exception as error:  # onnxruntime's exceptions have no common public base
+        first = str(error).strip().partition("\n")[0]
+        raise ArtifactError(f"{model.graph.name}: ONNX Runtime fails on it: {first}.") from error

@@ -1,0 +1,212 @@
+"""What is done to an exported ONNX graph, in the order in which it is done: one pass, one function.
+
+Rules 1 and 2 are those at the head of ``formats/onnx.py``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scrfdconv.converters.errors import ArtifactError
+from scrfdconv.converters.metadata import package_version
+from scrfdconv.converters.network.architecture import Architecture
+from scrfdconv.converters.runner import INPUT_NAME
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def axis_names(a: Architecture) -> dict[str, dict[int, str]]:
+    """Names of the free axes of the input and of every output."""
+    # One name per size: a shared name would promise equal sizes, and runtimes reuse buffers by it.
+    axes = {INPUT_NAME: {0: "batch", 2: "height", 3: "width"}}
+    return axes | {n: {0: "batch", 1: f"anchors_{n.rpartition('_')[2]}"} for n in a.output_names}
+
+
+def use_own_axis_names(model: onnx.ModelProto, a: Architecture) -> None:
+    """Rule 1 for the input; dynamo calls its axes s77, and inner shapes are inferred anew."""
+    del model.graph.value_info[:]
+    axes = axis_names(a)
+    for value in (*model.graph.input, *model.graph.output):
+        for i, dim in enumerate(value.type.tensor_type.shape.dim):
+            if i in axes[value.name]:
+                dim.dim_param = axes[value.name][i]
+
+
+def pin_output_reshapes(model: onnx.ModelProto, a: Architecture) -> None:
+    """Give the last Reshape of every output the constant shape (0, -1, width).
+
+    The exporters compute it from the batch at run time (Shape, Gather, Concat); 0 means "as the
+    input" and serves every batch, so that all of that falls away.
+    """
+    from onnx import numpy_helper
+
+    makers = {output: node for node in model.graph.node for output in node.output}
+    for name in a.output_names:
+        node = makers[name]
+        while node.op_type != "Reshape":
+            if node.op_type not in ("Sigmoid", "Identity"):
+                raise AssertionError(f"{name}: {node.op_type} behind the last Reshape")
+            node = makers[node.input[0]]
+        width = a.widths[name.partition("_")[0]]
+        shape = numpy_helper.from_array(np.array([0, -1, width]), f"{name}.shape")
+        model.graph.initializer.append(shape)
+        node.input[1] = shape.name
+        del node.attribute[:]  # dynamo's allowzero=1, under which 0 means an empty axis
+
+
+def size_upsampling_by_lateral(model: onnx.ModelProto) -> None:
+    """Let every Resize take its size from the tensor it is added to, in the shortest way.
+
+    sizes = concat(shape(coarse)[:2], shape(lateral)[2:]). TorchScript's exporter gathers height
+    and width one by one, dynamo computes them from the image's by formula.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    graph = model.graph
+    bounds = {f"slice.{i}": numpy_helper.from_array(np.array([i]), f"slice.{i}") for i in (0, 2, 4)}
+    graph.initializer.extend(bounds.values())
+    nodes = []
+    for node in graph.node:
+        if node.op_type == "Resize":
+            lateral = _added_to(graph, node.output[0])
+            name, coarse = node.name or node.output[0], node.input[0]
+            nodes += [
+                helper.make_node("Shape", [coarse], [f"{name}.coarse"], f"{name}/Shape"),
+                helper.make_node("Shape", [lateral], [f"{name}.lateral"], f"{name}/Shape_1"),
+                helper.make_node(
+                    "Slice",
+                    [f"{name}.coarse", "slice.0", "slice.2"],
+                    [f"{name}.batch"],
+                    f"{name}/Slice",
+                ),
+                helper.make_node(
+                    "Slice",
+                    [f"{name}.lateral", "slice.2", "slice.4"],
+                    [f"{name}.size"],
+                    f"{name}/Slice_1",
+                ),
+                helper.make_node(
+                    "Concat",
+                    [f"{name}.batch", f"{name}.size"],
+                    [f"{name}.sizes"],
+                    f"{name}/Concat",
+                    axis=0,
+                ),
+            ]
+            node.input[3] = f"{name}.sizes"
+        nodes.append(node)
+    rewritten = onnx.GraphProto(node=nodes)  # copies, before the originals go
+    graph.ClearField("node")
+    graph.node.extend(rewritten.node)
+
+
+def _added_to(graph: onnx.GraphProto, name: str) -> str:
+    """The other operand of the Add that reads ``name``."""
+    (add,) = (node for node in graph.node if name in node.input)
+    assert add.op_type == "Add", add.op_type
+    (other,) = (operand for operand in add.input if operand != name)
+    return str(other)
+
+
+def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A graph with the same outputs and fewer nodes; raises ArtifactError where there is none."""
+    import onnx
+    import onnxsim
+
+    try:
+        # certify: by default it depends on whether an SMT solver happens to be installed
+        smaller, ok = onnxsim.simplify(model, check_n=0, certify=False)
+    except (RuntimeError, ValueError) as error:
+        raise ArtifactError(f"{model.graph.name}: cannot be simplified: {error}.") from error
+    if not ok:
+        raise ArtifactError(f"{model.graph.name}: the simplifier says that it changed the model.")
+    assert isinstance(smaller, onnx.ModelProto)
+    del smaller.graph.value_info[:]  # inferred shapes, with counters for names; rule 2
+    return smaller
+
+
+def constants_as_initializers(graph: onnx.GraphProto) -> None:
+    """One home for constants: tools that edit weights look at initializers only."""
+    nodes = [n for n in graph.node if n.op_type == "Constant" and n.attribute[0].name == "value"]
+    for node in nodes:
+        tensor = node.attribute[0].t
+        tensor.name = node.output[0]
+        graph.initializer.append(tensor)
+        graph.node.remove(node)
+
+
+def declare_outputs(
+    model: onnx.ModelProto, a: Architecture, shape: tuple[int, int] | None, batch: int
+) -> None:
+    """Rule 1: (batch, anchors_8, 1) and so on, or the numbers of a fixed shape."""
+    axes = axis_names(a)
+    rows = a.rows(*shape) if shape else {}
+    for value in model.graph.output:
+        declared = value.type.tensor_type.shape
+        del declared.dim[:]
+        images, anchors, width = declared.dim.add(), declared.dim.add(), declared.dim.add()
+        if shape:
+            images.dim_value, anchors.dim_value = batch, rows[value.name]
+        else:
+            images.dim_param, anchors.dim_param = axes[value.name][0], axes[value.name][1]
+        width.dim_value = a.widths[value.name.partition("_")[0]]
+
+
+def use_own_tensor_names(model: onnx.ModelProto) -> None:
+    """Name constants after their first reader, in whose order they then stand.
+
+    Exporters and simplifier number them, and leave them in the order in which they met them.
+    """
+    graph = model.graph
+    slots = {"Conv": {1: "weight", 2: "bias"}, "Reshape": {1: "shape"}, "Resize": {3: "sizes"}}
+    constants = {tensor.name for tensor in graph.initializer}
+    renamed: dict[str, str] = {}
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            if name in constants and name not in renamed:
+                slot = slots.get(node.op_type, {}).get(i, f"input{i}")
+                renamed[name] = f"{node.name.strip('/').replace('/', '.')}.{slot}"
+    assert len(set(renamed.values())) == len(renamed)
+    by_name = {tensor.name: tensor for tensor in graph.initializer}
+    ordered = [by_name[name] for name in (*renamed, *sorted(by_name.keys() - renamed.keys()))]
+    rewritten = type(graph)(initializer=ordered)  # copies, before the originals go
+    graph.ClearField("initializer")
+    graph.initializer.extend(rewritten.initializer)
+    for tensor in graph.initializer:
+        tensor.name = _tidy(renamed.get(tensor.name, tensor.name))
+    for node in graph.node:
+        node.name = _tidy(node.name)
+        node.input[:] = [_tidy(renamed.get(name, name)) for name in node.input]
+        node.output[:] = [_tidy(name) for name in node.output]
+
+
+def _tidy(name: str) -> str:
+    """Mmdet's ``(8, 8)`` as ``8``: names are typed in shells."""
+    return re.sub(r"\((\d+), \1\)", r"\1", name)
+
+
+def describe(model: onnx.ModelProto, metadata: Mapping[str, str], name: str) -> None:
+    """Rule 2: our names and metadata, and nothing of the tools that were used."""
+    model.producer_name, model.producer_version = "scrfdconv", package_version()
+    model.graph.name = name
+    model.doc_string = ""
+    set_metadata(model, metadata)
+
+
+def set_metadata(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
+    """Rule 2: these metadata and no others, anywhere in the model."""
+    import onnx
+
+    graph = model.graph
+    items: list[Any] = [graph, *graph.node, *graph.input, *graph.output]
+    for item in items:
+        item.doc_string = ""
+        del item.metadata_props[:]  # dynamo's stack traces, with local paths
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, dict(sorted(metadata.items())))

@@ -1,0 +1,1 @@
+"""The networks: architectures, the model, its cost, seeded weights."""

@@ -1,0 +1,86 @@
+"""Size and cost of a network, read off the shapes of one small forward pass."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from scrfdconv.converters.network.architecture import CHANNELS, Architecture, trace_size
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+VGA = (480, 640)  # the size of published FLOPs and times
+FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """Parameters, VGA FLOPs, and memory per input pixel."""
+
+    parameters: int
+    flops: int  # multiply-adds and element-wise work by the published rule, for VGA
+    live_bytes_per_pixel: float  # largest inputs plus outputs of one layer, float32
+
+
+@cache
+def complexity(architecture: Architecture) -> Complexity:
+    """Count by the rule of the published table.
+
+    That is mmcv's ``get_model_complexity_info`` before version 1.3, which upstream's
+    tools/get_flops.py calls: convolutions by multiply-adds plus bias, BatchNorm twice its
+    elements, ReLU its elements, pools their input; GroupNorm, additions and upsampling are free.
+    """
+    import torch
+
+    from scrfdconv.converters.network.model import SCRFD
+
+    height, width = trace_size(architecture)
+    with torch.device("meta"):  # nothing is drawn
+        model = SCRFD(architecture).eval()
+    # Run on the CPU with whatever is in memory: a forward pass on the meta device would take a
+    # second to import torch's registrations for it, and only shapes are read here.
+    model.to_empty(device="cpu")
+    counted: list[tuple[int, int]] = []
+    for module in model.modules():
+        module.register_forward_hook(
+            lambda m, i, o: counted.append((_flops(m, i[0], o), _elements(i[0], o)))
+        )
+    with torch.inference_mode():
+        model(torch.zeros(1, CHANNELS, height, width))
+    pixels = height * width
+    flops = sum(flops for flops, _ in counted)
+    return Complexity(
+        sum(p.numel() for p in model.parameters()),
+        flops * math.prod(VGA) // pixels,
+        max(elements for _, elements in counted) * FLOAT_BYTES / pixels,
+    )
+
+
+def _elements(inputs: Any, outputs: Any) -> int:
+    """Elements that are alive while one layer runs; containers count through their children."""
+    import torch
+
+    both = (inputs, outputs)
+    return sum(x.numel() for x in both) if all(isinstance(x, torch.Tensor) for x in both) else 0
+
+
+def _flops(module: nn.Module, inputs: Tensor, outputs: Tensor) -> int:
+    from torch import nn
+
+    from scrfdconv.converters.network.model import NoPool
+
+    match module:
+        case nn.Conv2d():
+            kernel = math.prod(module.kernel_size) * module.in_channels // module.groups
+            return outputs.numel() * (kernel + (module.bias is not None))
+        case nn.BatchNorm2d():
+            return 2 * outputs.numel()
+        case nn.ReLU():
+            return outputs.numel()
+        case nn.AvgPool2d() | nn.MaxPool2d() | NoPool():
+            return inputs.numel()
+        case _:
+            return 0

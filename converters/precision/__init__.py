@@ -1,0 +1,1 @@
+"""Precisions of an ONNX graph: FP16 and INT8."""

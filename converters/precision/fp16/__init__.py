@@ -1,0 +1,1 @@
+"""FP16: what the precision holds, and the conversion."""

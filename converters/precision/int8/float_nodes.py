@@ -1,0 +1,152 @@
+"""What of an SCRFD stays float in INT8, and why; measured on trained models at 640x640.
+
+1. The convolutions of the scores stay float. Their ranges are what a poor calibration set gets
+   wrong: where it has no face of a size, the scores of that stride are cut off. Eight portraits
+   left 3 % of the faces, and 96 % with these convolutions in float. On CPUs the other last
+   convolutions are joined to them (`converters.arrangement`).
+2. Everything behind the last convolution of a head stays float: there, 8 bits gain nothing.
+3. GroupNorm stays float: an InstanceNormalization with scale and shift in every export. So does
+   a ReLU of float values: quantized before and after it, they would be rounded twice.
+4. Convolutions with few multiply-adds per value stay float where that saves conversions: there
+   they are as fast in float on a CPU, and rounding hurts them most. These are the first ones, up
+   to where bytes begin with no more values than the image has (500M_KPS: 12.4 instead of 14.7 ms,
+   and the error of the logits falls from 0.061 to 0.040), and those before a normalisation (500M:
+   0.061 to 0.043). For TensorRT the search would put back the same ones, one by one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from scrfdconv.converters.graph.heads import Heads
+from scrfdconv.converters.graph.number_types import nodes_asked_for
+from scrfdconv.converters.network.architecture import CHANNELS
+
+if TYPE_CHECKING:
+    import onnx
+
+Target = Literal["cpu", "tensorrt"]
+
+OPERATORS = ("Conv", "Relu", "Add", "MaxPool", "AveragePool", "Resize")
+ASKED_FOR = "asked for (--keep-float)"
+SCORE_REASON = "score convolution: a poor calibration set would cut its scores off"
+JOINED_REASON = "joined with the score convolution, which costs no time"
+BEHIND_REASON = "behind the last convolution of a head"
+AFFINE_REASON = "scale or shift of a normalisation"
+LEAN_REASON = "too few multiply-adds per value: bytes would not be faster"
+RELU_REASON = "ReLU of float values"
+# Rule 4, in multiply-adds per value: the stem's 3x3x3 has 27, depthwise ones 9, pointwise ones as
+# many as their input has channels. At 320x320, 1G's 32 are as fast in float with the conversions
+# saved, 500M's 40 are not. Between normalisations two conversions are saved: 1G's 96 still win,
+# the 216 and more of 3x3 convolutions do not.
+_LEAN_AT_START, _LEAN_BEFORE_NORM = 32, 96
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Nodes that stay float, and why."""
+
+    reason: str
+    nodes: tuple[str, ...]
+
+
+def kept_nodes(
+    model: onnx.ModelProto,
+    outputs: Sequence[str],
+    target: Target = "cpu",
+    keep_float: Sequence[str] = (),
+) -> list[Kept]:
+    """What stays float in a quantizable model, each node once, with its first reason.
+
+    ``outputs`` are its canonical names, in order. Raises UsageError for a name in ``keep_float``
+    that is neither node nor operator.
+    """
+    heads = Heads(model, outputs)
+    siblings = heads.siblings() if target == "cpu" else []
+    found = [
+        (ASKED_FOR, nodes_asked_for(model, keep_float)),
+        (SCORE_REASON, sorted(heads.scores)),
+        (JOINED_REASON, sorted(node.name for group in siblings for node in group)),
+        (BEHIND_REASON, sorted(heads.behind)),
+        (AFFINE_REASON, list(_affine(model))),
+        (LEAN_REASON, list(_lean(model))),
+    ]
+    seen: set[str] = set()
+    kept = []
+    for reason, names in found:
+        kept.append(Kept(reason, tuple(name for name in names if name not in seen)))
+        seen.update(names)
+    kept.append(Kept(RELU_REASON, tuple(_float_relus(model, seen))))
+    return [entry for entry in kept if entry.nodes]
+
+
+def _affine(model: onnx.ModelProto) -> Iterator[str]:
+    """Additions of a constant; those between two activations are residuals and upsampling."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Add" and any(name in constants for name in node.input):
+            yield node.name
+
+
+def _float_relus(model: onnx.ModelProto, keep: Collection[str]) -> Iterator[str]:
+    in_bytes = {
+        name
+        for node in model.graph.node
+        if node.op_type in OPERATORS and node.name not in keep
+        for name in node.output
+    }
+    for node in model.graph.node:
+        if node.op_type == "Relu" and node.name not in keep and node.input[0] not in in_bytes:
+            yield node.name
+
+
+# ---------------------------------------------------------------- rule 4
+
+
+def _lean(model: onnx.ModelProto) -> Iterator[str]:
+    yield from _lean_start(model)
+    used_in_bytes = {
+        name for node in model.graph.node if node.op_type in OPERATORS for name in node.input
+    }
+    used_in_bytes |= {value.name for value in model.graph.output}
+    for node, work in _convolutions(model):
+        if work <= _LEAN_BEFORE_NORM and node.output[0] not in used_in_bytes:
+            yield node.name
+
+
+def _lean_start(model: onnx.ModelProto) -> list[str]:
+    """The chain of lean convolutions from the image on, to the last border that is no larger."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    chain: dict[str, float] = {"": 1.0}  # tensor -> pixels of the image for each of its own
+    passed: list[str] = []
+    good = 0
+    for node, work in _convolutions(model):
+        source = makers.get(node.input[0])
+        name = source.input[0] if source is not None and source.op_type == "Relu" else node.input[0]
+        before = chain.get(name if name in makers else "")
+        if before is None or work > _LEAN_AT_START:
+            continue
+        chain[node.output[0]] = pixels = before * math.prod(_strides(node))
+        passed.append(node.name)
+        if _channels(model, node) <= CHANNELS * pixels:
+            good = len(passed)
+    return passed[:good]
+
+
+def _convolutions(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, int]]:
+    """Convolutions with the multiply-adds for each of their values."""
+    sizes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Conv" and node.input[1] in sizes:
+            yield node, math.prod(sizes[node.input[1]][1:])
+
+
+def _channels(model: onnx.ModelProto, node: onnx.NodeProto) -> int:
+    return next(int(t.dims[0]) for t in model.graph.initializer if t.name == node.input[1])
+
+
+def _strides(node: onnx.NodeProto) -> tuple[int, ...]:
+    return next((tuple(a.ints) for a in node.attribute if a.name == "strides"), (1, 1))

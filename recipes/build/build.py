@@ -1,0 +1,110 @@
+"""``scrfdconv build``: all artifacts of a recipe, verified, remembered, and reported.
+
+The calling process plans, decides what is up to date, and gives finished files their names; it
+loads neither torch nor ONNX. Worker processes do the steps. One build works in a folder at a
+time, another one waits.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from scrfdconv.checks.benchmark import cpu_name
+from scrfdconv.checks.reports.outcome import BuildResult
+from scrfdconv.checks.reports.files import make_folder
+from scrfdconv.converters.artifact import writing_to
+from scrfdconv.converters.formats.tensorrt.api import plainly_missing
+from scrfdconv.recipes.build.scheduling import Decision, Run, View
+from scrfdconv.recipes.build.cache import Cache
+from scrfdconv.recipes.build.manifest import write_manifest
+from scrfdconv.recipes.build.plan import MAKERS, Step, library_version, plan
+from scrfdconv.recipes.build.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How to build, as the command line's options of the same names."""
+
+    jobs: int = 1
+    only: tuple[str, ...] = ()
+    force: bool = False
+    fail_fast: bool = False
+    strict: bool = False
+
+
+def decide(steps: Sequence[Step], cache: Cache, *, force: bool = False) -> list[Decision]:
+    """What has to be built; internal steps only where something is made from them."""
+    found: dict[str, Decision] = {}
+    for step in steps:
+        record = cache.record(step)
+        why = "asked for (--force)" if force else cache.why_build(step, record)
+        blocked = plainly_missing() if why and step.target.format == "tensorrt" else ""
+        found[step.name] = Decision(step, record, why, blocked)
+    needed: set[str] = set()
+    for decision in reversed(found.values()):
+        step = decision.step
+        if decision.why and (not step.internal or step.name in needed) and step.parent:
+            needed.add(step.parent)
+    return [
+        replace(d, why="") if d.step.internal and d.step.name not in needed else d
+        for d in found.values()
+    ]
+
+
+def build(
+    recipe: Recipe, out: Path, options: BuildOptions, view: View, command: Sequence[str] = ()
+) -> BuildResult:
+    """Build what is not up to date, and report on all; ``command`` is what the user typed.
+
+    Raises UsageError and InputFileError for what is wrong before anything is built. A step that
+    fails is part of the result.
+    """
+    begun = time.monotonic()
+    steps = plan(recipe, options.only)
+    with alone_in(out) as cache:
+        decisions = decide(steps, cache, force=options.force)
+        run = Run(recipe, cache, view, options.jobs, fail_fast=options.fail_fast)
+        outcomes = run.outcomes(decisions)
+        write_manifest(out, recipe.name, run.records, keep_others=bool(options.only))
+    return BuildResult(
+        recipe.name, tuple(outcomes), tuple(run.pictures.values()), environment(),
+        shlex.join(command), round(time.monotonic() - begun, 3), options.strict,
+    )
+
+
+def decisions(recipe: Recipe, out: Path, options: BuildOptions) -> list[Decision]:
+    """What a build would do now, and why; nothing is touched."""
+    return decide(plan(recipe, options.only), Cache(out), force=options.force)
+
+
+@contextmanager
+def alone_in(out: Path) -> Iterator[Cache]:
+    """The output folder, made if missing, cleared of what killed builds left, and locked."""
+    from filelock import FileLock
+
+    cache = Cache(out)
+    make_folder(cache.lock.parent)
+    with writing_to(out), FileLock(cache.lock):
+        cache.prepare()
+        try:
+            yield cache
+        finally:
+            cache.clear_scratch()
+
+
+def environment() -> dict[str, str]:
+    """The machine and the libraries, for people."""
+    names = dict.fromkeys(["scrfdconv", *(name for makers in MAKERS.values() for name in makers)])
+    return {
+        "processor": f"{cpu_name()}, {os.cpu_count()} cores",
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        **{name: library_version(name) for name in names},
+    }

@@ -1,0 +1,186 @@
+"""What a build remembers: for every artifact the key it was made by, its digest, its outcome.
+
+A file is up to date if its record has the step's key and the file its digest. Records are
+written after their file is in place, so that a kill in between only means building it again.
+Times are kept apart: they are all that differs between two builds of the same inputs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from scrfdconv.checks.reports.outcome import Latency, Outcome, Picture, outcome_from_dict, outcome_to_dict
+from scrfdconv.converters.artifact import digest_of, replacing
+from scrfdconv.converters.errors import ScrfdconvError
+from scrfdconv.recipes.build.plan import STATE_FOLDER, Step
+
+logger = logging.getLogger(__name__)
+
+RECORD_VERSION = 1
+READABLE = 40  # characters; digests have 64
+
+
+@dataclass(frozen=True)
+class Record:
+    """One artifact that was built, and all that is known about it."""
+
+    key: str
+    ingredients: Mapping[str, str]  # what the key was made of, to say what changed
+    outcome: Outcome
+    manifest: Mapping[str, Any]  # the artifact's entry there
+
+
+class Cache:
+    """The records of one output folder."""
+
+    def __init__(self, out: Path) -> None:
+        self.folder = out
+        self._state = out / STATE_FOLDER
+        self._scratch = self._state / "scratch"
+
+    @property
+    def lock(self) -> Path:
+        """Locked by the build that works in this folder."""
+        return self._state / "lock"
+
+    def path_of(self, step: Step) -> Path:
+        """Where a step's file is."""
+        return self.folder / step.name
+
+    def prepare(self) -> None:
+        """Make the folder, without what a killed build left in it."""
+        self.clear_scratch()
+        self._scratch.mkdir(parents=True)
+
+    def scratch_for(self, step: Step) -> Path:
+        """A new folder for a step's files: on the same disk, so that a rename is all."""
+        folder = self._scratch / step.name.replace("/", "_")
+        folder.mkdir()
+        return folder
+
+    def clear_scratch(self) -> None:
+        """Remove all files on the way."""
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    # ------------------------------------------------------------ asking
+
+    def record(self, step: Step) -> Record | None:
+        """What is remembered of a step; None where nothing is, or nothing that can be read."""
+        path = self._record_path(step)
+        if not path.is_file():
+            return None
+        try:
+            content = json.loads(path.read_text("utf-8"))
+            if content["record_version"] != RECORD_VERSION:
+                raise ValueError("another version of this file")
+            outcome = outcome_from_dict(content["outcome"])
+            return Record(
+                content["key"], content["ingredients"], self._with_times(step, outcome),
+                content["manifest"],
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            logger.warning("%s: is damaged (%s); its artifact is built anew.", path, error)
+            return None
+
+    def why_build(self, step: Step, record: Record | None) -> str:
+        """Why the step's file is not up to date, in a few words; "" if it is."""
+        if record is None:
+            return "new"
+        if record.key != step.key:
+            return _what_changed(record.ingredients, step.ingredients)
+        path = self.path_of(step)
+        if not path.is_file():
+            return "its file is gone"
+        try:
+            same = digest_of(path) == record.outcome.sha256
+        except ScrfdconvError:
+            same = False
+        return "" if same else "its file is damaged"
+
+    # ------------------------------------------------------------ remembering
+
+    def keep(
+        self, step: Step, made: Path, record: Record, pictures: Iterable[Picture] = ()
+    ) -> None:
+        """Give the file ``made`` its final name, and remember it."""
+        path = self.path_of(step)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for companion in made.parent.glob(f"{made.name}.*"):  # an engine's sidecar
+            companion.replace(path.with_name(companion.name))
+        made.replace(path)
+        for picture in pictures:
+            self._write(self._picture_path(picture.name), asdict(picture))
+        outcome = record.outcome
+        self._write(self._times_path(step), _times(outcome))
+        content = {
+            "record_version": RECORD_VERSION,
+            "key": record.key,
+            "ingredients": dict(record.ingredients),
+            "outcome": outcome_to_dict(replace(outcome, seconds=None, latency=None, why="")),
+            "manifest": dict(record.manifest),
+        }
+        self._write(self._record_path(step), content)
+
+    def picture(self, name: str) -> Picture | None:
+        """A test image that was shown in a former build, or None if it is gone."""
+        try:
+            return Picture(**json.loads(self._picture_path(name).read_text("utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def _picture_path(self, name: str) -> Path:
+        digest = hashlib.sha256(name.encode()).hexdigest()  # names may be anything
+        return self._state / "pictures" / f"{digest}.json"
+
+    def _with_times(self, step: Step, outcome: Outcome) -> Outcome:
+        path = self._times_path(step)
+        content = json.loads(path.read_text("utf-8")) if path.is_file() else _times(outcome)
+        latency = content["latency"]
+        return replace(
+            outcome, seconds=content["seconds"],
+            latency=latency and Latency(**{**latency, "shape": tuple(latency["shape"])}),
+        )
+
+    def _record_path(self, step: Step) -> Path:
+        return self._state / "records" / f"{_inside(step)}.json"
+
+    def _times_path(self, step: Step) -> Path:
+        return self._state / "times" / f"{_inside(step)}.json"
+
+    @staticmethod
+    def _write(path: Path, content: Mapping[str, Any]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as part:
+            part.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
+
+
+def _inside(step: Step) -> str:
+    return step.name.removeprefix(f"{STATE_FOLDER}/")
+
+
+def _times(outcome: Outcome) -> dict[str, Any]:
+    content = outcome_to_dict(outcome)
+    return {"seconds": content["seconds"], "latency": content["latency"]}
+
+
+def _what_changed(old: Mapping[str, str], new: Mapping[str, str]) -> str:
+    """``changed: onnxsim 0.8.0 -> 0.8.1, test images``."""
+    changed = [
+        _told(name, old.get(name, ""), new.get(name, ""))
+        for name in dict.fromkeys([*new, *old])
+        if old.get(name) != new.get(name)
+    ]
+    return f"changed: {', '.join(changed)}"
+
+
+def _told(name: str, old: str, new: str) -> str:
+    """Versions are short enough to be read; digests and options say nothing to people."""
+    readable = 0 < len(old) <= READABLE and 0 < len(new) <= READABLE
+    return f"{name} {old} -> {new}" if readable else name

@@ -1,0 +1,64 @@
+"""Digests of what decides an artifact: checkpoints, pictures, this package's own code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+
+from scrfdconv.checks.faces.images import image_files
+from scrfdconv.converters.artifact import digest_of
+from scrfdconv.converters.errors import InputFileError
+from scrfdconv.recipes.build.recipe import CheckpointEntry
+
+DIGITS_SHOWN = 12  # of a digest, for people
+OWN_FOLDERS = ("recipes", "checks", "converters")
+
+
+def source_digest(entry: CheckpointEntry) -> str:
+    """What a checkpoint is: its file, or the name and seed of its drawn weights.
+
+    Raises InputFileError where the file is missing or not the one that the recipe expects.
+    """
+    options = {
+        "recipe": _file_or_text(entry.recipe),
+        "config": digest_of(entry.config) if entry.config else None,
+        "norm_groups": entry.norm_groups,
+    }
+    if entry.path is None:
+        return content_digest({"model": entry.model, "seed": entry.seed, **options})
+    found = digest_of(entry.path)
+    if entry.sha256 and found != entry.sha256:
+        raise InputFileError(
+            f"{entry.path}: has the sha256 {found[:DIGITS_SHOWN]}..., but the recipe expects "
+            f"{entry.sha256[:DIGITS_SHOWN]}...: fetch the right file or correct "
+            f"checkpoints.{entry.name}.sha256."
+        )
+    return content_digest({"sha256": found, **options})
+
+
+def images_digest(places: tuple[Path, ...]) -> str:
+    """What the pictures below ``places`` show and are called; "" for none."""
+    if not places:
+        return ""
+    return content_digest([[path.name, digest_of(path)] for path in image_files(places)])
+
+
+@cache
+def code_digest() -> str:
+    """Digest of this package's own code: a version alone would miss the changes of a checkout."""
+    root = Path(__file__).resolve().parents[2]
+    files = (path for folder in OWN_FOLDERS for path in sorted((root / folder).rglob("*.py")))
+    return content_digest(
+        [[str(p.relative_to(root)), digest_of(p)] for p in files if p.stat().st_size]
+    )
+
+
+def _file_or_text(recipe: str | None) -> str | None:
+    return digest_of(Path(recipe)) if recipe and Path(recipe).is_file() else recipe
+
+
+def content_digest(content: object) -> str:
+    """sha256 of what JSON can hold."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

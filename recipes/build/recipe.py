@@ -1,0 +1,106 @@
+"""Recipes of ``scrfdconv build``: which artifacts a release has, and what is demanded of them.
+
+A TOML file. Every value of a target may be a list; the target then stands for all combinations,
+for every checkpoint that its patterns match. README and ``build --init`` show the keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Literal
+
+from scrfdconv.converters.precision.int8.calibration import Calibrator
+from scrfdconv.converters.formats.onnx.export import Exporter
+
+DYNAMIC = "dynamic"
+DEFAULT_FACE_LOSS = 0.01
+
+Shape = tuple[int, int] | None  # (H, W); None: dynamic
+
+
+@dataclass(frozen=True)
+class CheckpointEntry:
+    """A ``[checkpoints.NAME]`` table: a file, or a built-in model with seeded weights."""
+
+    name: str
+    path: Path | None = None
+    model: str | None = None
+    seed: int = 0
+    sha256: str | None = None
+    recipe: str | None = None
+    config: Path | None = None
+    norm_groups: int | None = None
+
+    @property
+    def seeded(self) -> bool:
+        """True for weights that are drawn, not trained."""
+        return self.path is None
+
+    @property
+    def source(self) -> str:
+        """SOURCE on the command line."""
+        return str(self.path) if self.path else str(self.model)
+
+    @property
+    def stem(self) -> str:
+        """NAME of the artifacts, as the other verbs name them."""
+        if self.path:
+            return self.path.stem
+        return f"{self.model}-seeded" + (str(self.seed) if self.seed else "")
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How much looser than the built-in limits, and why that is right."""
+
+    loosen: float = 1.0
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """What an artifact may cost; None: anything."""
+
+    max_size_mb: float | None = None  # of 10^6 bytes
+    max_latency_ratio: float | None = None  # to the float ONNX of the same shape, one thread
+    max_face_loss: float = DEFAULT_FACE_LOSS  # share of faces that INT8 may lose or add
+
+
+@dataclass(frozen=True)
+class Target:
+    """One artifact of every checkpoint that it is for."""
+
+    format: str
+    shape: Shape = None
+    batch: int = 1
+    precision: str = "fp32"
+    opset: int | None = None
+    exporter: Exporter = "torchscript"
+    calibrator: Calibrator | Literal["auto"] = "minmax"
+    checkpoints: tuple[str, ...] = ("*",)
+    tolerance: Tolerance = Tolerance()
+    budgets: Budgets = Budgets()
+
+    @property
+    def size(self) -> str:
+        """``dynamic`` or ``640x640``."""
+        return f"{self.shape[0]}x{self.shape[1]}" if self.shape else DYNAMIC
+
+    def is_for(self, checkpoint: CheckpointEntry) -> bool:
+        """True if one of the patterns matches the checkpoint's name."""
+        return any(fnmatchcase(checkpoint.name, pattern) for pattern in self.checkpoints)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole recipe, with every matrix of targets multiplied out."""
+
+    name: str
+    path: Path
+    checkpoints: tuple[CheckpointEntry, ...]
+    targets: tuple[Target, ...]
+    calibration: tuple[Path, ...] = ()  # folders and files of photographs
+    test: tuple[Path, ...] = ()
+    latency: bool = True  # measure every artifact against the float ONNX

@@ -1,0 +1,185 @@
+"""The steps of a build that are due, run by worker processes, parents before children."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from scrfdconv.checks.reports.outcome import Outcome, Picture, State
+from scrfdconv.converters.artifact import writing_to
+from scrfdconv.converters.errors import ScrfdconvError
+from scrfdconv.recipes.build.step import Done, Job, run
+from scrfdconv.recipes.build.cache import Cache, Record
+from scrfdconv.recipes.build.plan import Step
+from scrfdconv.recipes.processes import Died, Workers
+from scrfdconv.recipes.build.recipe import Recipe
+
+FAILED = 1
+
+
+class View(Protocol):
+    """Shows what happens."""
+
+    def planned(self, names: Sequence[str]) -> None:
+        """All artifacts that will be finished."""
+
+    def started(self, name: str) -> None:
+        """A step runs."""
+
+    def finished(self, outcome: Outcome) -> None:
+        """An artifact is done."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A step, what is remembered of it, and why it is run ("": it is up to date)."""
+
+    step: Step
+    record: Record | None
+    why: str
+    blocked: str = ""  # why it cannot be run on this machine
+
+
+class Run:
+    """Does what was decided. ``records`` and ``pictures`` are of all artifacts that are right."""
+
+    def __init__(
+        self, recipe: Recipe, cache: Cache, view: View, jobs: int, *, fail_fast: bool = False
+    ) -> None:
+        self._recipe, self._cache, self._view = recipe, cache, view
+        self._jobs, self._fail_fast = jobs, fail_fast
+        self.records: dict[str, Record] = {}
+        self.pictures: dict[str, Picture] = {}
+        self._found: dict[str, Outcome] = {}
+        self._due: dict[str, Decision] = {}
+        self._running: dict[str, Step] = {}
+
+    def outcomes(self, decisions: Sequence[Decision]) -> list[Outcome]:
+        """What became of all artifacts, in their order."""
+        shown = [d.step.name for d in decisions if not d.step.internal]
+        self._view.planned(shown)
+        self._due = {d.step.name: d for d in decisions if d.why and not d.blocked}
+        for decision in decisions:
+            if decision.record and not decision.why:
+                self._settle(decision.step, decision.record, "cached")
+            elif decision.blocked:
+                self._lose(decision.step, "skipped", decision.blocked, Done(exit_code=FAILED))
+        if self._due:
+            self._run()
+        return [self._found[name] for name in shown]
+
+    def _run(self) -> None:
+        with Workers[Job, Done](min(self._jobs, len(self._due)), run) as workers:
+            while self._due or self._running:
+                while workers.idle and (step := self._next()):
+                    self._start(step, workers)
+                for job, done in workers.finished():
+                    del self._running[job.step.name]
+                    self._finish(job.step, done)
+
+    def _next(self) -> Step | None:
+        """The heaviest step whose parent is there."""
+        waiting = {*self._due, *self._running}
+        ready = [d.step for d in self._due.values() if d.step.parent not in waiting]
+        return max(ready, key=lambda step: step.weight, default=None)
+
+    def _start(self, step: Step, workers: Workers[Job, Done]) -> None:
+        del self._due[step.name]
+        self._running[step.name] = step
+        self._view.started(step.name)
+        folder = self._cache.scratch_for(step)
+        parent = self._cache.folder / step.parent if step.parent else None
+        # The bytes of a trace depend on what was traced before in the same process.
+        fresh = step.target.format == "torchscript"
+        workers.start(Job(step, self._recipe, parent, folder), fresh=fresh)
+
+    # ------------------------------------------------------------ results
+
+    def _finish(self, step: Step, done: Done | Died) -> None:
+        if isinstance(done, Died):
+            done = Done(error=_death(done), exit_code=FAILED)
+        try:
+            if done.path is not None:
+                self._keep(step, done)
+                return
+        except ScrfdconvError as error:  # the disk is full, say
+            done = Done(error=str(error), exit_code=error.exit_code, seconds=done.seconds)
+        self._fail(step, done)
+
+    def _keep(self, step: Step, done: Done) -> None:
+        assert done.path is not None
+        size = done.path.stat().st_size
+        outcome = replace(
+            _blank(step, "built"), sha256=done.sha256, size=size, seconds=done.seconds,
+            report=done.report, histograms=done.histograms, faces=done.faces, latency=done.latency,
+        )
+        record = Record(step.key, step.ingredients, outcome, done.manifest or {})
+        with writing_to(self._cache.folder / step.name):
+            self._cache.keep(step, done.path, record, done.pictures)
+        self._settle(step, record, "built")
+
+    def _settle(self, step: Step, record: Record, state: State) -> None:
+        """A step is right: it counts, and its artifact is shown."""
+        if step.internal:
+            return
+        self.records[step.name] = record
+        outcome = replace(record.outcome, state=state, command=self._command(step))
+        self._found[step.name] = outcome
+        for found in outcome.faces:
+            if found.picture not in self.pictures and (kept := self._cache.picture(found.picture)):
+                self.pictures[found.picture] = kept
+        self._view.finished(outcome)
+
+    def _fail(self, step: Step, done: Done) -> None:
+        # An engine that cannot be built here is no fault of the model; everything else is.
+        skipped = done.missing and step.target.format == "tensorrt"
+        state: State = "skipped" if skipped else "failed"
+        if skipped:  # where a skip is a failure, it is a plain one
+            done = replace(done, exit_code=FAILED)
+        self._lose(step, state, done.error, done)
+        self._drop_children(step)
+        if self._fail_fast and not skipped:
+            for decision in tuple(self._due.values()):
+                self._drop(decision.step, f"{step.name} failed (--fail-fast)")
+
+    def _lose(self, step: Step, state: State, why: str, done: Done) -> None:
+        outcome = replace(
+            _blank(step, state), why=why, command=self._command(step),
+            seconds=done.seconds, report=done.report, exit_code=done.exit_code,
+        )
+        self._found[step.name] = outcome
+        if not step.internal:
+            self._view.finished(outcome)
+
+    def _command(self, step: Step) -> str:
+        """What repeats a step alone."""
+        recipe, out = str(self._recipe.path), str(self._cache.folder)
+        words = ["scrfdconv", "build", recipe, "-o", out, "--only", step.name, "--force"]
+        return shlex.join(words)
+
+    def _drop_children(self, parent: Step) -> None:
+        children = [d.step for d in self._due.values() if d.step.parent == parent.name]
+        for child in children:
+            self._drop(child, f"it is made from {parent.name}, which failed")
+            self._drop_children(child)
+
+    def _drop(self, step: Step, why: str) -> None:
+        if self._due.pop(step.name, None):
+            self._lose(step, "not run", why, Done(exit_code=FAILED))
+
+
+def _blank(step: Step, state: State) -> Outcome:
+    target = step.target
+    return Outcome(
+        step.name, step.checkpoint.name, target.format, target.precision, target.size,
+        target.batch, state, parents=(step.parent or step.checkpoint.name,),
+    )
+
+
+def _death(died: Died) -> str:
+    return (
+        f"its process ended with code {died.exit_code}, as systems do when memory runs out; try "
+        "fewer --jobs"
+    )

@@ -1,0 +1,242 @@
+"""One step of a build, in a worker process: make the file, verify it, measure what it costs."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from scrfdconv.checks.faces.images import image_files
+from scrfdconv.checks.reports.outcome import FacesOn, Histogram, Latency, Picture
+from scrfdconv.checks.results import CheckResult, Report
+from scrfdconv.checks.verify import Demand
+from scrfdconv.converters.artifact import Artifact, artifact_at
+from scrfdconv.converters.checkpoint.loading import Checkpoint
+from scrfdconv.converters.errors import CheckFailed, InputFileError, MissingError, ScrfdconvError
+from scrfdconv.converters.formats import open_artifact
+from scrfdconv.converters.runner import Interface, Runner, limit_threads
+from scrfdconv.recipes.build.observer import Observer, latency
+from scrfdconv.recipes.convert import Made, SourceOptions, convert, open_source
+from scrfdconv.recipes.pictures import synthetic_pictures
+from scrfdconv.recipes.build.plan import Step, library_version, options_of, versions_of
+from scrfdconv.recipes.processes import THREADS
+from scrfdconv.recipes.build.recipe import CheckpointEntry, Recipe
+
+logger = logging.getLogger(__name__)
+
+CHECK = "budget"
+BUG = 70  # EX_SOFTWARE, as the command line reports it
+# Checkpoints that a worker keeps: steps of one checkpoint follow each other.
+KEPT_CHECKPOINTS = 2
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker needs to know."""
+
+    step: Step
+    recipe: Recipe
+    parent: Path | None  # the file of the step's parent
+    folder: Path  # empty, to write to
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came of it: a verified file, or an error."""
+
+    path: Path | None = None
+    sha256: str = ""
+    report: Report | None = None
+    error: str = ""
+    exit_code: int = 0
+    missing: bool = False  # something that the step needs is not on this machine
+    seconds: float = 0.0
+    histograms: tuple[Histogram, ...] = ()
+    faces: tuple[FacesOn, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    latency: Latency | None = None
+    manifest: Mapping[str, Any] | None = None
+
+
+def run(job: Job) -> Done:
+    """Do the step; every failure becomes part of the result."""
+    begun = time.monotonic()
+    try:
+        with _temporary_files_in(job.folder):
+            done = _made(job)
+    except ScrfdconvError as error:
+        report = error.report if isinstance(error, CheckFailed) else None
+        done = Done(
+            report=report if isinstance(report, Report) else None, error=str(error),
+            exit_code=error.exit_code, missing=isinstance(error, MissingError),
+        )
+    except Exception as error:
+        logger.exception("%s", job.step.name)
+        done = Done(error=f"a bug in scrfdconv: {type(error).__name__}: {error}", exit_code=BUG)
+    return replace(done, seconds=round(time.monotonic() - begun, 3))
+
+
+@contextmanager
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    """There, whatever a killed process leaves is removed by the next build."""
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+
+
+def _made(job: Job) -> Done:
+    target, out = job.step.target, job.folder / Path(job.step.name).name
+    checkpoint = _checkpoint(job.step.checkpoint)
+    observer = Observer()
+    demand = _demand(job, observer)
+    made = _MAKERS[target.format](job, checkpoint, out, demand)
+    if job.step.internal:
+        return Done(out, made.artifact.digest)
+    opened = open_artifact(out, THREADS)
+    paced = _latency(job, opened)
+    report = _with_budgets(made.report, job, out, paced)
+    if not report.passed:
+        raise CheckFailed(report.summary(), report)
+    return Done(
+        out, made.artifact.digest, report, histograms=observer.histograms(target.precision),
+        faces=tuple(observer.faces), pictures=tuple(observer.pictures), latency=paced,
+        manifest=_manifest(job, checkpoint, opened.interface),
+    )
+
+
+# ---------------------------------------------------------------- sources and demands
+
+
+@lru_cache(KEPT_CHECKPOINTS)
+def _checkpoint(entry: CheckpointEntry) -> Checkpoint:
+    limit_threads(THREADS)
+    options = SourceOptions(entry.recipe, entry.config, entry.norm_groups, entry.seed)
+    source = open_source(entry.source, options)
+    if not isinstance(source, Checkpoint):
+        raise InputFileError(f"{entry.source}: is {source.format}; builds start from checkpoints.")
+    return source
+
+
+def _demand(job: Job, observer: Observer) -> Demand | None:
+    if job.step.internal:
+        return None  # what is made of it is verified, against the checkpoint
+    images = () if job.step.checkpoint.seeded else image_files(job.recipe.test)
+    return Demand(images, job.step.target.tolerance.loosen, weights=False, observe=observer)
+
+
+# ---------------------------------------------------------------- making
+
+
+def _onnx(job: Job, checkpoint: Checkpoint, out: Path, demand: Demand | None) -> Made:
+    target = job.step.target
+    parent = artifact_at(job.parent, "onnx") if job.parent else None
+    if target.precision == "int8":
+        assert parent is not None
+        return _int8(job, checkpoint, parent, out, demand)
+    if target.precision == "fp16":
+        from scrfdconv.recipes.fp16 import Fp16Recipe, fp16
+
+        images = image_files(job.recipe.calibration)
+        return fp16(checkpoint, out, Fp16Recipe(images=images), demand, parent=parent)
+    from scrfdconv.converters.formats.onnx.format import OnnxOptions
+
+    if parent:
+        options = OnnxOptions(target.shape, target.batch)
+    else:
+        options = OnnxOptions(None, 1, target.opset, target.exporter)
+    return convert(checkpoint, "onnx", out, options, demand, parent=parent)
+
+
+def _int8(
+    job: Job, checkpoint: Checkpoint, parent: Artifact, out: Path, demand: Demand | None
+) -> Made:
+    from scrfdconv.recipes.int8.int8 import int8
+    from scrfdconv.recipes.int8.request import Int8Recipe
+
+    target = job.step.target
+    images = image_files(job.recipe.calibration)
+    if checkpoint.seeded and not images:
+        images = synthetic_pictures(job.folder / "pictures")
+    recipe = Int8Recipe(
+        images, calibrator=target.calibrator, max_face_loss=target.budgets.max_face_loss
+    )
+    return int8(checkpoint, out, recipe, demand, parent=parent).made
+
+
+def _torchscript(job: Job, checkpoint: Checkpoint, out: Path, demand: Demand | None) -> Made:
+    from scrfdconv.converters.formats.torchscript import TorchScriptOptions
+
+    options = TorchScriptOptions(job.step.target.shape, job.step.target.batch)
+    return convert(checkpoint, "torchscript", out, options, demand)
+
+
+def _tensorrt(job: Job, checkpoint: Checkpoint, out: Path, demand: Demand | None) -> Made:
+    from scrfdconv.recipes.tensorrt import EngineRequest, build_engine, require_target_here
+
+    require_target_here()
+    target = job.step.target
+    images = image_files(job.recipe.calibration)
+    request = EngineRequest(target.precision, target.shape, target.batch, target.opset, images)
+    made, _ = build_engine(checkpoint, request, out, demand)
+    return made
+
+
+_MAKERS = {"onnx": _onnx, "torchscript": _torchscript, "tensorrt": _tensorrt}
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def _latency(job: Job, opened: Runner) -> Latency | None:
+    """Time against the float ONNX of the same shape, for artifacts that are made from one."""
+    if not job.recipe.latency or job.parent is None or job.step.target.precision == "fp32":
+        return None
+    return latency(open_artifact(job.parent, THREADS), opened)
+
+
+def _with_budgets(report: Report | None, job: Job, out: Path, paced: Latency | None) -> Report:
+    assert report is not None
+    budgets, tolerance = job.step.target.budgets, job.step.target.tolerance
+    results, notes = list(report.results), list(report.notes)
+    if budgets.max_size_mb is not None:
+        size = out.stat().st_size / 1e6
+        results.append(CheckResult(CHECK, "file", "size_mb", size, budgets.max_size_mb))
+    if budgets.max_latency_ratio is not None:
+        ratio, detail = 1.0, "it is the float model itself"
+        if job.step.target.precision != "fp32":
+            assert paced is not None  # the recipe was refused otherwise
+            ratio = paced.ratio
+            detail = f"{paced.artifact_ms:.1f} ms against {paced.float_ms:.1f} ms of float"
+        limit = budgets.max_latency_ratio
+        results.append(CheckResult(CHECK, "latency", "ratio", ratio, limit, detail=detail))
+    if tolerance.loosen > 1:
+        notes.append(f"why limits were loosened: {tolerance.reason}")
+    return Report.of(results, notes)
+
+
+def _manifest(job: Job, checkpoint: Checkpoint, interface: Interface) -> dict[str, Any]:
+    """What the manifest says of the artifact besides its digest and its checks."""
+    target, entry = job.step.target, job.step.checkpoint
+    return {
+        "checkpoint": {
+            "name": entry.name,
+            "model": entry.model,
+            "seed": entry.seed if entry.seeded else None,
+            "sha256": None if entry.seeded else checkpoint.digest,
+            "weights_sha256": checkpoint.weights_digest,
+            "architecture": checkpoint.architecture.to_dict(),
+        },
+        "parents": [artifact_at(job.parent, "onnx").digest] if job.parent else [],
+        "options": {**options_of(target), "tolerance": asdict(target.tolerance)},
+        "libraries": {"scrfdconv": library_version("scrfdconv"), **versions_of(target)},
+        "inputs": [interface.batch, interface.channels, interface.height, interface.width],
+        "outputs": list(interface.outputs),
+    }

@@ -1,0 +1,104 @@
+"""Check a folder of artifacts against its manifest: digests, and on request all numbers anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scrfdconv.checks.results import Report
+from scrfdconv.converters.artifact import digest_of
+from scrfdconv.converters.errors import InputFileError, MissingError
+from scrfdconv.recipes.build.manifest import Entry, digest_result, load_manifest
+
+CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors")
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """Measure again: where checkpoints are looked for by their digest, and on which images."""
+
+    references: tuple[Path, ...] = ()  # files and folders
+    images: tuple[Path, ...] = ()
+
+
+def verify_manifest(
+    path: Path,
+    rerun: Rerun | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Report]:
+    """Compare the files beside the manifest at ``path`` with what it says, one by one.
+
+    Raises InputFileError for what is no manifest, or a checkpoint that is nowhere to be found.
+    """
+    entries = load_manifest(path)
+    sources = _Sources(rerun.references if rerun else ())
+    found: dict[str, Report] = {}
+    for done, entry in enumerate(entries, 1):
+        digest = digest_result(path, entry)
+        found[entry.path] = Report.of([digest])
+        if rerun and digest.passed:  # the numbers of another file would say nothing
+            again = _measured(path.parent / entry.path, entry, sources, rerun)
+            found[entry.path] = Report.of([digest, *again.results], again.notes)
+        progress(done, len(entries))
+    return found
+
+
+def _measured(file: Path, entry: Entry, sources: _Sources, rerun: Rerun) -> Report:
+    from scrfdconv.checks.verify import Demand, verify
+
+    checkpoint = sources.find(entry)
+    images = () if checkpoint.seeded else rerun.images
+    loosen = float(entry.options["tolerance"]["loosen"])
+    try:
+        return verify(checkpoint, file, Demand(images, loosen, weights=False))
+    except MissingError as error:  # an engine of another machine, say
+        return Report.of((), [f"not measured: {error}"])
+
+
+class _Sources:
+    """Checkpoints by digest, found among what was given; the last one stays loaded."""
+
+    def __init__(self, places: Sequence[Path]) -> None:
+        self._places = places
+        self._paths: dict[str, Path] | None = None
+        self._last: tuple[Mapping[str, Any], Any] | None = None
+
+    def find(self, entry: Entry) -> Any:
+        """The checkpoint that an artifact was made from."""
+        if self._last is None or self._last[0] != entry.checkpoint:
+            self._last = (entry.checkpoint, self._load(entry))
+        return self._last[1]
+
+    def _load(self, entry: Entry) -> Any:
+        from scrfdconv.converters.checkpoint.loading import load_checkpoint, load_source
+        from scrfdconv.converters.metadata import architecture_from_dict
+
+        wanted = entry.checkpoint
+        if wanted["sha256"] is None:
+            found = load_source(wanted["model"], seed=int(wanted["seed"]))
+        else:
+            architecture = architecture_from_dict(wanted["architecture"])
+            found = load_checkpoint(self._path(wanted), architecture=architecture)
+        if found.weights_digest != wanted["weights_sha256"]:
+            raise InputFileError(
+                f"{found.name}: its weights are not those of {entry.path} (sha256 "
+                f"{found.weights_digest[:12]}... not {wanted['weights_sha256'][:12]}...)."
+            )
+        return found
+
+    def _path(self, wanted: Mapping[str, Any]) -> Path:
+        if self._paths is None:
+            self._paths = {digest_of(path): path for path in self._candidates()}
+        if wanted["sha256"] not in self._paths:
+            raise InputFileError(
+                f"{wanted['name']}: its checkpoint (sha256 {wanted['sha256'][:12]}...) is not "
+                f"among the {len(self._paths)} files given; name it or its folder with --reference."
+            )
+        return self._paths[wanted["sha256"]]
+
+    def _candidates(self) -> Iterator[Path]:
+        for place in self._places:
+            files = sorted(place.rglob("*")) if place.is_dir() else [place]
+            yield from (f for f in files if not place.is_dir() or f.suffix in CHECKPOINT_SUFFIXES)

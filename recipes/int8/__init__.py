@@ -1,0 +1,1 @@
+"""The search for an INT8 model that keeps the faces."""

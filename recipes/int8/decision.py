@@ -1,0 +1,145 @@
+"""How a model is to be quantized: as a plan says, or as measuring and searching find."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scrfdconv.checks.faces.coverage import Coverage
+from scrfdconv.checks.results import Report
+from scrfdconv.converters.errors import CheckFailed, UsageError
+from scrfdconv.converters.formats.onnx_int8 import Int8Options
+from scrfdconv.converters.graph.onnx_runner import OnnxRunner
+from scrfdconv.recipes.int8.measuring import Calibrated, calibrate, faces_seen, split
+from scrfdconv.recipes.int8.plan import Plan, load_plan, require_same
+from scrfdconv.recipes.int8.search import Judge, Search, search
+from scrfdconv.recipes.int8.task import Task
+from scrfdconv.recipes.pictures import Pictures, load_pictures
+
+# Verification runs the reference twice on every picture, 1 s each in PyTorch (2.5G_KPS).
+MOST_VERIFIED = 8
+
+
+@dataclass(frozen=True)
+class Decided:
+    """How to quantize, why, and what to verify on."""
+
+    options: Int8Options
+    notes: tuple[str, ...]
+    photographs: tuple[Path, ...] = ()  # for the verification
+    coverage: Coverage | None = None
+    search: Search | None = None
+    replayed: bool = False
+
+    @property
+    def budget(self) -> dict[str, Any]:
+        """For the plan."""
+        rounds = [one.to_dict() for one in self.search.rounds] if self.search else []
+        return {"held": self.search is not None and self.search.holds, "rounds": rounds}
+
+
+# ---------------------------------------------------------------- a plan that is there already
+
+
+def replay(task: Task) -> Decided | None:
+    """The plan's decisions, if there is a plan; pictures are verified on only."""
+    path = task.recipe.plan
+    if path is None or not path.is_file():
+        return None
+    plan = load_plan(path)
+    require_same(plan, path, task.source.digest, task.size)
+    _require_no_other_wishes(task, plan, path)
+    notes = [*task.notes(), f"replayed {path}: nothing was calibrated or searched"]
+    photographs: tuple[Path, ...] = ()
+    if task.recipe.images and task.trained:
+        pictures = _load(task)
+        photographs = _spread(pictures.paths)
+        notes += [*pictures.notes(), _verified_on(photographs, apart=False)]
+    return Decided(plan.options, tuple(notes), photographs, replayed=True)
+
+
+def _require_no_other_wishes(task: Task, plan: Plan, path: Path) -> None:
+    if plan.options.target != task.recipe.target:
+        raise UsageError(f"{path}: is for --target {plan.options.target}; name a new file.")
+    if set(task.recipe.keep_float) - set(plan.options.keep_float):
+        raise UsageError(f"{path}: was made with other --keep-float; name a new file.")
+
+
+# ---------------------------------------------------------------- measuring and searching
+
+
+def decide(task: Task) -> Decided:
+    """Calibrate and search; raises CheckFailed where the accuracy budget cannot be kept."""
+    pictures = _load(task)
+    reference = OnnxRunner(task.parent.path)
+    faces = list(faces_seen(task, reference, pictures))
+    parts = split(faces)
+    calibrated = calibrate(task, pictures.take(parts.inside), [faces[i] for i in parts.inside])
+    notes = [*task.notes(), *pictures.notes(), parts.note, *calibrated.notes]
+    options = task.options(calibrated.tables[0])
+    if not task.trained or not any(picture.faces for picture in faces):
+        notes += _no_faces(task)
+        return Decided(options, tuple(notes), coverage=calibrated.coverage)
+    held = pictures.take(parts.held)
+    found = _searched(task, reference, held, calibrated)
+    if not found.holds:
+        raise CheckFailed(_failure(found), Report.of(found.results(), notes))
+    photographs = _spread((held if parts.apart else pictures).paths)
+    notes.append(_verified_on(photographs, apart=parts.apart))
+    return Decided(found.options, tuple(notes), photographs, calibrated.coverage, found)
+
+
+def _load(task: Task) -> Pictures:
+    if not task.recipe.images:
+        raise UsageError(
+            "INT8 needs photographs to calibrate on: --images DIR, 24 or more of what the "
+            "detector will meet; or a --plan that is there already."
+        )
+    with task.stage("reading pictures") as progress:
+        return load_pictures(task.recipe.images, task.size, progress)
+
+
+def _searched(task: Task, reference: OnnxRunner, held: Pictures, calibrated: Calibrated) -> Search:
+    with task.stage("searching within the accuracy budget") as progress:
+        return search(
+            task.parent,
+            [task.options(table) for table in calibrated.tables],
+            Judge.of(reference, held.canvases, task.recipe.max_face_loss),
+            calibrated.canvases,
+            task.recipe.max_rounds,
+            progress,
+        )
+
+
+def _no_faces(task: Task) -> Iterator[str]:
+    if task.trained:
+        yield (
+            "the reference finds no face on the pictures: limits of raw outputs apply, and "
+            "nothing is said about faces"
+        )
+
+
+def _spread(paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    """At most MOST_VERIFIED, evenly spread."""
+    places = np.linspace(0, len(paths) - 1, min(len(paths), MOST_VERIFIED)).astype(int)
+    return tuple(paths[i] for i in places)
+
+
+def _verified_on(photographs: tuple[Path, ...], *, apart: bool) -> str:
+    rest = ", none of which was calibrated on" if apart else ""
+    return f"verified on {len(photographs)} of the pictures{rest}"
+
+
+def _failure(found: Search) -> str:
+    last = found.rounds[-1].found
+    lost = last.reference_faces - last.found
+    return (
+        f"The accuracy budget cannot be kept: after {len(found.rounds)} rounds {lost} of "
+        f"{last.reference_faces} faces are lost and {last.extra} are new, {found.allowed} allowed; "
+        "give more and more varied --images, raise --max-rounds or --max-face-loss, or keep more "
+        "layers float (--keep-float)."
+    )

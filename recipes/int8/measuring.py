@@ -1,0 +1,140 @@
+"""What calibration pictures say: faces, ranges, and what the pictures lack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from scrfdconv.checks.faces.coverage import Coverage, Seen, coverage, seen
+from scrfdconv.checks.faces.images import UInt8
+from scrfdconv.converters.errors import InputFileError
+from scrfdconv.converters.graph.model_file import image_input
+from scrfdconv.converters.graph.onnx_runner import OnnxRunner
+from scrfdconv.converters.precision.int8.calibration import (
+    CALIBRATORS,
+    Extremes,
+    Table,
+    chosen_ranges,
+    extremes,
+    load_table,
+    widest,
+)
+from scrfdconv.recipes.int8.request import counted
+from scrfdconv.recipes.int8.task import Task
+from scrfdconv.recipes.pictures import Pictures, batches, mosaics
+
+# A quarter is held back to judge by, where enough remain to calibrate on; of hundreds no more than
+# about 24, which have five views each, some thousand faces, and cost 4 s in every round.
+FEWEST_TO_SPLIT, HELD_SHARE, MOST_HELD = 16, 4, 24
+SPLIT_SEED = 0
+
+
+@dataclass(frozen=True)
+class Split:
+    """Places of the pictures to calibrate on, and of those to judge on."""
+
+    inside: tuple[int, ...]
+    held: tuple[int, ...]
+    note: str
+
+    @property
+    def apart(self) -> bool:
+        """False where the few pictures there are do both."""
+        return self.inside != self.held
+
+
+def split(faces: Sequence[Seen]) -> Split:
+    """Of pictures ordered by their number of faces, every fourth (of many, fewer) is held back.
+
+    So both parts see crowds and portraits alike; a seeded shuffle decides between equals.
+    """
+    count = len(faces)
+    if count < FEWEST_TO_SPLIT:
+        note = (
+            f"the budget was judged on the calibration pictures: {count} are too few to hold "
+            f"some back ({FEWEST_TO_SPLIT} are enough)"
+        )
+        return Split(tuple(range(count)), tuple(range(count)), note)
+    step = max(HELD_SHARE, count // MOST_HELD)
+    order = np.random.default_rng(SPLIT_SEED).permutation(count).tolist()
+    held = sorted(sorted(order, key=lambda i: faces[i].faces)[step // 2 :: step])
+    inside = [i for i in range(count) if i not in set(held)]
+    note = (
+        f"calibrated on {len(inside)} pictures, judged on {len(held)} others: of the pictures by "
+        f"number of faces every {step}th (seed {SPLIT_SEED})"
+    )
+    return Split(tuple(inside), tuple(held), note)
+
+
+def faces_seen(task: Task, reference: OnnxRunner, pictures: Pictures) -> Iterator[Seen]:
+    """What the float model finds on each picture."""
+    for images in batches(pictures.canvases, task.batch)():
+        outputs = reference.run(images)
+        yield seen({name: value[:1] for name, value in outputs.items()}, task.size)
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """Tables, one for each calibrator that is to be tried, and what was measured on."""
+
+    coverage: Coverage
+    tables: tuple[Table, ...]
+    canvases: tuple[UInt8, ...]
+    notes: tuple[str, ...] = ()
+
+
+def calibrate(task: Task, pictures: Pictures, faces: Sequence[Seen]) -> Calibrated:
+    """Measure ranges on ``pictures``, with mosaics of them where they show too little."""
+    with task.stage("calibrating") as progress:
+        images = counted(batches(pictures.canvases, task.batch), len(pictures), progress)
+        parts = list(extremes(task.model(), images))
+    shown = coverage(faces, parts, trained=task.trained)
+    canvases, notes = pictures.canvases, []
+    if shown.warnings:
+        extra = mosaics(canvases)
+        parts += extremes(task.model(), batches(extra, task.batch))
+        canvases = (*canvases, *extra)
+        notes.append(
+            f"the calibration set is poor: {len(extra)} mosaics of its pictures at half and "
+            "quarter size were added"
+        )
+    tables = tuple(_tables(task, pictures, canvases, widest(parts)))
+    return Calibrated(shown, tables, canvases, tuple(notes))
+
+
+def _given_table(task: Task, path: Path) -> Table:
+    table = load_table(path)
+    if table.source_sha256 != task.source.digest:
+        raise InputFileError(
+            f"{path}: was measured on another source (sha256 {table.source_sha256[:12]}...); "
+            "calibrate anew with --images."
+        )
+    return table
+
+
+def _tables(
+    task: Task, pictures: Pictures, canvases: Sequence[UInt8], whole: Extremes
+) -> Iterator[Table]:
+    if task.recipe.calibration_table:
+        yield _given_table(task, task.recipe.calibration_table)
+        return
+    model = task.model()
+    reach = whole.ranges(image_input(model).name)
+    means = {name: values.tolist() for name, values in whole.mean.items()}
+    wanted = task.recipe.calibrator
+    for calibrator in CALIBRATORS if wanted == "auto" else (wanted,):
+        with task.stage(f"calibrating ({calibrator})") as progress:
+            images = counted(batches(canvases, task.batch), len(canvases), progress)
+            ranges = chosen_ranges(model, reach, calibrator, images)
+        yield Table(
+            task.source.digest,
+            pictures.digest,
+            len(pictures),
+            task.size,
+            calibrator,
+            ranges,
+            means,
+        )

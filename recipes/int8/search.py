@@ -1,0 +1,163 @@
+"""The accuracy budget of INT8: how many faces a quantized model may lose, and how it is kept.
+
+Judged on pictures that were held back from calibration. Where the budget does not hold, the most
+sensitive convolutions go back to float one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from scrfdconv.checks.faces.compare import detect
+from scrfdconv.checks.faces.decode import Faces
+from scrfdconv.checks.faces.images import UInt8, normalise
+from scrfdconv.checks.faces.matching import Agreement, agreement
+from scrfdconv.checks.results import CheckResult
+from scrfdconv.converters.artifact import Artifact
+from scrfdconv.converters.formats.onnx_int8 import Int8Options, OnnxInt8, before_rounding
+from scrfdconv.converters.graph.model_file import load_onnx
+from scrfdconv.converters.graph.onnx_runner import OnnxRunner
+from scrfdconv.converters.precision.int8.quantization import quantizable
+from scrfdconv.converters.precision.int8.sensitivity import layer_sqnr
+from scrfdconv.recipes.pictures import batches, views
+
+CHECK = "budget"
+SENSITIVITY_IMAGES = 4  # the order of the layers' SQNR hardly changes with more
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Reference faces on the pictures to judge by, each seen in all its `views`."""
+
+    canvases: tuple[UInt8, ...]  # all views
+    reference: tuple[Faces, ...]
+    budget: float  # share of the faces that may be lost, and of those found that may be new
+
+    @classmethod
+    def of(cls, reference: OnnxRunner, pictures: Sequence[UInt8], budget: float) -> Judge:
+        """Let the reference find its faces."""
+        seen = tuple(view for picture in pictures for view in views(picture))
+        return cls(seen, tuple(detect(reference, normalise(v)[0]) for v in seen), budget)
+
+    def judge(self, content: bytes) -> Agreement:
+        """Compare a model, given as the bytes of its file, with the reference."""
+        with TemporaryDirectory(prefix="scrfdconv-") as folder:
+            path = Path(folder, "int8.onnx")
+            path.write_bytes(content)
+            runner = OnnxRunner(path)
+            found = [detect(runner, normalise(view)[0]) for view in self.canvases]
+        return agreement(zip(self.reference, found, strict=True))
+
+    def allowed(self, found: Agreement) -> int:
+        """Faces that may be lost, and as many that may be new.
+
+        One at least: below a hundred faces one of them is more than 1 %, and a face whose score
+        is the threshold itself changes sides with any rounding.
+        """
+        return max(1, int(self.budget * found.reference_faces)) if self.budget else 0
+
+    def holds(self, found: Agreement) -> bool:
+        """True if the budget is kept; not where the reference finds no face."""
+        if not found.reference_faces:
+            return False
+        lost = found.reference_faces - found.found
+        return max(lost, found.extra) <= self.allowed(found)
+
+
+@dataclass(frozen=True)
+class Round:
+    """One candidate and how it was judged."""
+
+    put_back: str  # the convolution that went back to float last; "" for the first round
+    sqnr: float  # of that layer, dB
+    found: Agreement
+
+    def to_dict(self) -> dict[str, Any]:
+        """For ``--json`` and plans."""
+        return {
+            "put_back": self.put_back,
+            "sqnr": round(self.sqnr, 2) if self.put_back else None,
+            "faces": self.found.reference_faces,
+            "lost": self.found.reference_faces - self.found.found,
+            "extra": self.found.extra,
+            "mean_iou": round(self.found.mean_iou, 5),
+        }
+
+
+@dataclass(frozen=True)
+class Search:
+    """What was tried until the budget held, or until the rounds were used up."""
+
+    options: Int8Options
+    rounds: tuple[Round, ...]
+    holds: bool
+    allowed: int
+
+    def results(self) -> list[CheckResult]:
+        """Faces lost and faces added on the judged pictures, with the limit."""
+        last = self.rounds[-1].found
+        detail = last.undefined or (
+            f"{last.reference_faces} faces in {last.images} views of the judged pictures, "
+            f"mean IoU {last.mean_iou:.4f}, after {len(self.rounds)} rounds"
+        )
+        lost = last.reference_faces - last.found
+        return [
+            CheckResult(CHECK, "faces", metric, value, self.allowed, detail=detail)
+            for metric, value in (("lost", lost), ("extra", last.extra))
+        ]
+
+
+def search(
+    parent: Artifact,
+    candidates: Sequence[Int8Options],
+    judge: Judge,
+    pictures: Sequence[UInt8],
+    max_rounds: int,
+    progress: Progress = lambda done, total: None,
+) -> Search:
+    """Take the best candidate, then put layers back to float until ``judge`` accepts it.
+
+    ``pictures`` are calibration pictures, to measure the layers' sensitivity on.
+    """
+    judged = [(options, judge.judge(OnnxInt8().build(parent, options))) for options in candidates]
+    options, found = max(judged, key=lambda pair: _quality(pair[1]))
+    rounds = [Round("", np.inf, found)]
+    waiting: list[tuple[str, float]] = []
+    while not judge.holds(found) and len(rounds) <= max_rounds:
+        progress(len(rounds), max_rounds)
+        if len(rounds) == 1:
+            waiting = _sensitive(parent, options, pictures)
+        if not waiting:
+            break
+        name, sqnr = waiting.pop(0)
+        options = replace(options, sensitive=(*options.sensitive, name))
+        found = judge.judge(OnnxInt8().build(parent, options))
+        rounds.append(Round(name, sqnr, found))
+    return Search(options, tuple(rounds), judge.holds(found), judge.allowed(found))
+
+
+def _quality(found: Agreement) -> tuple[float, float]:
+    """Fewest faces lost or added first, then the nearest boxes."""
+    if not found.reference_faces:
+        return (0.0, 0.0)
+    return (-float(found.reference_faces - found.found + found.extra), found.mean_iou)
+
+
+def _sensitive(
+    parent: Artifact, options: Int8Options, pictures: Sequence[UInt8]
+) -> list[tuple[str, float]]:
+    """Quantized convolutions with their SQNR, the most sensitive ones first."""
+    import onnx
+
+    int8 = onnx.load_from_string(OnnxInt8().build(parent, options))
+    interface = OnnxRunner(parent.path).interface
+    model = before_rounding(quantizable(load_onnx(parent.path)), interface.outputs, options)
+    images = batches(pictures[:SENSITIVITY_IMAGES], interface.batch or 1)
+    return list(layer_sqnr(model, int8, images).items())

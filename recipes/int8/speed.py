@@ -1,0 +1,104 @@
+"""Is INT8 faster here? The float and the INT8 model side by side, with one thread and with all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from scrfdconv.checks.benchmark import Load, measure, ratio
+from scrfdconv.converters.artifact import Artifact
+from scrfdconv.converters.checkpoint.loading import Checkpoint
+from scrfdconv.converters.formats import Source, formats
+from scrfdconv.converters.formats.onnx.format import OnnxOptions
+from scrfdconv.converters.graph.onnx_runner import OnnxRunner
+from scrfdconv.converters.runner import Interface
+from scrfdconv.recipes.int8.request import DEFAULT_SIZE, Int8Recipe
+
+RUNS, WARM_UP = 12, 2  # 3 s for 2.5G_KPS; the median of ratios is within 3 % on an idle machine
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Medians of both models for one number of threads, and their ratio, round by round."""
+
+    threads: int | None  # None: as many as the runtime takes
+    float_ms: float
+    int8_ms: float
+    speedup: float
+
+    @property
+    def name(self) -> str:
+        """``1 thread`` or ``all threads``."""
+        return f"{self.threads} thread" if self.threads else "all threads"
+
+
+@dataclass(frozen=True)
+class Speed:
+    """The paces at one input shape."""
+
+    shape: tuple[int, int]
+    batch: int
+    paces: tuple[Pace, ...]
+
+    def lines(self) -> Iterator[str]:
+        """For people; slower than float is said out loud."""
+        for pace in self.paces:
+            yield (
+                f"{pace.name}: float {pace.float_ms:.1f} ms, int8 {pace.int8_ms:.1f} ms, "
+                f"{pace.speedup:.2f} times as fast ({self.batch}x3x{self.shape[0]}x{self.shape[1]})"
+            )
+        if any(pace.speedup < 1 for pace in self.paces):
+            yield "WARNING: the INT8 model is SLOWER than the float model on this machine."
+
+    def to_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            "shape": list(self.shape),
+            "batch": self.batch,
+            "paces": [
+                {
+                    "threads": p.threads,
+                    "float_ms": p.float_ms,
+                    "int8_ms": p.int8_ms,
+                    "speedup": p.speedup,
+                }
+                for p in self.paces
+            ],
+        }
+
+
+def measured_speed(source: Source, int8: Path, recipe: Int8Recipe) -> Speed:
+    """Time the float ONNX of ``source`` against ``int8`` on this machine."""
+    with TemporaryDirectory(prefix="scrfdconv-") as folder:
+        path = _float_onnx(source, recipe, Path(folder, "float.onnx"))
+        paces, load = [], None
+        for threads in (1, None):
+            pace, load = _pace(path, int8, threads, recipe.calibration_size or DEFAULT_SIZE)
+            paces.append(pace)
+    assert load is not None
+    return Speed(load.shape, load.batch, tuple(paces))
+
+
+def _float_onnx(source: Source, recipe: Int8Recipe, path: Path) -> Path:
+    options = OnnxOptions(recipe.shape, recipe.batch, recipe.opset)
+    if isinstance(source, Checkpoint) or recipe.shape:
+        return formats()["onnx"].convert(source, path, options, None).path
+    assert isinstance(source, Artifact)
+    return source.path
+
+
+def _pace(path: Path, int8: Path, threads: int | None, size: tuple[int, int]) -> tuple[Pace, Load]:
+    def load(interfaces: Sequence[Interface]) -> Load:
+        first = interfaces[0]
+        return Load(first.batch or 1, first.shape or size, RUNS, WARM_UP)
+
+    models = {
+        name: partial(OnnxRunner, file, threads) for name, file in (("float", path), ("int8", int8))
+    }
+    (first, second), done = measure(models, load, threads)
+    speedup = 1 / ratio(second, first).median
+    return Pace(threads, first.median * 1e3, second.median * 1e3, speedup), done

@@ -1,0 +1,225 @@
+"""mmdet configs are data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from scrfdconv.converters.checkpoint.mmdet_config import (
+    architecture_from_config_file,
+    architecture_from_config_text,
+)
+from scrfdconv.converters.errors import CheckpointError
+from scrfdconv.converters.network.architecture import BUILTIN
+
+CONFIG = """
+_norm = dict(type='GN', num_groups=16, requires_grad=True)
+optimizer = dict(type='SGD', lr=0.01)
+gpu_ids = range(0, 2)
+model = dict(
+    type='SCRFD',
+    backbone=dict(
+        type='ResNetV1e', depth=0, num_stages=4, base_channels=24,
+        block_cfg=dict(block='BasicBlock', stage_blocks=(3, 5, 3, 2),
+                       stage_planes=[24, 48, 48, 80])),
+    neck=dict(type='PAFPN', in_channels=[24, 48, 48, 80], out_channels=24, start_level=1,
+              add_extra_convs='on_output', num_outs=3),
+    bbox_head=dict(
+        type='SCRFDHead', num_classes=1, in_channels=24, stacked_convs=2, feat_channels=64,
+        norm_cfg=_norm, cls_reg_share=True, strides_share=True, scale_mode=2,
+        anchor_generator=dict(type='AnchorGenerator', ratios=[1.0], scales=[1, 2],
+                              base_sizes=[16, 64, 256], strides=[8, 16, 32]),
+        loss_dfl=False, reg_max=8, use_kps=False))
+"""
+
+
+def read(text, name="config"):
+    return architecture_from_config_text(text, name, "here")
+
+
+def test_a_released_config_gives_the_known_network():
+    assert read(CONFIG) == replace(BUILTIN["scrfd_2.5g"], name="config")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "changes"),
+    [
+        ("num_groups=16", "num_groups=8", {"head_groups": 8}),
+        ("type='GN'", "type='BN'", {"head_groups": 0}),
+        ("use_kps=False", "use_kps=True", {"keypoints": 5}),
+        ("num_classes=1", "num_classes=3", {"classes": 3}),
+        ("scales=[1, 2]", "scales=[1]", {"anchors": 1}),
+        ("cls_reg_share=True", "cls_reg_share=False", {"shared_tower": False}),
+        ("scale_mode=2", "scale_mode=0", {"box_scales": False}),
+        ("stacked_convs=2", "stacked_convs=[3, 2, 1]", {"head_convs": (3,)}),
+        ("feat_channels=64", "feat_channels=64, feat_mults=[0.5, 1, 1]", {"head_channels": (32,)}),
+        ("strides_share=True", "strides_share=False",
+         {"head_shared": False, "head_channels": (64,) * 3, "head_convs": (2,) * 3}),
+        ("norm_cfg=_norm, ", "", {"head_groups": 32}),
+    ],
+)  # fmt: skip
+def test_every_option_of_the_head_counts(old, new, changes):
+    assert old in CONFIG
+
+    made = read(CONFIG.replace(old, new))
+
+    assert made == replace(BUILTIN["scrfd_2.5g"], name="config", **changes)
+
+
+@pytest.mark.parametrize("mode", [0, 1, 2])
+def test_scales_of_separate_heads_need_mode_two(mode):
+    text = CONFIG.replace("strides_share=True", "strides_share=False")
+    text = text.replace("scale_mode=2", f"scale_mode={mode}")
+
+    assert read(text).box_scales == (mode == 2)
+
+
+def test_five_strides_extend_the_neck():
+    text = CONFIG.replace("num_outs=3", "num_outs=5").replace("[8, 16, 32]", "[8, 16, 32, 64, 128]")
+
+    assert read(text).strides == (8, 16, 32, 64, 128)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("loss_dfl=False", "loss_dfl=dict(type='DistributionFocalLoss')", "DFL"),
+        ("type='ResNetV1e'", "type='ResNet'", "is no SCRFD backbone"),
+        ("block='BasicBlock'", "block='SEBlock'", "known are BasicBlock, Bottleneck"),
+        ("type='SCRFDHead'", "type='GFLHead'", "only 'SCRFDHead' is"),
+        ("type='PAFPN'", "type='FPN'", "only 'PAFPN' is"),
+        ("strides=[8, 16, 32]", "strides=[4, 8, 16]", "do not fit the neck"),
+        ("type='GN'", "type='IN'", "not supported (BN, SyncBN, GN)"),
+        ("num_classes=1", "num_classes=len(CLASSES)", "line"),
+        ("num_classes=1, ", "", "num_classes is missing"),
+        ("stage_blocks=(3, 5, 3, 2)", "stage_blocks=(3, 5)", "stage_blocks needs 4"),
+        ("num_outs=3", "num_outs='three'", "do not fit an SCRFD"),
+        ("num_outs=3", "num_outs=3, act_cfg=dict(type='ReLU')", "act_cfg"),
+        ("scales=[1, 2]", "scales=[1, two()]", "scales (line"),
+        ("model = dict(", "model = build(", "model"),
+        ("optimizer = dict", "optimizer = (dict", "is not an mmdet config"),
+    ],
+)
+def test_what_cannot_be_converted_is_named(old, new, said):
+    assert old in CONFIG
+
+    with pytest.raises(CheckpointError) as error:
+        read(CONFIG.replace(old, new))
+
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["model['bbox_head']['num_classes'] = 2", "model.update(x=1)", "if True:\n    model = 1"],
+)
+def test_code_that_changes_the_model_is_refused(line):
+    with pytest.raises(CheckpointError, match="never executed"):
+        read(f"{CONFIG}\n{line}\n")
+
+
+STALE = {
+    "augmented": ("groups = 16\ngroups //= 2", "num_groups=groups"),
+    "in a branch": ("groups = 16\nif True:\n    groups = 8", "num_groups=groups"),
+    "imported": ("groups = 16\nfrom x import groups", "num_groups=groups"),
+    "item": ("changed = dict(num_groups=16)\nchanged['num_groups'] = 8", "**changed"),
+    "update": ("changed = dict(num_groups=16)\nchanged.update(num_groups=8)", "**changed"),
+    "unpacked": ("groups, other = 8, 16", "num_groups=groups"),
+    "computed key": ("key = 'num_groups'\nchanged = {key: 8}", "**changed"),
+    "called": ("changed = make()", "**changed"),
+}
+
+
+@pytest.mark.parametrize("case", STALE)
+def test_values_that_code_may_have_changed_are_refused(case):
+    """No weight shows a wrong number of groups: the old value must not be taken for the new."""
+    before, used = STALE[case]
+    assert "num_groups=16" in CONFIG
+
+    with pytest.raises(CheckpointError, match="never executed"):
+        read(f"{before}\n{CONFIG.replace('num_groups=16', used)}")
+
+
+@pytest.mark.parametrize(
+    "after", ["_norm['num_groups'] = 8", "_norm.update(num_groups=8)", "scales.append(3)"]
+)
+def test_a_dict_that_code_changes_is_refused_wherever_it_stands_already(after):
+    text = "scales = [1, 2]\n" + CONFIG.replace("scales=[1, 2]", "scales=scales")
+
+    with pytest.raises(CheckpointError, match="never executed"):
+        read(f"{text}\n{after}")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("norm_cfg=_norm", "norm_cfg=dict(**_norm)"),
+        ("norm_cfg=_norm", "**{'norm_cfg': _norm}"),
+        ("norm_cfg=_norm", "norm_cfg={'type': 'GN', **dict(num_groups=16)}"),
+        ("_norm = dict", "_norm: dict = dict"),
+        ("_norm = dict", "_also = _norm = dict"),
+        ("optimizer = dict", "print('hello')  # a comment\noptimizer = dict"),
+    ],
+)
+def test_data_is_read_however_it_is_written(old, new):
+    assert old in CONFIG
+
+    assert read(CONFIG.replace(old, new, 1)).head_groups == 16
+
+
+def test_code_in_a_config_does_not_run(tmp_path):
+    target = tmp_path / "ran"
+    path = tmp_path / "config.py"
+    path.write_text(
+        f"import os\nos.system('touch {target}')\nx = open({str(target)!r}, 'w')\n{CONFIG}"
+    )
+
+    architecture_from_config_file(path, "config")
+
+    assert not target.exists()
+
+
+def test_base_files_are_inherited_and_deleted_keys_fall_away(tmp_path):
+    (tmp_path / "base.py").write_text(CONFIG)
+    child = tmp_path / "child.py"
+    child.write_text(
+        "_base_ = './base.py'\n"
+        "model = dict(bbox_head=dict(use_kps=True,\n"
+        "    norm_cfg=dict(_delete_=True, type='BN', requires_grad=True)))\n"
+    )
+
+    made = architecture_from_config_file(child, "child")
+
+    assert (made.keypoints, made.head_groups, made.neck_channels) == (5, 0, 24)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "No such file"), (b"\xff\xfe\x00", "is not text"), (b"x" * (2 << 20), "too large")],
+)
+def test_a_file_that_is_no_config_is_named(content, said, tmp_path):
+    path = tmp_path / "config.py"
+    if content is not None:
+        path.write_bytes(content)
+
+    with pytest.raises(CheckpointError, match=said):
+        architecture_from_config_file(path, "x")
+
+
+@pytest.mark.parametrize("bases", ["5", "[5]", "name()", "['a.py', name()]", "{'a': 1}"])
+def test_bases_that_are_no_file_names_are_an_error(bases, tmp_path):
+    path = tmp_path / "config.py"
+    (tmp_path / "a.py").write_text(CONFIG)
+    path.write_text(f"_base_ = {bases}")
+
+    with pytest.raises(CheckpointError, match="no file name or list of file names"):
+        architecture_from_config_file(path, "x")
+
+
+def test_bases_that_refer_to_each_other_end(tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text("_base_ = 'config.py'")
+
+    with pytest.raises(CheckpointError, match="without end"):
+        architecture_from_config_file(path, "x")
