@@ -11,6 +11,8 @@ from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from scrfdconv.converters.errors import UsageError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
@@ -53,14 +55,37 @@ class OptionField:
         """True for a field of any number of texts."""
         return bool(self.kind == tuple[str, ...])
 
+    def require(self, value: Any) -> None:
+        """Raise UsageError for a value that the declaration does not allow."""
+        least, most = self.option.least, self.option.most
+        if value is None and self.optional:
+            return
+        if self.choices and value not in self.choices:
+            known = ", ".join(map(str, self.choices))
+            raise UsageError(f"{self.flag} {value}: known are {known}.")
+        if (least is not None and not value >= least) or (most is not None and not value <= most):
+            bounds = [f"at least {least:g}"] if least is not None else []
+            bounds += [f"at most {most:g}"] if most is not None else []
+            raise UsageError(f"{self.flag} {value}: must be {' and '.join(bounds)}.")
+
 
 @dataclass(frozen=True, kw_only=True)
-class NoOptions:
+class Options:
+    """Base of all options classes: values outside their declaration raise UsageError."""
+
+    def __post_init__(self) -> None:
+        kind: Any = type(self)  # a class is hashable, whatever type checkers think
+        for field in option_fields(kind):
+            field.require(getattr(self, field.name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoOptions(Options):
     """Nothing to choose."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SizeOptions:
+class SizeOptions(Options):
     """Dynamic unless ``shape`` (H, W) is given; then ``batch`` images of that shape."""
 
     shape: Annotated[

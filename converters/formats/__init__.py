@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from scrfdconv.converters.artifact import (
     Artifact,
+    archive_members,
     digest_of_files,
     put_in_place,
     readable,
@@ -131,6 +132,10 @@ class Format(ABC):
         """The precision that a file of this format computes in, measured and not believed."""
         return FLOAT
 
+    def precision_name(self, options: Any, precision: str) -> str:
+        """The precision as limits and reports name it."""
+        return precision
+
     def findings(self, runner: Runner) -> Iterator[Finding]:
         """What the format itself measures of an opened file: the types of its layers, say."""
         yield from ()
@@ -238,7 +243,8 @@ class Format(ABC):
             digest = digest_of_files(parts)
             files = (out, *self.companions(out))
             put_in_place(parts, files)
-        return Artifact(out, self.name, precision, digest, (source.digest,), files[1:])
+        named = self.precision_name(options, precision)
+        return Artifact(out, self.name, named, digest, (source.digest,), files[1:])
 
 
 def require_other_files(target: Format, out: Path, source: Source) -> None:
@@ -304,9 +310,18 @@ def format_of(path: Path) -> Format:
         if path in one.companions(main) and main.is_file():
             raise InputFileError(f"{path}: belongs to {main.name}; give that file.")
     if head.startswith(b"PK"):
-        raise InputFileError(f"{path}: is a zip archive, damaged or without a torch model in it.")
-    known = " nor ".join(one.title for one in formats().values())
-    raise InputFileError(f"{path}: is neither {known}.")
+        raise InputFileError(_about_archive(path))
+    titles = [one.title for one in formats().values() if one.source is not None]
+    known = f"{', '.join(titles[:-1])} or {titles[-1]}"
+    raise InputFileError(
+        f"{path}: is neither a checkpoint (.pth, .safetensors) nor a file of {known}."
+    )
+
+
+def _about_archive(path: Path) -> str:
+    if archive_members(path) is None:
+        return f"{path}: is a damaged or truncated zip archive; fetch it again."
+    return f"{path}: is a zip archive, but holds no torch model."
 
 
 def require_format(path: Path, name: str) -> Format:

@@ -16,7 +16,7 @@ class PyTorch(Format):
     """mmdet's ``.pth``, bare state_dicts and ``.safetensors``."""
 
     name = "pytorch"
-    title = "a checkpoint (.pth, .safetensors)"
+    title = "PyTorch"
     summary = ""
     suffixes = (".pth",)
     source = None

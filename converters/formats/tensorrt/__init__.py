@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.formats import Finding, Format, Instructions, Lint, Source
-from scrfdconv.converters.options import Option
+from scrfdconv.converters.options import Option, Options
 
 if TYPE_CHECKING:
     from scrfdconv.converters.runner import Runner
@@ -25,7 +25,7 @@ PROFILE, BUILDER = "Profiles of dynamic models", "Builder"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TensorRTOptions:
+class TensorRTOptions(Options):
     """How an engine is built; its precision is that of the ONNX."""
 
     min: Annotated[
@@ -142,6 +142,10 @@ class TensorRT(Format):
         from scrfdconv.converters.formats.tensorrt.building import describe_engine
 
         return describe_engine(path)
+
+    def precision_name(self, options: TensorRTOptions, precision: str) -> str:
+        """tf32 for float32 with TF32 convolutions, which have limits of their own."""
+        return "tf32" if options.tf32 and precision == "fp32" else precision
 
     def findings(self, runner: Runner) -> Iterator[Finding]:
         """The audit: in which types the engine's convolutions compute."""

@@ -128,12 +128,13 @@ def lint_of(path: Path) -> Lint:
 
     found = lint(load_onnx(path))
     return Lint(
-        findings=tuple(_by_rule(found)),
+        findings=tuple(by_rule(found)),
         remarks=tuple(str(finding) for finding in found if not finding.fatal),
     )
 
 
-def _by_rule(found: list[LintFinding]) -> Iterator[Finding]:
+def by_rule(found: list[LintFinding]) -> Iterator[Finding]:
+    """Yield the number of faults against each rule; none are allowed."""
     for rule in RULES:
         mine = [finding for finding in found if finding.rule == rule]
         fatal = [finding for finding in mine if finding.fatal]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from scrfdconv.converters.options import Option
+from scrfdconv.converters.options import Option, Options
 from scrfdconv.converters.precision import Precision
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ Io = Literal["float32", "float16"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fp16Options:
+class Fp16Options(Options):
     """Everything in FP16 but the image, the outputs and what FP16 does not suit."""
 
     io: Annotated[Io, Option(help="Type of the image and of the outputs.", in_name="io{}")] = (

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from scrfdconv.converters.options import Option
+from scrfdconv.converters.options import Option, Options
 from scrfdconv.converters.precision import Precision
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ DEFAULT_ROUNDS = 16  # each puts one layer back to float and takes 1 to 3 s
 
 
 @dataclass(frozen=True, kw_only=True)
-class Int8Options:
+class Int8Options(Options):
     """How to calibrate, what may be lost, and what stays float."""
 
     calibration_size: Annotated[
