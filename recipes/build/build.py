@@ -18,16 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from scrfdconv.checks.benchmark import cpu_name
-from scrfdconv.checks.reports.outcome import BuildResult
 from scrfdconv.checks.reports.files import make_folder
+from scrfdconv.checks.reports.outcome import BuildResult
 from scrfdconv.converters.artifact import writing_to
-from scrfdconv.recipes.build.scheduling import Decision, Run, View
 from scrfdconv.converters.formats import formats
 from scrfdconv.converters.precision import precisions
 from scrfdconv.recipes.build.cache import Cache
 from scrfdconv.recipes.build.manifest import write_manifest
 from scrfdconv.recipes.build.plan import Step, library_version, plan
 from scrfdconv.recipes.build.recipe import Recipe
+from scrfdconv.recipes.build.scheduling import Decision, Run, View
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,13 @@ def build(
         outcomes = run.outcomes(decisions)
         write_manifest(out, recipe.name, run.records, keep_others=bool(options.only))
     return BuildResult(
-        recipe.name, tuple(outcomes), tuple(run.pictures.values()), environment(),
-        shlex.join(command), round(time.monotonic() - begun, 3), options.strict,
+        recipe.name,
+        tuple(outcomes),
+        tuple(run.pictures.values()),
+        environment(),
+        shlex.join(command),
+        round(time.monotonic() - begun, 3),
+        options.strict,
     )
 
 

@@ -16,7 +16,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scrfdconv.checks.reports.outcome import Latency, Outcome, Picture, outcome_from_dict, outcome_to_dict
+from scrfdconv.checks.reports.outcome import (
+    Latency,
+    Outcome,
+    Picture,
+    outcome_from_dict,
+    outcome_to_dict,
+)
 from scrfdconv.converters.artifact import digest_of_files, put_in_place, replacing
 from scrfdconv.converters.errors import ScrfdconvError
 from scrfdconv.recipes.build.plan import STATE_FOLDER, Step
@@ -78,7 +84,9 @@ class Cache:
                 raise ValueError("another version of this file")
             outcome = outcome_from_dict(content["outcome"])
             return Record(
-                content["key"], content["ingredients"], self._with_times(step, outcome),
+                content["key"],
+                content["ingredients"],
+                self._with_times(step, outcome),
                 content["manifest"],
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -138,7 +146,8 @@ class Cache:
         content = json.loads(path.read_text("utf-8")) if path.is_file() else _times(outcome)
         latency = content["latency"]
         return replace(
-            outcome, seconds=content["seconds"],
+            outcome,
+            seconds=content["seconds"],
             latency=latency and Latency(**{**latency, "shape": tuple(latency["shape"])}),
         )
 

@@ -13,6 +13,7 @@ from scrfdconv.converters.artifact import digest_of
 from scrfdconv.converters.errors import InputFileError
 from scrfdconv.recipes.build.recipe import CheckpointEntry
 
+
 @dataclass(frozen=True)
 class FileDigest:
     """One file of an artifact, as the manifest lists it."""

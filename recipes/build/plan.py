@@ -18,19 +18,19 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from scrfdconv.converters.network.architecture import PUBLISHED
 from scrfdconv.converters.errors import UsageError
 from scrfdconv.converters.formats import Format
-from scrfdconv.converters.precision import FLOAT, precisions
 from scrfdconv.converters.metadata import installed_version
+from scrfdconv.converters.network.architecture import PUBLISHED
+from scrfdconv.converters.precision import FLOAT, precisions
 from scrfdconv.recipes.build.digests import (
     code_digest,
     content_digest,
     images_digest,
     source_digest,
 )
-from scrfdconv.recipes.naming import default_output
 from scrfdconv.recipes.build.recipe import DYNAMIC, CheckpointEntry, Recipe, TargetEntry
+from scrfdconv.recipes.naming import default_output
 from scrfdconv.recipes.target import Target, fields_for
 
 # Of everything that the build writes besides artifacts and reports.
@@ -215,7 +215,6 @@ class _Planner:
             measured={} if name.startswith(STATE_FOLDER) else measured,
             made_from=made_from,
         )
-
 
     def _float_graph(self, target: Target, parent: Step | None) -> str | None:
         """The float graph of the target's shape, for whatever is not that graph itself."""

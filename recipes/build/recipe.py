@@ -13,11 +13,7 @@ from pathlib import Path
 from scrfdconv.converters.precision.int8 import DEFAULT_FACE_LOSS
 from scrfdconv.recipes.target import Target
 
-from scrfdconv.converters.precision.int8.calibration import Calibrator
-from scrfdconv.converters.formats.onnx.export import Exporter
-
 DYNAMIC = "dynamic"
-
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from scrfdconv.converters.errors import InputFileError, UsageError
+from scrfdconv.converters.formats import formats
 from scrfdconv.converters.network.architecture import known_name, require_shape
 from scrfdconv.converters.options import OptionField, option_fields
 from scrfdconv.converters.precision import FLOAT, precisions
 from scrfdconv.converters.precision.int8 import DEFAULT_FACE_LOSS
-from scrfdconv.converters.errors import InputFileError, UsageError
-from scrfdconv.converters.formats import formats
 from scrfdconv.recipes.build.recipe import (
     DYNAMIC,
     Budgets,
@@ -22,8 +22,8 @@ from scrfdconv.recipes.build.recipe import (
     TargetEntry,
     Tolerance,
 )
-from scrfdconv.recipes.target import Target, fields_for, target_of
 from scrfdconv.recipes.table import Table, load_toml
+from scrfdconv.recipes.target import Target, fields_for, target_of
 
 VERSION = 1
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -213,8 +213,14 @@ def _reader(field: OptionField) -> tuple[str, Callable[[Any], Any]]:
     return _KINDS[field.kind], _typed(field.kind, least, most)
 
 
-_KINDS = {bool: "true or false", int: "a positive integer", float: "a number", str: "a text",
-          Path: "a file", tuple[int, int]: "[height, width]"}
+_KINDS = {
+    bool: "true or false",
+    int: "a positive integer",
+    float: "a number",
+    str: "a text",
+    Path: "a file",
+    tuple[int, int]: "[height, width]",
+}
 
 
 def _typed(kind: Any, least: float | None, most: float | None) -> Callable[[Any], Any]:

@@ -10,12 +10,12 @@ from typing import Protocol
 from scrfdconv.checks.reports.outcome import Outcome, Picture, State
 from scrfdconv.converters.artifact import writing_to
 from scrfdconv.converters.errors import ScrfdconvError
-from scrfdconv.recipes.build.step import Done, Job, run
 from scrfdconv.converters.precision import FLOAT
 from scrfdconv.recipes.build.cache import Cache, Record
 from scrfdconv.recipes.build.plan import Step
-from scrfdconv.recipes.processes import Died, Workers
 from scrfdconv.recipes.build.recipe import Recipe
+from scrfdconv.recipes.build.step import Done, Job, run
+from scrfdconv.recipes.processes import Died, Workers
 
 FAILED = 1
 
@@ -161,8 +161,12 @@ class Run:
 
     def _lose(self, step: Step, state: State, why: str, done: Done) -> None:
         outcome = replace(
-            _blank(step, state), why=why, command=self._command(step),
-            seconds=done.seconds, report=done.report, exit_code=done.exit_code,
+            _blank(step, state),
+            why=why,
+            command=self._command(step),
+            seconds=done.seconds,
+            report=done.report,
+            exit_code=done.exit_code,
         )
         self._found[step.name] = outcome
         if not step.internal:

@@ -24,11 +24,11 @@ from scrfdconv.converters.precision import FLOAT, precisions
 from scrfdconv.converters.runner import Interface, Runner, limit_threads
 from scrfdconv.recipes.build.digests import FileDigest
 from scrfdconv.recipes.build.observer import Observer, latency
+from scrfdconv.recipes.build.plan import Step, library_version, options_of, versions_of
+from scrfdconv.recipes.build.recipe import CheckpointEntry, Recipe
 from scrfdconv.recipes.convert import Made, SourceOptions, convert, open_source
 from scrfdconv.recipes.pictures import synthetic_pictures
-from scrfdconv.recipes.build.plan import Step, library_version, options_of, versions_of
 from scrfdconv.recipes.processes import THREADS
-from scrfdconv.recipes.build.recipe import CheckpointEntry, Recipe
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +78,10 @@ def run(job: Job) -> Done:
     except ScrfdconvError as error:
         report = error.report if isinstance(error, CheckFailed) else None
         done = Done(
-            report=report if isinstance(report, Report) else None, error=str(error),
-            exit_code=error.exit_code, missing=isinstance(error, MissingError),
+            report=report if isinstance(report, Report) else None,
+            error=str(error),
+            exit_code=error.exit_code,
+            missing=isinstance(error, MissingError),
         )
     except Exception as error:
         logger.exception("%s", job.step.name)

@@ -8,11 +8,11 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from scrfdconv.converters.network.architecture import DEFAULT_MODEL, known_name
+from scrfdconv.converters.errors import UsageError
 from scrfdconv.converters.formats import Format, formats, reference_format, require_format
+from scrfdconv.converters.network.architecture import DEFAULT_MODEL, known_name
 from scrfdconv.converters.options import option_fields
 from scrfdconv.converters.precision import precisions
-from scrfdconv.converters.errors import UsageError
 
 HEAD = """\
 # A recipe of `scrfdconv build`: which artifacts a release has, and what is demanded of them.

@@ -174,7 +174,8 @@ from pathlib import Path
 from scrfdconv.converters.network.architecture import BUILTIN
 from scrfdconv.converters.checkpoint.loading import seeded_checkpoint
 from scrfdconv.converters.formats.onnx import OnnxOptions
-from scrfdconv.converters.formats.onnx.building import onnx_from_checkpoint, serialised
+from scrfdconv.converters.formats.onnx.building import onnx_from_checkpoint
+from scrfdconv.converters.graph.model_file import serialised
 for shape in (None, (640, 640)):
     model = onnx_from_checkpoint(seeded_checkpoint(BUILTIN["scrfd_500m"]), OnnxOptions(shape=shape))
     Path(f"{shape}.onnx").write_bytes(serialised(model))

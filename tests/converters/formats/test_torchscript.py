@@ -22,8 +22,8 @@ from scrfdconv.converters.errors import ArtifactError, UsageError
 from scrfdconv.converters.formats.pytorch.runner import EagerRunner
 from scrfdconv.converters.formats.torchscript import TorchScript
 from scrfdconv.converters.formats.torchscript.runner import TorchScriptRunner, without_deprecation
-from scrfdconv.converters.options import SizeOptions
 from scrfdconv.converters.network.architecture import BUILTIN
+from scrfdconv.converters.options import SizeOptions
 
 
 def made(checkpoint, tmp_path, **options):

@@ -23,8 +23,9 @@ SHAPE = (64, 96)
 ENTRY = CheckpointEntry("a", model="scrfd_500m")
 
 
-def entry(name, precision="fp32", budgets=Budgets(), **options) -> TargetEntry:
-    return TargetEntry(target=target_of(name, precision, options), budgets=budgets)
+def entry(name, precision="fp32", budgets=None, **options) -> TargetEntry:
+    target = target_of(name, precision, options)
+    return TargetEntry(target=target, budgets=budgets or Budgets())
 
 
 def recipe(*targets: TargetEntry, checkpoints=(ENTRY,), **more) -> Recipe:
@@ -82,7 +83,10 @@ def test_a_plan_is_the_same_every_time():
     ("target", "name"),
     [
         (entry("onnx"), "scrfd_500m-seeded.onnx"),
-        (entry("onnx", "fp16", shape=SHAPE, batch=4), "scrfd_500m-seeded_shape64x96_fp16_batch4.onnx"),
+        (
+            entry("onnx", "fp16", shape=SHAPE, batch=4),
+            "scrfd_500m-seeded_shape64x96_fp16_batch4.onnx",
+        ),
         (entry("onnx", opset=13), "scrfd_500m-seeded_opset13.onnx"),
         (entry("onnx", opset=17), "scrfd_500m-seeded.onnx"),
         (entry("onnx", exporter="dynamo"), "scrfd_500m-seeded_dynamo.onnx"),
