@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from scrfdconv.checks.batches import batch_results
 from scrfdconv.checks.results import CheckResult, Report
 from scrfdconv.checks.verify import Demand, verify, verify_simplified
 from scrfdconv.converters.artifact import Artifact
@@ -23,6 +24,7 @@ from scrfdconv.converters.formats import (
     Source,
     format_of,
     formats,
+    open_artifact,
     require_other_files,
 )
 from scrfdconv.converters.precision import FLOAT
@@ -161,13 +163,23 @@ def plan_only(
         start, options, _ = way.last_step()
         linted = _require_lint(maker, start)
         assert isinstance(start, Artifact)
-        verified = verify(source, start.path, demand) if demand and start is not source else None
+        verified = _verified_graph(source, start, demand)
         if verified and not verified.passed:
             raise CheckFailed(f"{out.name} was not planned: {verified.summary()}.", verified)
         instructions = maker.instructions(start, options, out)
     if instructions is None:
         raise UsageError(f"{maker.title} has no plan for another machine.")
     return Planned(instructions=instructions, lint=linted, verified=verified)
+
+
+def _verified_graph(source: Source, start: Artifact, demand: Demand | None) -> Report | None:
+    """The proof of a graph that another machine builds from; of the source itself its batches."""
+    if demand is None:
+        return None
+    if start is not source:
+        return verify(source, start.path, demand)
+    alone = Report.of(batch_results(open_artifact(start.path), demand.loosen))
+    return alone if alone.failures else None
 
 
 def require_possible(source: Source, target: Target, demand: Demand | None) -> None:

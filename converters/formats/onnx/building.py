@@ -22,6 +22,7 @@ from scrfdconv.converters.graph.model_file import (
     load_onnx,
     opset_of,
 )
+from scrfdconv.converters.graph.norms import write_group_norms
 from scrfdconv.converters.graph.passes import (
     constants_as_initializers,
     declare_outputs,
@@ -68,6 +69,7 @@ def onnx_from_checkpoint(checkpoint: Checkpoint, options: OnnxOptions) -> onnx.M
         fix_input(model, options.batch, options.shape)
     model = simplify(model)
     constants_as_initializers(model.graph)
+    write_group_norms(model)
     declare_outputs(model, a, options.shape, options.batch)
     use_own_tensor_names(model)
     metadata = metadata_for(checkpoint, "fp32", options.shape, options.batch)

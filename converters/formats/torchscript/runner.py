@@ -15,7 +15,8 @@ from scrfdconv.converters.artifact import readable
 from scrfdconv.converters.errors import ArtifactError
 from scrfdconv.converters.metadata import architecture_from_metadata
 from scrfdconv.converters.network.architecture import CHANNELS
-from scrfdconv.converters.runner import Interface, Runner, canonical_outputs, thread_limit
+from scrfdconv.converters.outputs import named_by_position, named_by_shape, require_rows
+from scrfdconv.converters.runner import Interface, Runner, thread_limit
 
 if TYPE_CHECKING:
     pass
@@ -62,7 +63,12 @@ class TorchScriptRunner(Runner):
         a = architecture_from_metadata(metadata)
         if a is None:  # a foreign file: only a run tells its outputs
             probe = self._run(np.zeros((1, CHANNELS, *PROBE_SIZE), np.float32))
-            return Interface(canonical_outputs([str(i) for i in range(len(probe))], self._path))
+            names, shapes = [str(i) for i in range(len(probe))], [v.shape for v in probe]
+            require_rows(names, shapes, self._path)
+            found = named_by_shape(shapes, PROBE_SIZE)
+            if found is None or None in found.names:  # it cannot be asked for some of them
+                found = named_by_position(names, self._path)
+            return Interface(found.canonical)
         size, batch = metadata["shape"], metadata["batch"]
         if size == "dynamic":
             return Interface.of(a)
