@@ -6,20 +6,24 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from scrfdconv.converters.errors import ArtifactError, InputFileError, MissingError, OutputError
+from scrfdconv.converters.scratch import hold, remove_if_abandoned
 
 _CHUNK = 1 << 20  # bytes read at a time
 _HEAD = 64  # bytes that tell the kind of a file
 _PICKLE = b"\x80"  # first byte of every pickle since protocol 2, so of old torch checkpoints
 _PLAN = b"ftrt"  # TensorRT plans start so, in every version since 8
 _ONNX_IR_VERSION = 0x08  # protobuf tag of ModelProto.ir_version, the first field writers emit
+# Tells the unfinished files of this process from those of others that write the same artifact.
+_THIS_PROCESS = secrets.randbelow(1 << 32)
 
 
 @dataclass(frozen=True)
@@ -136,18 +140,19 @@ def replacing(out: Path) -> Iterator[Path]:
     Whatever happens in between, an older ``out`` stays as it was and nothing half-written gets
     its name. Leftovers of killed processes are removed by the next one.
     """
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    part = out.with_name(f".{out.name}.{_THIS_PROCESS}.part")
     with writing_to(out):
         require_folder(out)
         _remove_leftovers(out)
+        lock = hold(part)
         try:
-            part.touch()
             yield part
-            with part.open("rb") as file:
+            with part.open("r+b") as file:  # Windows synchronises no file that is only read
                 os.fsync(file.fileno())  # or a crash could leave the new name with no content
             part.replace(out)
         finally:
             part.unlink(missing_ok=True)
+            os.close(lock)
 
 
 def require_folder(out: Path) -> None:
@@ -181,19 +186,7 @@ def writing_to(out: Path) -> Iterator[None]:
 
 
 def _remove_leftovers(out: Path) -> None:
-    pattern = re.compile(rf"\.{re.escape(out.name)}\.(\d+)\.part")
+    pattern = re.compile(rf"\.{re.escape(out.name)}\.\d+\.part")
     for path in out.parent.iterdir():
-        match = pattern.fullmatch(path.name)
-        if match and not _alive(int(match[1])):
-            with suppress(OSError):
-                path.unlink()
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        if pattern.fullmatch(path.name):
+            remove_if_abandoned(path)

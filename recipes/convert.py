@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from scrfdconv.checks.results import Report
@@ -14,6 +13,7 @@ from scrfdconv.converters.artifact import Artifact, artifact_at, kind_of
 from scrfdconv.converters.checkpoint.loading import DEFAULT_SEED, Checkpoint, load_source
 from scrfdconv.converters.errors import CheckFailed, UsageError
 from scrfdconv.converters.formats import Source, formats
+from scrfdconv.converters.scratch import scratch_folder
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def convert(
         if not report.passed:
             raise CheckFailed(f"{out} was not written: {report.summary()}.", report)
 
-    with TemporaryDirectory(prefix="scrfdconv-") as folder:
+    with scratch_folder() as folder:
         made = parent or source
         for name, step in on_the_way:
             between = formats()[name]

@@ -13,12 +13,12 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from scrfdconv.checks.benchmark import usable_cores
 from scrfdconv.converters.errors import MissingError, ScrfdconvError
 from scrfdconv.converters.metadata import installed_version
+from scrfdconv.converters.scratch import scratch_folder
 from scrfdconv.recipes.pictures import synthetic_pictures
 
 if TYPE_CHECKING:
@@ -208,8 +208,8 @@ def _remark(name: str, precision: str) -> str:
 def _tried(name: str, precision: str) -> Capability:
     """Convert the smallest model, verify it, and forget it."""
     try:
-        with TemporaryDirectory(prefix="scrfdconv-") as folder:
-            report = _made(name, precision, Path(folder)).report
+        with scratch_folder() as folder:
+            report = _made(name, precision, folder).report
     except ScrfdconvError as error:
         return Capability(name, precision, "failed", str(error))
     assert report is not None

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from scrfdconv.checks.engine import audit
@@ -33,6 +32,7 @@ from scrfdconv.converters.formats.tensorrt.runner import TensorRTRunner
 from scrfdconv.converters.formats.tensorrt.sidecar import read_sidecar
 from scrfdconv.converters.graph.model_file import load_onnx
 from scrfdconv.converters.graph.number_types import precision_of
+from scrfdconv.converters.scratch import scratch_folder
 from scrfdconv.recipes.convert import Made, require_another_file
 from scrfdconv.recipes.naming import default_output
 
@@ -202,7 +202,7 @@ def onnx_for(source: Source, request: EngineRequest) -> Iterator[Artifact]:
         assert isinstance(source, Artifact)
         yield source
         return
-    with TemporaryDirectory(prefix="scrfdconv-") as folder:
+    with scratch_folder() as folder:
         yield make(source, Path(folder, f"{source.name}.onnx"), request)
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +20,7 @@ from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.precision.int8.calibration import Calibrator, Table
 from scrfdconv.converters.precision.int8.float_nodes import Target
 from scrfdconv.converters.runner import Interface
+from scrfdconv.converters.scratch import scratch_folder
 
 DEFAULT_SIZE = (640, 640)  # of photographs for dynamic models: upstream's size
 DEFAULT_LOSS = 0.01
@@ -77,7 +77,7 @@ def counted(
 @contextmanager
 def float_parent(source: Source, steps: Sequence[tuple[str, Any]]) -> Iterator[Artifact]:
     """The float ONNX that is quantized: the source itself, or its export in a temporary folder."""
-    with TemporaryDirectory(prefix="scrfdconv-") as folder:
+    with scratch_folder() as folder:
         made: Source = source
         for name, options in steps:
             path = Path(folder, f"{source.name}.onnx")

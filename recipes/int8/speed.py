@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from scrfdconv.checks.benchmark import Load, measure, ratio
@@ -16,6 +15,7 @@ from scrfdconv.converters.formats import Source, formats
 from scrfdconv.converters.formats.onnx.format import OnnxOptions
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.runner import Interface
+from scrfdconv.converters.scratch import scratch_folder
 from scrfdconv.recipes.int8.request import DEFAULT_SIZE, Int8Recipe
 
 RUNS, WARM_UP = 12, 2  # 3 s for 2.5G_KPS; the median of ratios is within 3 % on an idle machine
@@ -73,7 +73,7 @@ class Speed:
 
 def measured_speed(source: Source, int8: Path, recipe: Int8Recipe) -> Speed:
     """Time the float ONNX of ``source`` against ``int8`` on this machine."""
-    with TemporaryDirectory(prefix="scrfdconv-") as folder:
+    with scratch_folder() as folder:
         path = _float_onnx(source, recipe, Path(folder, "float.onnx"))
         paces, load = [], None
         for threads in (1, None):

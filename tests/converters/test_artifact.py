@@ -11,6 +11,7 @@ import torch
 from scrfdconv.converters.artifact import digest_of, kind_of, replacing, require_kind
 from scrfdconv.converters.errors import ArtifactError, InputFileError, OutputError
 from scrfdconv.converters.formats.torchscript import without_deprecation
+from scrfdconv.converters.scratch import hold
 
 
 @pytest.mark.parametrize(
@@ -83,15 +84,29 @@ def test_leftovers_of_killed_processes_are_removed_and_living_ones_kept(tmp_path
     out = tmp_path / "a.onnx"
     dead, alive = tmp_path / ".a.onnx.4194305.part", tmp_path / f".a.onnx.{os.getppid()}.part"
     other = tmp_path / ".b.onnx.4194305.part"
-    for path in (dead, alive, other):
+    for path in (dead, other):
         path.write_bytes(b"half")
+    lock = hold(alive)
 
     with replacing(out) as part:
         part.write_bytes(b"new")
 
+    os.close(lock)
     assert not dead.exists()
     assert alive.exists()
     assert other.exists(), "another artifact's"
+
+
+def test_the_file_of_a_process_of_the_same_number_is_kept(tmp_path):
+    """As in two containers that share a volume: both may have the number 1."""
+    out = tmp_path / "a.onnx"
+    lock = hold(tmp_path / f".a.onnx.{os.getpid()}.part")
+
+    with replacing(out) as part:
+        part.write_bytes(b"new")
+
+    os.close(lock)
+    assert (tmp_path / f".a.onnx.{os.getpid()}.part").exists()
 
 
 @pytest.mark.parametrize("place", ["none/a.onnx", "."])
