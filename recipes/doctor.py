@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scrfdconv.checks.benchmark import usable_cores
 from scrfdconv.converters.errors import MissingError, ScrfdconvError
+from scrfdconv.converters.machine import usable_cores
 from scrfdconv.converters.metadata import installed_version
 from scrfdconv.converters.scratch import scratch_folder
 from scrfdconv.recipes.pictures import synthetic_pictures

@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from scrfdconv.checks.benchmark import cpu_name
 from scrfdconv.checks.reports.outcome import BuildResult
 from scrfdconv.checks.reports.files import make_folder
 from scrfdconv.converters.artifact import writing_to
 from scrfdconv.converters.formats.tensorrt.api import plainly_missing
+from scrfdconv.converters.machine import cpu_name
 from scrfdconv.recipes.build.scheduling import Decision, Run, View
 from scrfdconv.recipes.build.cache import Cache
 from scrfdconv.recipes.build.manifest import write_manifest

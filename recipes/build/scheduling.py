@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from scrfdconv.checks.reports.outcome import Outcome, Picture, State
+from scrfdconv.checks.workers import Died, Workers
 from scrfdconv.converters.artifact import writing_to
 from scrfdconv.converters.errors import ScrfdconvError
 from scrfdconv.recipes.build.step import Done, Job, run
 from scrfdconv.recipes.build.cache import Cache, Record
 from scrfdconv.recipes.build.plan import Step
-from scrfdconv.recipes.processes import Died, Workers
 from scrfdconv.recipes.build.recipe import Recipe
 
 FAILED = 1
