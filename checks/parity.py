@@ -110,7 +110,7 @@ def common_shapes(a: Interface, b: Interface) -> list[tuple[int, int, int]]:
 
 
 def require_memory(live_bytes_per_pixel: float, shapes: Iterable[tuple[int, int, int]]) -> None:
-    """Raise MissingError if a comparison at ``shapes`` would not fit into the memory that this process can get."""
+    """Raise MissingError if a comparison at ``shapes`` needs more memory than there is."""
     free = available_memory()
     for batch, height, width in shapes:
         need = MEMORY_FACTOR * live_bytes_per_pixel * batch * height * width

@@ -36,7 +36,7 @@ def bench(
         int | None, typer.Option(min=1, help="Of each runtime.", show_default="its own choice")
     ] = None,
     runs: Annotated[int, typer.Option(min=1, help="Measured runs of each model.")] = 50,
-    recipe: o.Recipe = None,
+    architecture: o.Architecture = None,
     config: o.Config = None,
     norm_groups: o.NormGroups = None,
     seed: o.Seed = 0,
@@ -48,14 +48,13 @@ def bench(
     from scrfdconv.recipes.convert import SourceOptions
 
     bench_options = BenchOptions(shape, batch, threads, runs)
-    options = SourceOptions(recipe, config, norm_groups, seed)
+    options = SourceOptions(architecture=architecture, config=config, groups=norm_groups, seed=seed)
     with output.progress("timing") as advance:
         compared, workload = compare_speed(models, options, bench_options, advance)
     machine = environment(threads)
     if json:
-        output.print_json(
-            {**_conditions(workload), **machine, "models": [_row(m) for m in compared]}
-        )
+        rows = [_row(model) for model in compared]
+        output.print_json({**_conditions(workload), **machine, "models": rows})
     else:
         _print(compared, workload, machine)
 

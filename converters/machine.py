@@ -9,15 +9,13 @@ from __future__ import annotations
 import math
 import os
 import platform
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 CPU_INFO = Path("/proc/cpuinfo")
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 OWN_CONTROL_GROUPS = Path("/proc/self/cgroup")
-X86 = ("x86_64", "AMD64", "i686", "x86")
-ARM = ("aarch64", "arm64")
+_X86 = ("x86_64", "AMD64", "i686", "x86")
 
 # Flags of /proc/cpuinfo that decide what INT8 and BF16 gain; any one of a row is enough.
 FEATURES: Mapping[str, tuple[str, ...]] = {
@@ -31,13 +29,6 @@ FEATURES: Mapping[str, tuple[str, ...]] = {
 }
 # A limit of this size or more is none: groups of version 1 write the largest whole number of pages.
 _NO_LIMIT = 1 << 60  # bytes
-
-
-def why_not_supported() -> str:
-    """What to say where this system is not supported; "" where it is."""
-    if sys.platform == "win32":
-        return "Windows is not supported: run scrfdconv on Linux, as in WSL or in a container."
-    return ""
 
 
 # ---------------------------------------------------------------- processor
@@ -68,7 +59,7 @@ def adds_bytes_without_saturation() -> bool | None:
 
     x86 processors without VNNI saturate at 16 bits on the way. No other processor does.
     """
-    return processor_features()["VNNI"] if platform.machine() in X86 else True
+    return processor_features()["VNNI"] if platform.machine() in _X86 else True
 
 
 def has_byte_dot_product() -> bool | None:

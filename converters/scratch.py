@@ -40,33 +40,6 @@ def scratch_folder(beside: Path | None = None) -> Iterator[Path]:
         os.close(lock)
 
 
-def hold(path: Path) -> int:
-    """Make the file ``path`` if it is missing, and lock it until the descriptor is closed.
-
-    Returns the descriptor. Waits for another holder. Raises OSError where ``path`` cannot be
-    opened, as in a folder that is gone.
-    """
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        try:
-            _lock(descriptor, wait=True)
-            if _is_still(path, descriptor):
-                return descriptor
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)  # it was removed as abandoned, between its making and its locking
-
-
-def remove_if_abandoned(path: Path) -> None:
-    """Remove the file ``path`` unless a living process holds it."""
-    lock = _taken(path)
-    if lock is not None:
-        with suppress(OSError):
-            path.unlink()
-        os.close(lock)
-
-
 # ---------------------------------------------------------------- folders
 
 
@@ -75,7 +48,7 @@ def _new_folder(parent: Path, prefix: str) -> tuple[Path, int]:
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         # An empty folder is removed as abandoned; then another one is made.
         with suppress(FileNotFoundError):
-            return folder, hold(folder / _LOCK)
+            return folder, _hold(folder / _LOCK)
 
 
 def _remove_abandoned_folders(parent: Path) -> None:
@@ -104,6 +77,24 @@ def _remove(folder: Path) -> None:
 
 
 # ---------------------------------------------------------------- locks
+
+
+def _hold(path: Path) -> int:
+    """Make the file ``path`` if it is missing, and lock it until the descriptor is closed.
+
+    Returns the descriptor. Waits for another holder. Raises OSError where ``path`` cannot be
+    opened, as in a folder that is gone.
+    """
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            _lock(descriptor, wait=True)
+            if _is_still(path, descriptor):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # it was removed as abandoned, between its making and its locking
 
 
 def _taken(path: Path) -> int | None:

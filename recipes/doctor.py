@@ -6,7 +6,6 @@ Three states: *blocked* by something that is named, *available* because all that
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import shutil
@@ -16,41 +15,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scrfdconv.converters.errors import MissingError, ScrfdconvError
-from scrfdconv.converters.machine import usable_cores
+from scrfdconv.converters.formats import Format, formats
+from scrfdconv.converters.machine import (
+    available_memory,
+    cpu_name,
+    has_byte_dot_product,
+    memory_limit,
+    processor_features,
+    usable_cores,
+)
 from scrfdconv.converters.metadata import installed_version
+from scrfdconv.converters.precision import precisions
 from scrfdconv.converters.scratch import scratch_folder
 from scrfdconv.recipes.pictures import synthetic_pictures
 
 if TYPE_CHECKING:
     from scrfdconv.recipes.convert import Made
 
-PACKAGES = (
-    "scrfdconv",
-    "torch",
-    "onnx",
-    "onnxruntime",
-    "onnxsim",
-    "onnxconverter-common",
-    "onnxscript",
-    "numpy",
-    "opencv-python-headless",
-    "scipy",
-    "tensorrt",
-    "polygraphy",
-)
-OPTIONAL = ("onnxscript", "tensorrt", "polygraphy")
-CPU_INFO = Path("/proc/cpuinfo")
-CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # of containers; "max" without a limit
-# Flags of /proc/cpuinfo that decide what INT8 and BF16 gain: x86-64 and ARM spell them differently.
-FEATURES = {
-    "AVX2": ("avx2",),
-    "AVX-512": ("avx512f",),
-    "VNNI": ("avx512_vnni", "avx_vnni"),
-    "DOTPROD": ("asimddp",),
-    "BF16": ("avx512_bf16", "amx_bf16", "bf16"),
-    "AMX INT8": ("amx_int8",),
-    "I8MM": ("i8mm",),
-}
+OTHERS = ("onnxscript", "scipy")  # of the dynamo exporter and of WIDER FACE
 PROBE_SHAPE = (64, 64)  # of `--run`: enough for every stride, and quick
 
 
@@ -77,12 +59,19 @@ def examine(*, run: bool = False) -> dict[str, Any]:
     """Everything about this machine, as plain types; ``run`` converts and verifies for real."""
     return {
         "system": {"platform": platform.platform(), "python": platform.python_version()},
-        "packages": {name: installed_version(name) for name in PACKAGES},
+        "packages": {name: installed_version(name) for name in _packages()},
         "cpu": _cpu(),
         "memory": _memory(),
         "gpu": _gpu(),
         "formats": [capability.to_dict() for capability in capabilities(run=run)],
     }
+
+
+def _packages() -> list[str]:
+    """The distributions that formats and precisions are made with."""
+    declared: list[Any] = [*formats().values(), *precisions().values()]
+    names = (name for one in declared for name in one.libraries)
+    return list(dict.fromkeys(["scrfdconv", *names, *OTHERS]))
 
 
 # ---------------------------------------------------------------- hardware
@@ -91,37 +80,23 @@ def examine(*, run: bool = False) -> dict[str, Any]:
 def _cpu() -> dict[str, Any]:
     import torch
 
-    text = CPU_INFO.read_text(errors="replace") if CPU_INFO.is_file() else ""
-    lines = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-    fields = {key.strip(): value.strip() for key, value in lines.items()}
-    known = set(fields.get("flags", fields.get("Features", "")).split())
     return {
-        "model": fields.get("model name") or platform.processor() or platform.machine(),
+        "model": cpu_name(),
         "cores": os.cpu_count(),
         "usable_cores": usable_cores(),
         "torch_threads": torch.get_num_threads(),
-        # None: the system does not tell (only Linux has /proc/cpuinfo)
-        "features": {
-            name: any(flag in known for flag in flags) if known else None
-            for name, flags in FEATURES.items()
-        },
+        "features": processor_features(),  # None: the system does not tell
     }
 
 
 def _memory() -> dict[str, int | None]:
     import psutil
 
-    memory = psutil.virtual_memory()
-    return {"total": memory.total, "available": memory.available, "limit": _memory_limit()}
-
-
-def _memory_limit() -> int | None:
-    """What a container may use at most, or None."""
-    try:
-        text = CGROUP_LIMIT.read_text().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None
+    return {
+        "total": psutil.virtual_memory().total,
+        "available": available_memory(),
+        "limit": memory_limit(),
+    }
 
 
 def _gpu() -> dict[str, Any]:
@@ -157,85 +132,47 @@ def _gpu() -> dict[str, Any]:
 
 def capabilities(*, run: bool = False) -> Iterator[Capability]:
     """Every format in every precision that there is, with its state here."""
-    for name, precision in _matrix():
-        blocked = _blocked(name, precision)
-        if blocked:
-            yield Capability(name, precision, "blocked", blocked)
-        elif run:
-            yield _tried(name, precision)
-        else:
-            yield Capability(name, precision, "available", _remark(name, precision))
+    for made in formats().values():
+        if made.source is None:
+            continue
+        blocked = made.why_not_built()
+        for precision in made.precisions:
+            if blocked:
+                yield Capability(made.name, precision, "blocked", blocked)
+            elif run:
+                yield _tried(made, precision)
+            else:
+                yield Capability(made.name, precision, "available", _remark(made, precision))
 
 
-def _matrix() -> list[tuple[str, str]]:
-    """(format, precision); formats that are not installed with this version fall away."""
-    from scrfdconv.converters.formats import formats
-
-    found = [("onnx", "fp32"), ("torchscript", "fp32")]
-    low = [p for p in ("fp16", "int8") if f"onnx_{p}" in formats()]
-    found += [("onnx", precision) for precision in low]
-    return [*found, *(("tensorrt", precision) for precision in ("fp32", *low))]
-
-
-def _blocked(name: str, precision: str) -> str:
-    if name == "torchscript":
-        return ""
-    needs = {"onnx": ("onnx", "onnxsim", "onnxruntime"), "tensorrt": ("onnx", "onnxsim")}[name]
-    absent = [package for package in needs if importlib.util.find_spec(package) is None]
-    if absent:
-        return f"needs {', '.join(absent)}: pip install scrfdconv"
-    if name == "tensorrt":
-        from scrfdconv.recipes.tensorrt import require_target_here
-
-        try:
-            require_target_here()
-        except MissingError as error:
-            return str(error)
-    return ""
+def _remark(made: Format, precision: str) -> str:
+    remark = made.remark(precision)
+    if precision != "int8" or not made.runs_on_cpu or (fast := has_byte_dot_product()):
+        return remark
+    if fast is None:
+        return "this system does not tell whether the processor has an INT8 dot product"
+    return "no INT8 dot product (VNNI) on this processor: expect little speed from INT8"
 
 
-def _remark(name: str, precision: str) -> str:
-    features = _cpu()["features"]
-    if (name, precision) == ("onnx", "int8") and not (features["VNNI"] or features["DOTPROD"]):
-        return "no INT8 dot product (VNNI) on this processor: expect little speed from INT8"
-    if (name, precision) == ("onnx", "fp16"):
-        return "meant for GPUs"
-    if name == "torchscript":
-        return "torch calls it deprecated; it still runs"
-    return ""
-
-
-def _tried(name: str, precision: str) -> Capability:
+def _tried(made: Format, precision: str) -> Capability:
     """Convert the smallest model, verify it, and forget it."""
     try:
         with scratch_folder() as folder:
-            report = _made(name, precision, folder).report
+            report = _converted(made, precision, folder).report
     except ScrfdconvError as error:
-        return Capability(name, precision, "failed", str(error))
+        return Capability(made.name, precision, "failed", str(error))
     assert report is not None
-    return Capability(name, precision, "verified", f"{report.summary()} here and now")
+    return Capability(made.name, precision, "verified", f"{report.summary()} here and now")
 
 
-def _made(name: str, precision: str, folder: Path) -> Made:
+def _converted(made: Format, precision: str, folder: Path) -> Made:
     from scrfdconv.checks.verify import Demand
     from scrfdconv.converters.checkpoint.loading import load_source
-    from scrfdconv.converters.formats import formats
     from scrfdconv.recipes.convert import convert
+    from scrfdconv.recipes.target import target_of
 
-    source, out, demand = load_source(None), folder / "probe", Demand(weights=False)
-    pictures = synthetic_pictures(folder / "pictures") if precision == "int8" else ()
-    if name == "tensorrt":
-        from scrfdconv.recipes.tensorrt import EngineRequest, build_engine
-
-        request = EngineRequest(precision, PROBE_SHAPE, images=pictures)
-        return build_engine(source, request, out, demand)[0]
-    if precision == "int8":
-        from scrfdconv.recipes.int8.int8 import int8
-        from scrfdconv.recipes.int8.request import Int8Recipe
-
-        return int8(source, out, Int8Recipe(pictures, PROBE_SHAPE), demand).made
-    if precision == "fp16":
-        from scrfdconv.recipes.fp16 import Fp16Recipe, fp16
-
-        return fp16(source, out, Fp16Recipe(PROBE_SHAPE), demand)
-    return convert(source, name, out, formats()[name].options(shape=PROBE_SHAPE), demand)
+    needy = precisions()[precision].needs_images
+    pictures = synthetic_pictures(folder / "pictures") if needy else ()
+    target = target_of(made.name, precision, {"shape": PROBE_SHAPE})
+    out = folder / f"probe{made.suffix}"
+    return convert(load_source(None), target, out, Demand(weights=False), images=pictures)

@@ -32,7 +32,7 @@ from scrfdconv.checks.widerface.truth import GroundTruth, load_ground_truth
 from scrfdconv.checks.workers import THREADS, on_this_machine
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.errors import InputFileError
-from scrfdconv.converters.formats import Source
+from scrfdconv.converters.formats import Source, formats
 from scrfdconv.converters.machine import usable_cores
 from scrfdconv.converters.metadata import architecture_from_metadata
 from scrfdconv.converters.network.architecture import BUILTIN, PUBLISHED, Architecture, Published
@@ -154,7 +154,7 @@ def _run(
 
 
 def _default_workers(source: Source) -> int:
-    if source.format == "tensorrt":
+    if not formats()[source.format].runs_on_cpu:
         return 1  # the device is shared: more processes would only fill its memory
     return usable_cores()
 
