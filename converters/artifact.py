@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import zipfile
@@ -11,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from scrfdconv.converters.errors import ArtifactError, InputFileError, MissingError, OutputError
 
@@ -62,17 +60,6 @@ def readable(path: Path) -> Path:
     if empty:
         raise InputFileError(f"{path}: is empty.")
     return path
-
-
-def load_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; raises InputFileError where there is none."""
-    try:
-        content = json.loads(readable(path).read_text("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputFileError(f"{path}: is no JSON file ({error}).") from error
-    if not isinstance(content, dict):
-        raise InputFileError(f"{path}: holds no JSON object.")
-    return content
 
 
 def kind_of(path: Path) -> str:

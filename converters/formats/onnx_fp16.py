@@ -30,6 +30,7 @@ from scrfdconv.converters.network.seeded import seeded_pictures
 from scrfdconv.converters.precision.fp16.half import blocked_operators, half_from_float
 from scrfdconv.converters.precision.fp16.range import Kept, out_of_range
 from scrfdconv.converters.runner import Interface, Runner
+from scrfdconv.converters.structured import json_as
 
 if TYPE_CHECKING:
     import onnx
@@ -93,8 +94,8 @@ class OnnxFp16(Format):
 
 def kept_float(metadata: dict[str, str]) -> dict[str, list[str]]:
     """What stayed float32, by reason, from the metadata of an FP16 artifact of ours."""
-    content: dict[str, list[str]] = json.loads(metadata.get(KEPT, "{}"))
-    return content
+    where = f"The model's metadata {PREFIX}{KEPT}"
+    return json_as(metadata.get(KEPT, "{}"), dict[str, list[str]], where, error=ArtifactError)
 
 
 # ---------------------------------------------------------------- what stays float32
