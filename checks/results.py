@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from scrfdconv.converters.structured import Real, to_plain
+
+if TYPE_CHECKING:
+    from scrfdconv.converters.formats import Finding
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,11 @@ class CheckResult:
             raise ValueError("at_least, but its relation is <=")
         object.__setattr__(self, "at_least", self.at_least or self.relation == ">=")
         object.__setattr__(self, "relation", ">=" if self.at_least else "<=")
+
+    @classmethod
+    def of(cls, finding: Finding) -> CheckResult:
+        """What a format measured of its own file, as a result like all others."""
+        return cls(**vars(finding))
 
     @property
     def passed(self) -> bool:

@@ -56,7 +56,7 @@ def read_json(
     error: type[InputFileError] = InputFileError,
 ) -> T:
     """The ``kind`` in a JSON file; see `json_as`."""
-    text = _bytes_of(path, LARGEST_JSON)
+    text = _bytes_of(path, LARGEST_JSON, error)
     return json_as(text, kind, str(path), what, advice, keys=keys, error=error)
 
 
@@ -99,8 +99,9 @@ def read_toml(
     error: type[InputFileError] = InputFileError,
 ) -> T:
     """The ``kind`` in a TOML file, as `json_as` reads it from JSON."""
+    text = _bytes_of(path, LARGEST_TOML, error)
     try:
-        content = tomllib.loads(_bytes_of(path, LARGEST_TOML).decode("utf-8"))
+        content = tomllib.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as fault:  # syntax, encoding, numbers of 5000 digits
         raise error(f"{path}: is not TOML: {_short(fault)}.") from fault
     return _as(content, kind, str(path), what, advice, keys, error)
@@ -141,12 +142,15 @@ def _as(
     return value
 
 
-def _bytes_of(path: Path, most: int) -> bytes:
+def _bytes_of(path: Path, most: int, error: type[InputFileError]) -> bytes:
     """The content of a file; no more than a bounded number of bytes is ever read."""
-    with readable(path).open("rb") as file:
-        text = file.read(most + 1)
+    try:
+        with readable(path).open("rb") as file:
+            text = file.read(most + 1)
+    except InputFileError as fault:
+        raise error(str(fault)) from fault
     if len(text) > most:
-        raise InputFileError(f"{path}: is larger than {most >> 20} MiB, too large for such a file.")
+        raise error(f"{path}: is larger than {most >> 20} MiB, too large for such a file.")
     return text
 
 
@@ -206,7 +210,8 @@ def _fault(text: str) -> str:
     said, place = match.groups() if match else (text, "")
     said = said.replace("`", "").replace("Invalid enum value", "not one of the known values:")
     said = said.replace("Object missing required field ", "missing key ")
-    return _short(f"{place}: {said[:1].lower()}{said[1:]}" if place else said)
+    said = re.sub("^(Expected|Number|Unexpected)", lambda first: first[0].lower(), said)
+    return _short(f"{place}: {said}" if place else said)
 
 
 def _short(fault: object) -> str:

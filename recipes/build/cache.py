@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scrfdconv.checks.reports.outcome import Latency, Outcome, Picture
-from scrfdconv.converters.artifact import digest_of
+from scrfdconv.converters.artifact import digest_of_files, put_in_place
 from scrfdconv.converters.errors import InputFileError, ScrfdconvError
 from scrfdconv.converters.structured import Real, read_json, write_json
 from scrfdconv.recipes.build.plan import STATE_FOLDER, Step
@@ -34,7 +34,7 @@ class Record:
     ingredients: Mapping[str, str]  # what the key was made of, to say what changed
     outcome: Outcome
     manifest: Mapping[str, Any]  # the artifact's entry there
-    record_version: Literal[1] = 1
+    record_version: Literal[2] = 2
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,6 @@ class Cache:
     def lock(self) -> Path:
         """Locked by the build that works in this folder."""
         return self._state / "lock"
-
-    def path_of(self, step: Step) -> Path:
-        """Where a step's file is."""
-        return self.folder / step.name
 
     def prepare(self) -> None:
         """Make the folder, without what a killed build left in it."""
@@ -97,11 +93,11 @@ class Cache:
             return "new"
         if record.key != step.key:
             return _what_changed(record.ingredients, step.ingredients)
-        path = self.path_of(step)
-        if not path.is_file():
-            return "its file is gone"
+        paths = [self.folder / name for name in step.files]
+        if not all(path.is_file() for path in paths):
+            return "its file is gone" if len(paths) == 1 else "one of its files is gone"
         try:
-            same = digest_of(path) == record.outcome.sha256
+            same = digest_of_files(paths) == record.outcome.sha256
         except ScrfdconvError:
             same = False
         return "" if same else "its file is damaged"
@@ -111,12 +107,10 @@ class Cache:
     def keep(
         self, step: Step, made: Path, record: Record, pictures: Iterable[Picture] = ()
     ) -> None:
-        """Give the file ``made`` its final name, and remember it."""
-        path = self.path_of(step)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for companion in made.parent.glob(f"{made.name}.*"):  # an engine's sidecar
-            companion.replace(path.with_name(companion.name))
-        made.replace(path)
+        """Give ``made`` and its companions their final names, and remember them."""
+        paths = [self.folder / name for name in step.files]
+        paths[0].parent.mkdir(parents=True, exist_ok=True)
+        put_in_place([made.with_name(path.name) for path in paths], paths)
         for picture in pictures:
             self._write(self._picture_path(picture.name), picture)
         outcome = record.outcome

@@ -14,8 +14,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from scrfdconv.checks.results import CheckResult, Report
-from scrfdconv.converters.artifact import digest_of
+from scrfdconv.converters.artifact import digest_of, digest_of_files
 from scrfdconv.converters.errors import InputFileError
+from scrfdconv.converters.formats import formats
 from scrfdconv.converters.network.architecture import Architecture
 from scrfdconv.converters.structured import plain_as, read_json, write_json
 from scrfdconv.recipes.build.cache import Record
@@ -24,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 NAME = "manifest.json"
 SCHEMA = Path(__file__).with_name("manifest.schema.json")
-VERSION = 1
+VERSION = 2
 WHAT, ADVICE = "manifest of `scrfdconv build`", "build it anew"
 _SHA256 = re.compile("[0-9a-f]{64}")
 CHECK = "digest"
@@ -52,38 +53,49 @@ class Loosened:
 
 
 @dataclass(frozen=True)
-class Options:
+class MadeWith:
     """What an artifact was made with, as far as measuring again needs it."""
 
     tolerance: Loosened
 
 
 @dataclass(frozen=True)
+class FileEntry:
+    """One file of an artifact."""
+
+    path: str  # relative to the manifest, "/" between folders
+    sha256: str
+    size: int  # bytes
+
+    def __post_init__(self) -> None:
+        _require_inside(self.path)
+        _require_digest(self.sha256, self.size)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Entry:
     """One artifact of a manifest."""
 
-    path: str  # relative to the manifest, "/" between folders
+    path: str  # of its main file
+    files: tuple[FileEntry, ...]
     sha256: str
     size: int  # bytes
     format: str
     precision: str
     checkpoint: MadeFrom
-    options: Options
+    options: MadeWith
     checks: tuple[CheckResult, ...]
 
     def __post_init__(self) -> None:
-        path = PurePosixPath(self.path)
-        if path.is_absolute() or ".." in path.parts or "\0" in self.path:
-            raise ValueError(f"path {self.path} leaves the folder")
-        if not _SHA256.fullmatch(self.sha256) or self.size < 0:
-            raise ValueError("sha256 has 64 hexadecimal digits, and size is not negative")
+        _require_inside(self.path)
+        _require_digest(self.sha256, self.size)
 
 
 @dataclass(frozen=True)
 class Manifest:
     """A whole manifest, as far as verifying needs it."""
 
-    manifest_version: Literal[1]
+    manifest_version: Literal[2]
     artifacts: tuple[Entry, ...]
 
 
@@ -126,15 +138,22 @@ def load_manifest(path: Path) -> tuple[Entry, ...]:
 
 
 def digest_result(path: Path, entry: Entry) -> CheckResult:
-    """Is the file beside the manifest at ``path`` the one that ``entry`` names?"""
-    fault = _fault(path.parent / entry.path, entry)
+    """Are the files beside the manifest at ``path`` those that ``entry`` names?"""
+    faults = (_fault(path.parent / one.path, one) for one in entry.files)
+    fault = next(filter(None, faults), "") or _whole_fault(path.parent, entry)
     return CheckResult(CHECK, "file", "faults", int(bool(fault)), 0, detail=fault)
 
 
-def _fault(file: Path, entry: Entry) -> str:
+def _whole_fault(folder: Path, entry: Entry) -> str:
+    """An entry whose digest is not that of its files was put together by hand."""
+    found = digest_of_files([folder / one.path for one in entry.files])
+    return "" if found == entry.sha256 else "its sha256 is not that of its files"
+
+
+def _fault(file: Path, entry: FileEntry) -> str:
     try:
         if not file.is_file():
-            return "there is no such file"
+            return f"{file.name}: there is no such file"
         size = file.stat().st_size
         if size != entry.size:
             return f"{size} bytes instead of {entry.size}"
@@ -156,11 +175,22 @@ def _entry(record: Record) -> dict[str, Any]:
         "size": outcome.size,
         "format": outcome.format,
         "precision": outcome.precision,
-        "reproducible": outcome.format != "tensorrt",
+        "reproducible": formats()[outcome.format].reproducible,
         **record.manifest,
         "checks": checks,
         "notes": list(report.notes),
     }
+
+
+def _require_inside(text: str) -> None:
+    path = PurePosixPath(text)
+    if path.is_absolute() or ".." in path.parts or "\0" in text or not text:
+        raise ValueError(f"path {text} leaves the folder")
+
+
+def _require_digest(sha256: str, size: int) -> None:
+    if not _SHA256.fullmatch(sha256) or size < 0:
+        raise ValueError("sha256 has 64 hexadecimal digits, and size is not negative")
 
 
 def _others(path: Path) -> dict[str, Any]:

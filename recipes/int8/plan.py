@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scrfdconv.converters.errors import InputFileError, UsageError
-from scrfdconv.converters.formats.onnx_int8 import Int8Options
+from scrfdconv.converters.precision.int8 import Arrangement
 from scrfdconv.converters.precision.int8.calibration import Table
-from scrfdconv.converters.precision.int8.float_nodes import Target
+from scrfdconv.converters.precision.int8.conversion import Int8Settings
 from scrfdconv.converters.structured import read_json, write_json
 
 
 @dataclass(frozen=True)
-class Plan:
+class Int8Plan:
     """Options of the format, and on what they were judged."""
 
-    options: Int8Options
+    options: Int8Settings
     budget: Mapping[str, Any]  # what the search measured; for people, not for the replay
 
     def save(self, path: Path) -> None:
@@ -37,22 +37,22 @@ class _PlanFile:
 
     scrfdconv_int8_plan: Literal[1] = 1
     table: Table
-    target: Target
+    target: Arrangement
     reduce_range: bool
     keep_float: tuple[str, ...]
     sensitive: tuple[str, ...]
     budget: dict[str, Any]
 
 
-def load_plan(path: Path) -> Plan:
+def load_plan(path: Path) -> Int8Plan:
     """Read a plan; raises InputFileError for other files."""
     advice = "name a file that is not there yet to get one written"
     read = read_json(path, _PlanFile, "INT8 plan of scrfdconv", advice, keys="all")
-    options = {f.name: getattr(read, f.name) for f in fields(Int8Options)}
-    return Plan(Int8Options(**options), read.budget)
+    options = {f.name: getattr(read, f.name) for f in fields(Int8Settings)}
+    return Int8Plan(Int8Settings(**options), read.budget)
 
 
-def require_same(plan: Plan, path: Path, source_sha256: str, shape: tuple[int, int]) -> None:
+def require_same(plan: Int8Plan, path: Path, source_sha256: str, shape: tuple[int, int]) -> None:
     """Raise InputFileError for a plan of another source, UsageError for one of another size."""
     table = plan.options.table
     if table.source_sha256 != source_sha256:
