@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 from functools import lru_cache
@@ -30,6 +29,7 @@ from scrfdconv.converters.formats.tensorrt.sidecar import Sidecar, read_sidecar,
 from scrfdconv.converters.graph.model_file import load_onnx
 from scrfdconv.converters.machine import available_memory
 from scrfdconv.converters.options import SizeOptions
+from scrfdconv.converters.structured import to_plain
 
 EXECUTABLE = 0o111
 
@@ -78,7 +78,7 @@ def describe_engine(path: Path) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     if sidecar:
         sidecar.require_engine(path)
-        facts = json.loads(sidecar.to_json())
+        facts = to_plain(sidecar)
         facts["metadata"].pop("architecture", None)
     try:
         runner = TensorRTRunner(path)
