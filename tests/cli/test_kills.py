@@ -30,7 +30,7 @@ RECIPE = """
 path = "tiny.pth"
 [[targets]]
 format = "onnx"
-shape = ["dynamic", [64, 64]]
+shape = [[64, 64], [64, 96]]
 """
 
 
@@ -46,15 +46,17 @@ COMMANDS = {
     "onnx": Command(f"tiny.pth {SIZE} -o out.onnx", "out.onnx"),
     "torchscript": Command(f"tiny.pth {SIZE} -o out.pt", "out.pt"),
     "fp16": Command(f"tiny.pth {SIZE} -o out.onnx", "out.onnx"),
-    "int8": Command(f"tiny.pth {SIZE} --images pictures --max-face-loss 0.5 -o out.onnx",
-                    "out.onnx"),
+    "int8": Command(
+        "tiny.pth --shape 96 128 --images pictures --max-face-loss 0.5 --loosen 4 -o out.onnx",
+        "out.onnx",
+    ),
     "simplify": Command(f"tiny.onnx {SIZE} -o out.onnx", "out.onnx"),
     "detect": Command("tiny.onnx pictures --size 64 64 --draw drawn", "drawn/0.png"),
     "eval": Command("tiny.onnx --widerface wider --mode 64 --workers 2 --results found"),
     "bench": Command("tiny.onnx tiny.onnx --shape 64 64 --runs 5 --threads 1"),
-    "build": Command("recipe.toml -o built --jobs 2", "built/tiny/tiny.onnx"),
+    "build": Command("recipe.toml -o built --jobs 2", "built/tiny/tiny_shape64x64.onnx"),
     "verify": Command("tiny.onnx --reference tiny.pth"),
-}  # fmt: skip
+}
 
 
 @pytest.fixture
