@@ -110,15 +110,15 @@ def audit(path: Path, shape: tuple[int, int] | None = None) -> Audit:
         require_shape(shape)
     model = load_onnx(path)
     image = _image(model, shape or DEFAULT_SHAPE)
-    found = list(convolutions(model))
+    found, precision = list(convolutions(model)), precision_of(model)
     counts: dict[str, int] = {}
     work: dict[str, int] = {}
-    for (_, precision), amount in zip(found, _multiply_adds(model, found, image), strict=True):
-        counts[precision] = counts.get(precision, 0) + 1
-        work[precision] = work.get(precision, 0) + amount
+    for (_, kind), amount in zip(found, _multiply_adds(model, found, image), strict=True):
+        counts[kind] = counts.get(kind, 0) + 1
+        work[kind] = work.get(kind, 0) + amount
     claimed = next((p.value for p in model.metadata_props if p.key == PREFIX + "precision"), None)
     height, width = image.shape[2:]
-    return Audit(claimed, precision_of(model), (height, width), counts, work)
+    return Audit(claimed, precision, (height, width), counts, work)
 
 
 def _image(model: onnx.ModelProto, shape: tuple[int, int]) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import Any
 from scrfdconv.checks.batches import batch_results
 from scrfdconv.checks.results import CheckResult, Report
 from scrfdconv.checks.verify import Demand, verify, verify_simplified
-from scrfdconv.converters.artifact import Artifact
+from scrfdconv.converters.artifact import Artifact, require_distinct
 from scrfdconv.converters.checkpoint.loading import DEFAULT_SEED, Checkpoint, load_source
 from scrfdconv.converters.errors import ArtifactError, CheckFailed, MissingError, UsageError
 from scrfdconv.converters.formats import (
@@ -161,6 +161,8 @@ def plan_only(
             stage=stage,
         )
         start, options, _ = way.last_step()
+        if start is not source:  # else the graph is there already, and stays as it is
+            require_distinct(maker.instruction_files(out), _files_of(source))
         linted = _require_lint(maker, start)
         assert isinstance(start, Artifact)
         verified = _verified_graph(source, start, demand)
@@ -170,6 +172,13 @@ def plan_only(
     if instructions is None:
         raise UsageError(f"{maker.title} has no plan for another machine.")
     return Planned(instructions=instructions, lint=linted, verified=verified)
+
+
+def _files_of(source: Source) -> dict[Path, str]:
+    """The files of a source, which nothing may replace."""
+    if isinstance(source, Artifact):
+        return dict.fromkeys(source.files, "the source")
+    return {source.path: "the checkpoint"} if source.path else {}
 
 
 def _verified_graph(source: Source, start: Artifact, demand: Demand | None) -> Report | None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SUGGESTIONS = 3  # names that an error about an unknown node offers
 CONVOLUTIONS = ("Conv", "FusedConv", "QLinearConv", "ConvInteger")
-FINEST_FIRST = ("fp32", "fp16", "int8")
+FINEST_FIRST: tuple[str, ...] = ("fp32", "fp16", "int8")
 # Below this part of the multiply-adds on the way to an output, reduced numbers earn it no wider
 # limits: it would save no time either.
 TRIVIAL_SHARE = 0.01
@@ -114,10 +114,11 @@ class Numbers:
         names = {name for node in way for name in node.output}
         work = [one for one in self._work if one.node.output[0] in names]
         total = sum(one.amount for one in work)
-        for precision in reversed(FINEST_FIRST[1:]):
+        coarsest_first: tuple[str, ...] = FINEST_FIRST[:0:-1]
+        for precision in coarsest_first:
             coarse = FINEST_FIRST[FINEST_FIRST.index(precision) :]
             share = sum(one.amount for one in work if one.precision in coarse)
-            if total and share / total >= TRIVIAL_SHARE:
+            if total and share >= TRIVIAL_SHARE * total:
                 return precision
         return "fp16" if self._all_halved(way, output) else FINEST_FIRST[0]
 

@@ -65,11 +65,14 @@ def onnx_from_checkpoint(checkpoint: Checkpoint, options: OnnxOptions) -> onnx.M
     use_own_axis_names(model, a)
     pin_output_reshapes(model, a)
     size_upsampling_by_lateral(model)
+    if a.head_groups:  # before the shape is set, so that a fixed graph is that of the dynamic one
+        model = simplify(model)
+        constants_as_initializers(model.graph)
+        write_group_norms(model)
     if options.shape:
         fix_input(model, options.batch, options.shape)
     model = simplify(model)
     constants_as_initializers(model.graph)
-    write_group_norms(model)
     declare_outputs(model, a, options.shape, options.batch)
     use_own_tensor_names(model)
     metadata = metadata_for(checkpoint, "fp32", options.shape, options.batch)

@@ -70,10 +70,10 @@ class TorchScriptRunner(Runner):
             probe = self._run(np.zeros((1, CHANNELS, *PROBE_SIZE), np.float32))
             names, shapes = [str(i) for i in range(len(probe))], [v.shape for v in probe]
             require_rows(names, shapes, self._path)
-            found = named_by_shape(shapes, PROBE_SIZE)
-            if found is None or None in found.names:  # it cannot be asked for some of them
-                found = named_by_position(names, self._path)
-            return Interface(found.canonical)
+            naming = named_by_shape(shapes, PROBE_SIZE)
+            if naming is None or None in naming.names:  # it cannot be asked for some of them
+                naming = named_by_position(names, self._path)
+            return Interface(naming.canonical)
         found = _INPUT.fullmatch(f"{metadata.get('batch')} {metadata.get('shape')}")
         if found is None:
             raise ArtifactError(
