@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from scrfdconv.cli.verbs import Verb
 
 USAGE_ERROR = 2
+HELP = frozenset(("-h", "--help"))
 BUG = 70  # EX_SOFTWARE of sysexits.h: none of the documented codes
 # Typer's own name for what click calls UsageError, whichever click it brings.
 MAKE, PROVE, LOOK_UP, OTHER = "Make artifacts", "Prove and measure", "Look up", "Other"
@@ -48,10 +49,11 @@ class Verbs(TyperGroup):
     def main(self, args: Sequence[str] | None = None, *_: Any, **extra: Any) -> Any:
         """Parse, run, exit."""
         arguments = list(sys.argv[1:] if args is None else args)
-        output.start(json="--json" in arguments)
         signals.install()
         extra["standalone_mode"] = False
-        sys.exit(self._run(arguments or ["--help"], extra))
+        with output.started(json="--json" in arguments and not HELP.intersection(arguments)):
+            code = self._run(arguments or ["--help"], extra)
+        sys.exit(code)
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Verbs that make artifacts come from the declarations of formats and precisions."""

@@ -61,7 +61,7 @@ def test_a_summary_that_cannot_be_written_does_not_change_the_verdict(scrfdconv,
 
 @pytest.mark.parametrize(
     ("content", "code", "sentence"),
-    [("{}", 3, "'report_version' is missing"), (None, 3, "there is no such file")],
+    [("{}", 3, "missing key report_version"), (None, 3, "there is no such file")],
 )
 def test_a_bad_report_is_one_sentence(scrfdconv, tmp_path, content, code, sentence):
     if content is not None:
@@ -90,7 +90,7 @@ def folders(parts, tmp_path):
             folder = tmp_path / name
             folder.mkdir()
             (tmp_path / f"{name}.json").rename(folder / "report.json")
-            manifest = {"manifest_version": 1, "recipe": "r", "artifacts": [content]}
+            manifest = {"manifest_version": 2, "recipe": "r", "artifacts": [content]}
             (folder / "manifest.json").write_text(json.dumps(manifest))
         return "a/report.json", "b/report.json"
 
