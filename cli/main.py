@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from collections.abc import Sequence
@@ -11,11 +12,12 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from scrfdconv.cli import output, signals
-from scrfdconv.converters.errors import CheckFailed, ScrfdconvError
+from scrfdconv.converters.errors import CheckFailed, MissingError, ScrfdconvError
 
 if TYPE_CHECKING:
     from scrfdconv.cli.verbs import Verb
 
+SYSTEM = os.name
 USAGE_ERROR = 2
 HELP = frozenset(("-h", "--help"))
 BUG = 70  # EX_SOFTWARE of sysexits.h: none of the documented codes
@@ -51,8 +53,11 @@ class Verbs(TyperGroup):
         arguments = list(sys.argv[1:] if args is None else args)
         signals.install()
         extra["standalone_mode"] = False
-        with output.started(json="--json" in arguments and not HELP.intersection(arguments)):
-            code = self._run(arguments or ["--help"], extra)
+        try:
+            with output.started(json="--json" in arguments and not HELP.intersection(arguments)):
+                code = self._run(arguments or ["--help"], extra)
+        finally:
+            atexit.register(signals.ignore)
         sys.exit(code)
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -85,6 +90,7 @@ class Verbs(TyperGroup):
 
     def _run(self, arguments: list[str], extra: dict[str, Any]) -> int:
         try:
+            _require_supported_system()
             code = super().main(arguments, **extra)
         except ScrfdconvError as error:
             report = error.report if isinstance(error, CheckFailed) else None
@@ -106,6 +112,13 @@ class Verbs(TyperGroup):
             )
             return BUG
         return code if isinstance(code, int) else 0
+
+
+def _require_supported_system() -> None:
+    if SYSTEM == "nt":
+        raise MissingError(
+            "Windows is not supported: run scrfdconv on Linux, as in WSL or in a container."
+        )
 
 
 def _command(verb: Verb) -> Any:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from scrfdconv.checks.reports.files import report_json
+from scrfdconv.converters.network.architecture import BUILTIN
 
 
 @pytest.fixture
@@ -77,7 +78,12 @@ def test_a_bad_report_is_one_sentence(scrfdconv, tmp_path, content, code, senten
 def entry(path, sha256):
     return {
         "path": path, "sha256": sha256 * 64, "size": 1, "format": "onnx", "precision": "fp32",
-        "checkpoint": {}, "options": {}, "checks": [],
+        "files": [{"path": path, "sha256": sha256 * 64, "size": 1}],
+        "checkpoint": {
+            "name": "a", "model": "scrfd_1g", "seed": 0, "sha256": None, "weights_sha256": "0",
+            "architecture": BUILTIN["scrfd_1g"].to_dict(),
+        },
+        "options": {"tolerance": {"loosen": 1.0}}, "checks": [],
     }  # fmt: skip
 
 
