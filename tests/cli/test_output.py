@@ -13,7 +13,7 @@ from scrfdconv.cli import output
 
 CONTROLS = [chr(code) for code in (*range(32), *range(127, 160), 0x2028, 0x2029, 0x202E, 0x2066)]
 COMMANDS = ["::error::x", "  ::warning file=a::x", "##[error]x", "a ##[group]x",
-            "##vso[task.setvariable]x", "\n::error::x", "a\n::stop-commands::x", "\r##[x]"]  # fmt: skip
+            "##vso[task.set]x", "\n::error::x", "a\n::stop-commands::x", "\r##[x]"]  # fmt: skip
 
 
 @pytest.mark.parametrize("control", CONTROLS)
@@ -103,7 +103,7 @@ def hostile(tiny_onnx, tmp_path_factory):
     [("inspect", "{}"), ("inspect", "{}", "--json"), ("simplify", "{}", "-o", "out.onnx"),
      ("verify", "{}", "--reference", "{}"), ("onnx", "{}", "-o", "out.onnx"),
      ("fp16", "{}", "-o", "out.onnx"), ("detect", "{}", "--image", "none.jpg")],
-    ids=lambda arguments: " ".join(arguments),
+    ids=" ".join,
 )  # fmt: skip
 def test_no_verb_prints_what_a_file_says_raw(scrfdconv, hostile, arguments, name):
     path = hostile.with_name(name)
