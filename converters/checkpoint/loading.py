@@ -149,8 +149,9 @@ def load_checkpoint(
     """Load an mmdet ``.pth``, a bare state_dict or ``.safetensors``.
 
     The architecture, where it is not known, comes from ``recipe``, else ``config``, else the
-    file's ``meta`` (what `save_checkpoint` wrote, or a config text), else the names and shapes (``groups``: GroupNorm groups
-    where those leave it open). Raises CheckpointError for files that do not load or do not fit.
+    file's ``meta`` (what `save_checkpoint` wrote, or a config text), else the names and shapes
+    (``groups``: GroupNorm groups where those leave it open). Raises CheckpointError for files
+    that do not load or do not fit.
     """
     if sum(option is not None for option in (recipe, config, groups)) > 1:
         raise UsageError("--recipe, --config and --norm-groups exclude each other: give one.")
@@ -328,7 +329,9 @@ def _find_architecture(
         return _own_architecture(own, path), "the architecture in meta"
     if isinstance(text, str) and text.strip() and groups is None:
         where = f"{path}: the config in its meta"
-        return common_row(architecture_from_config_text(text, path.stem, where)), "the config in meta"
+        return common_row(
+            architecture_from_config_text(text, path.stem, where)
+        ), "the config in meta"
     try:
         return common_row(recognise(shapes, path.stem, groups)), "names and shapes of the weights"
     except CheckpointError as error:

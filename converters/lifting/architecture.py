@@ -37,6 +37,7 @@ def architecture_of(
     walk: Walk, body: Backbone, pyramid: Neck, heads: Sequence[Head], name: str
 ) -> Found:
     """Put together what was found and name the heads; raises ArtifactError for odd ones."""
+    _require_alike(walk, heads)
     factors = _folded_factors(heads)
     shared = len(heads) > 1 and factors is not None
     stored = heads[:1] if shared else heads
@@ -74,6 +75,18 @@ def architecture_of(
         note = "the boxes' learned factors are in the convolutions before them: they became 1"
         return Found(with_scales, (1.0,) * len(heads), (note,))
     return Found(common_row(architecture), scales or (), notes)
+
+
+def _require_alike(walk: Walk, heads: Sequence[Head]) -> None:
+    first = heads[0]
+    for other in heads[1:]:
+        towers = (first.boxes_tower is None) == (other.boxes_tower is None)
+        if other.outputs.keys() != first.outputs.keys() or not towers:
+            walk.graph.refuse(
+                other.outputs["reg"].unit.node,
+                f"has {' and '.join(other.outputs)} in its head, where another stride has "
+                f"{' and '.join(first.outputs)}, or other towers",
+            )
 
 
 def _is_row(architecture: Architecture) -> bool:

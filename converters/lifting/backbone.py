@@ -103,10 +103,10 @@ def _mobilenet(walk: Walk, first: Unit, depthwise: Unit) -> Backbone:
         _append(stages, unit, starts=convolution.stride == _HALF)
     _require_stages(walk, stages, value)
     for number, stage in enumerate(stages, 1):
-        for i, (depthwise, pointwise) in enumerate(stage):
+        for i, unit in enumerate(stage):
             key = f"backbone.layer{number}.{i}"
-            walk.name(depthwise, f"{key}.0", f"{key}.1")
-            walk.name(pointwise, f"{key}.3", f"{key}.4")
+            walk.name(unit[0], f"{key}.0", f"{key}.1")
+            walk.name(unit[1], f"{key}.3", f"{key}.4")
     return Backbone(
         "separable",
         stem=(first.width, walk.keys["backbone.stem.1.3"][0].width),
@@ -134,7 +134,9 @@ def _resnet(walk: Walk, first: Unit, second: Unit) -> Backbone:
     for number, stage in enumerate(stages, 1):
         for i, block in enumerate(stage):
             if len(block.body) != depth:
-                walk.refuse(block.out, f"ends a block of {len(block.body)} convolutions, not {depth}")
+                walk.refuse(
+                    block.out, f"ends a block of {len(block.body)} convolutions, not {depth}"
+                )
             _name_block(walk, block, f"backbone.layer{number}.{i}")
     return Backbone(
         "bottleneck" if depth == _BOTTLENECK else "basic",
@@ -172,7 +174,9 @@ def _shortcut(walk: Walk, identity: str, value: str) -> Unit:
     if unit.source != value:
         pool = walk.graph.maker(unit.source)
         if pool is None or pool.operator != "AveragePool" or pool.inputs[0] != value:
-            walk.graph.refuse(unit.node, "should read a block's input, or that behind an AveragePool")
+            walk.graph.refuse(
+                unit.node, "should read a block's input, or that behind an AveragePool"
+            )
         _require_halving(walk, pool)
     return unit
 
@@ -199,8 +203,16 @@ def _append(stages: list[list[_Part]], item: _Part, *, starts: bool) -> None:
 
 
 def _require_stages(walk: Walk, stages: Sequence[object], end: str) -> None:
-    if len(stages) != STAGES:
-        walk.refuse(end, f"ends a backbone of {len(stages)} stages, where an SCRFD has {STAGES}")
+    if len(stages) == STAGES:
+        return
+    units = walk.reading(end, relu=False)
+    behind = [*units, *(node for unit in units for node in walk.graph.readers(unit.out))]
+    shown = ", ".join(str(item.node if isinstance(item, Unit) else item) for item in behind)
+    walk.refuse(
+        end,
+        f"ends a backbone of {len(stages)} stages, where an SCRFD has {STAGES}; behind it stand "
+        f"{shown or 'no convolutions'}",
+    )
 
 
 def _require_halving(walk: Walk, pool: Node) -> None:

@@ -24,7 +24,6 @@ _ONE_VALUE = ("Reshape", "Resize", "Upsample", "Dropout")
 # Moves and copies of constants, which exporters leave to be done at run time.
 _FOLDED = ("Identity", "Cast", "Unsqueeze", "Squeeze", "Reshape", "Transpose")
 _POOLS = ("AveragePool", "MaxPool")
-_FLOATS = ("float32", "float16", "float64")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +47,9 @@ class Node:
 
     def __str__(self) -> str:
         """How errors name it: released files leave names empty, and outputs have one always."""
-        return f"{self.operator} {self.name or '-> ' + self.output!r}"
+        return (
+            f"{self.operator} {self.name!r}" if self.name else f"{self.operator} of {self.output!r}"
+        )
 
 
 class Graph:
@@ -64,8 +65,8 @@ class Graph:
         self.picture = image_input(model).name
         self._same: dict[str, str] = {}  # a value, and the earlier one that it equals
         self._makers: dict[str, Node] = {}
-        for node in model.graph.node:
-            self._add(node)
+        for proto in model.graph.node:
+            self._add(proto)
         self.outputs = tuple(self._same.get(v.name, v.name) for v in model.graph.output)
         self.declared = tuple(_dims(value) for value in model.graph.output)
         self.live = tuple(self._leading_to(self.outputs))
@@ -87,9 +88,7 @@ class Graph:
         readers = self.readers(value)
         if len(readers) != 1 or readers[0].operator != operator:
             shown = ", ".join(map(str, readers)) or "nothing"
-            self.refuse(
-                self.maker(value), f"should be read by one {operator}, and is by {shown}"
-            )
+            self.refuse(self.maker(value), f"should be read by one {operator}, and is by {shown}")
         return readers[0]
 
     def values(self, node: Node) -> tuple[str, ...]:
@@ -138,17 +137,25 @@ class Graph:
         elif _changes_nothing(node):
             self._same[node.output] = inputs[0]
         else:
-            self._makers |= dict.fromkeys(node.outputs, node)
+            self._makers.update((name, node) for name in node.outputs)
 
     def _folded(self, proto: onnx.NodeProto, inputs: tuple[str, ...]) -> np.ndarray:
         from onnx import helper
         from onnx.reference import ReferenceEvaluator
 
-        feeds = {own: self.constants[name] for own, name in zip(proto.input, inputs, strict=True)}
+        pairs = zip(proto.input, inputs, strict=True)
+        feeds = {own: self.constants[name] for own, name in pairs if name}
         values = [helper.make_tensor_value_info(n, 0, None) for n in (*feeds, proto.output[0])]
         graph = helper.make_graph([proto], "constant", values[:-1], values[-1:])
-        evaluator = ReferenceEvaluator(helper.make_model(graph, opset_imports=self._opsets))
-        return np.asarray(evaluator.run(None, feeds)[0])
+        try:
+            evaluator = ReferenceEvaluator(helper.make_model(graph, opset_imports=self._opsets))
+            (result,) = evaluator.run(None, feeds)
+            return np.asarray(result)
+        except Exception as error:  # whatever numpy says to shapes that do not fit
+            raise ArtifactError(
+                f"{self.where}: cannot be lifted: {proto.op_type} -> {proto.output[0]!r} cannot be "
+                f"computed ({error})."
+            ) from error
 
     def _leading_to(self, outputs: tuple[str, ...]) -> Iterator[Node]:
         """The nodes that any of ``outputs`` depends on, in the order of the file."""
@@ -164,14 +171,18 @@ class Graph:
 
 def _changes_nothing(node: Node) -> bool:
     """True for copies, changes of the float type and pools of one pixel (34G's first shortcut)."""
-    from onnx import helper
-
     if node.operator == "Cast":
-        return helper.tensor_dtype_to_np_dtype(int(node.attributes["to"])).name in _FLOATS
+        return int(node.attributes["to"]) in _floats()
     if node.operator in _POOLS:
         sizes = (*node.ints("kernel_shape", ()), *node.ints("strides", (1, 1)))
         return set(sizes) == {1} and not any(node.ints("pads", ()))
     return node.operator in ("Identity", "Dropout")
+
+
+def _floats() -> tuple[int, ...]:
+    from onnx import TensorProto
+
+    return (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 
 
 def _dims(value: onnx.ValueInfoProto) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from scrfdconv.converters.graph.model_file import IMAGE_RANK
 from scrfdconv.converters.lifting.backbone import Walk, require_doubling
+from scrfdconv.converters.lifting.graph import Node
 from scrfdconv.converters.lifting.units import Unit
 from scrfdconv.converters.network.architecture import BOX_SIDES, FIRST_STAGE_STRIDE
 
@@ -52,7 +53,9 @@ def neck(walk: Walk, levels: tuple[str, ...]) -> Neck:
         walk.refuse(levels[-1], "ends the backbone, and no neck reads it")
     for level, units in zip(levels[start:], laterals[start:], strict=True):
         if len(units) != 1:
-            walk.refuse(level, f"should go to one convolution of the neck, and goes to {len(units)}")
+            walk.refuse(
+                level, f"should go to one convolution of the neck, and goes to {len(units)}"
+            )
     first = [units[0] for units in laterals[start:]]
     for i, unit in enumerate(first):
         walk.name(unit, f"neck.lateral_convs.{i}.conv")
@@ -108,7 +111,7 @@ def _adds_to(walk: Walk, unit: Unit, value: str) -> bool:
 
 def _single(walk: Walk, value: str, units: list[Unit]) -> Unit:
     if len(units) != 1:
-        walk.refuse(value, f"should go to one more convolution of the neck, and goes to {len(units)}")
+        walk.refuse(value, f"should go to one more convolution of the neck, not {len(units)}")
     return units[0]
 
 

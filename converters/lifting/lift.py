@@ -7,25 +7,46 @@ convolution as the factor 1.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scrfdconv.converters.artifact import digest_of, require_kind
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.checkpoint.recognise import parameter_shapes
 from scrfdconv.converters.errors import ArtifactError
-from scrfdconv.converters.graph.model_file import load_onnx
+from scrfdconv.converters.graph.model_file import load_onnx, require_valid
 from scrfdconv.converters.graph.number_types import precision_of
 from scrfdconv.converters.lifting.architecture import architecture_of
 from scrfdconv.converters.lifting.backbone import Walk, backbone
 from scrfdconv.converters.lifting.graph import Graph
-from scrfdconv.converters.lifting.heads import head, neck
+from scrfdconv.converters.lifting.heads import Head, Kind, head, neck
 from scrfdconv.converters.lifting.weights import weights_of
 from scrfdconv.converters.metadata import PREFIX
+from scrfdconv.converters.network.architecture import Architecture
+
+if TYPE_CHECKING:
+    import onnx
+
+_KINDS: Mapping[str, Kind] = {"score": "cls", "bbox": "reg", "kps": "kps"}
+
+
+@dataclass(frozen=True)
+class Lifted:
+    """A checkpoint, and which output of its file is ``score_8`` and so on, in our order."""
+
+    checkpoint: Checkpoint
+    outputs: Mapping[str, str]
 
 
 def lift_onnx(path: Path) -> Checkpoint:
-    """The checkpoint that the ONNX file at ``path`` holds, from its graph alone.
+    """The checkpoint in the ONNX file at ``path``; see `lifted_from`."""
+    return lifted_from(path).checkpoint
+
+
+def lifted_from(path: Path) -> Lifted:
+    """What the ONNX file at ``path`` holds, from its graph alone, whatever its names.
 
     Takes exports of upstream, of this package and of simplifiers, fixed or dynamic, in float32
     or FP16. Raises ArtifactError, with the node, for what is no SCRFD and for INT8 models.
@@ -37,6 +58,9 @@ def lift_onnx(path: Path) -> Checkpoint:
             f"{path}: is INT8, and weights of 8 bits give no checkpoint back; lift the float model "
             "that it was made from."
         )
+    for value in model.graph.output:  # some writers leave shapes out, which the checker refuses
+        value.type.tensor_type.shape.SetInParent()
+    require_valid(model, str(path))
     walk = Walk.through(Graph(model, str(path)))
     body = backbone(walk)
     pyramid = neck(walk, body.levels)
@@ -44,37 +68,69 @@ def lift_onnx(path: Path) -> Checkpoint:
     found = architecture_of(walk, body, pyramid, heads, path.stem)
     weights = weights_of(walk, found)
     _require_all_seen(walk, sum(len(one.outputs) for one in heads))
-    seeded = any(p.key == f"{PREFIX}weights" and "seeded" in p.value for p in model.metadata_props)
-    return Checkpoint(
+    checkpoint = Checkpoint(
         name=path.stem,
         architecture=found.architecture,
-        recognised_by=f"lifted from the graph of {path.name}",
+        recognised_by=f"the graph of {path.name}, from which it was lifted",
         weights={name: weights[name] for name in parameter_shapes(found.architecture)},
         digest=digest_of(path),
         path=path,
-        notes=(*found.notes, *_notes(walk, seeded=seeded)),
+        notes=(*found.notes, *_notes(walk, model)),
     )
+    return Lifted(checkpoint, _outputs(found.architecture, heads, model))
+
+
+def with_own_outputs(path: Path, outputs: Mapping[str, str]) -> onnx.ModelProto:
+    """The model at ``path`` with its outputs in our order, under our names."""
+    import onnx
+    from onnx import helper
+
+    model = load_onnx(path)
+    declared = {value.name: value for value in model.graph.output}
+    renamed = []
+    for name, own in outputs.items():
+        value = onnx.ValueInfoProto()
+        value.CopyFrom(declared[own])
+        value.name = name
+        renamed.append(value)
+        if name != own:
+            model.graph.node.append(helper.make_node("Identity", [own], [name]))
+    del model.graph.output[:]
+    model.graph.output.extend(renamed)
+    return model
+
+
+def _outputs(
+    architecture: Architecture, heads: Sequence[Head], model: onnx.ModelProto
+) -> dict[str, str]:
+    """The file's own name of each output, in our order."""
+    by_stride = dict(zip(architecture.strides, heads, strict=True))
+    names = {}
+    for name in architecture.output_names:
+        kind, _, stride = name.partition("_")
+        names[name] = model.graph.output[by_stride[int(stride)].outputs[_KINDS[kind]].index].name
+    return names
 
 
 def _require_all_seen(walk: Walk, outputs: int) -> None:
     """Raise ArtifactError for a node that no part of the network explains."""
-    strangers = [node for node in walk.graph.live if node not in walk.seen]
+    graph = walk.graph
+    strangers = [node for node in graph.live if node not in walk.seen]
     if strangers:
-        walk.graph.refuse(strangers[0], "is no part of an SCRFD, and an output depends on it")
-    if len(walk.graph.outputs) != outputs:
+        graph.refuse(strangers[0], "is no part of an SCRFD, and an output depends on it")
+    if len(graph.outputs) != outputs:
         raise ArtifactError(
-            f"{walk.graph.where}: cannot be lifted: it has {len(walk.graph.outputs)} outputs, where "
-            f"this network has {outputs}."
+            f"{graph.where}: cannot be lifted: it has {len(graph.outputs)} outputs, where this "
+            f"network has {outputs}."
         )
 
 
-def _notes(walk: Walk, *, seeded: bool) -> Iterator[str]:
+def _notes(walk: Walk, model: onnx.ModelProto) -> Iterator[str]:
     types = {unit.weight.dtype.name for unit in walk.named} - {"float32"}
     if types:
         yield f"weights were widened from {', '.join(sorted(types))} to float32"
-    norms = [key for _, key in walk.keys.values() if key and not key.endswith("gn")]
-    folded = [key for unit, key in walk.keys.values() if key in norms and unit.norm is None]
+    folded = sum(unit.norm is None and norm is not None for unit, norm in walk.keys.values())
     if folded:
-        yield f"{len(folded)} folded BatchNorms became ones that change nothing"
-    if seeded:
+        yield f"{folded} folded BatchNorms became ones that change nothing"
+    if any(p.key == f"{PREFIX}weights" and "seeded" in p.value for p in model.metadata_props):
         yield "its metadata say that the weights are seeded, not trained: it detects no faces"

@@ -13,6 +13,7 @@ from scrfdconv.converters.lifting.graph import Graph, Node
 EPSILON = 1e-5  # of every norm in these networks
 _CLOSE = 1e-3  # relative: float32 holds 1e-5 to 1e-8 of it, and another choice is 10 times as large
 _KERNEL_RANK = 4  # (out, in, k, k)
+_FLOATS = ("float32", "float16", "float64", "bfloat16")
 _CHANNEL_AXIS = 3  # from the end: (N, C, H, W)
 
 
@@ -66,6 +67,8 @@ def _unit(graph: Graph, node: Node) -> Unit:
     weight, bias = graph.constant(node, 1), graph.constant(node, 2)
     if weight is None or weight.ndim != _KERNEL_RANK:
         graph.refuse(node, "has no constant weight (out, in, k, k)")
+    if weight.dtype.name not in _FLOATS or (bias is not None and bias.dtype.name not in _FLOATS):
+        graph.refuse(node, f"has weights of type {weight.dtype.name}, and not of floats")
     _require_channels(graph, node, weight)
     nodes, value = [node], node.output
     if added := _constant_operand(graph, value, "Add", len(weight)):

@@ -30,7 +30,7 @@ def weights_of(walk: Walk, found: Found) -> dict[str, Tensor]:
     modules = _modules(found.architecture)
     arrays: dict[str, np.ndarray] = {}
     for key, (unit, norm) in walk.keys.items():
-        _require_same(walk, unit, key, modules.pop(f"{key}"))
+        _require_same(walk, unit, key, modules.pop(key, None))
         arrays |= dict(_convolution(walk, unit, key, norm, modules.pop(norm, None)))
     assert not modules, modules.keys()
     for i, scale in enumerate(found.scales):
@@ -89,15 +89,16 @@ def _convolution(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Name and value of every tensor of a convolution and its norm."""
     bias = np.zeros(unit.width) if unit.bias is None else unit.bias
-    values = (unit.weight, bias)
-    if unit.norm:
-        values += (unit.norm.weight, unit.norm.bias)
-        values += () if unit.norm.mean is None else (unit.norm.mean, unit.norm.variance)
+    norm = unit.norm
+    values = [unit.weight, bias]
+    if norm:
+        found = (norm.weight, norm.bias, norm.mean, norm.variance)
+        values += [value for value in found if value is not None]
     if any(value.shape[0] != unit.width or not np.isfinite(value).all() for value in values):
         walk.graph.refuse(unit.node, "has weights that are not finite or not one per channel")
     yield f"{key}.weight", unit.weight
     if module is None:
-        if unit.norm:
+        if norm:
             walk.graph.refuse(unit.nodes[1], f"normalises the result of {key}, which has no norm")
         yield f"{key}.bias", bias
         return
