@@ -10,7 +10,8 @@ import typer
 from scrfdconv.cli import options as o
 from scrfdconv.cli import output
 from scrfdconv.cli.main import MAKE, app
-from scrfdconv.cli.making import show_made, tell_source
+from scrfdconv.cli.making import show_made
+from scrfdconv.cli.sources import tell_source
 
 
 @app.command(rich_help_panel=MAKE)
@@ -28,9 +29,11 @@ def lift(
     from scrfdconv.checks.faces.images import image_files
     from scrfdconv.checks.verify import Demand
     from scrfdconv.converters.artifact import require_folder
+    from scrfdconv.converters.formats import require_format
     from scrfdconv.recipes.lift import default_checkpoint
     from scrfdconv.recipes.lift import lift as lift_model
 
+    require_format(model, "onnx")
     path = out or default_checkpoint(model)
     require_folder(path)
     demand = None if no_verify else Demand(image_files(images))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +14,10 @@ from scrfdconv.converters.artifact import Artifact, digest_of, replacing
 from scrfdconv.converters.checkpoint.loading import Checkpoint, load_checkpoint
 from scrfdconv.converters.checkpoint.saving import save_checkpoint
 from scrfdconv.converters.errors import ArtifactError, CheckFailed, UsageError
+from scrfdconv.converters.formats import reference_format
 from scrfdconv.converters.graph.model_file import load_onnx
 from scrfdconv.converters.lifting.lift import Lifted, lifted_from, with_own_outputs
+from scrfdconv.converters.precision import FLOAT
 from scrfdconv.converters.runner import canonical_outputs
 from scrfdconv.recipes.convert import Made
 
@@ -35,7 +37,7 @@ def lifted(source: Artifact) -> Lifted:
 
 def fit(found: Lifted, model: Path, demand: Demand | None = None) -> Report:
     """How well a lifted checkpoint is the ``model`` that it came from: weights and outputs."""
-    with _with_known_outputs(model, found.outputs) as (path, notes):
+    with _with_known_outputs(found, model) as (path, notes):
         report = verify(found.checkpoint, path, demand or Demand())
     return replace(report, notes=(*report.notes, *notes))
 
@@ -59,25 +61,24 @@ def lift(model: Path, out: Path, demand: Demand | None) -> tuple[Made, Checkpoin
             report = fit(replace(found, checkpoint=written), model, demand)
             if not report.passed:
                 raise CheckFailed(f"{out} was not written: {report.summary()}.", report)
-    artifact = Artifact(out, "pytorch", "fp32", digest_of(out), (checkpoint.digest,))
-    return Made(artifact, report), checkpoint
+    name = reference_format().name
+    artifact = Artifact(out, name, FLOAT, digest_of(out), (checkpoint.digest,))
+    return Made(artifact=artifact, report=report), checkpoint
 
 
 @contextmanager
-def _with_known_outputs(
-    model: Path, outputs: Mapping[str, str]
-) -> Iterator[tuple[Path, tuple[str, ...]]]:
-    """``model``, or a copy with our names and order where its own would mislead a check."""
+def _with_known_outputs(found: Lifted, model: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
+    """``model``, or a copy with our outputs where its own would mislead a check."""
     names = [value.name for value in load_onnx(model).graph.output]
     try:
         told = dict(zip(canonical_outputs(names, model), names, strict=True))
     except ArtifactError:
         told = {}
-    if list(told.items()) == list(outputs.items()):
+    if list(told.items()) == list(found.outputs.items()) and not found.maps:
         yield model, ()
         return
     with TemporaryDirectory(prefix="scrfdconv-") as folder:
         copy = Path(folder, model.name)
-        copy.write_bytes(with_own_outputs(model, outputs).SerializeToString())
-        shown = " ".join(outputs.values())
+        copy.write_bytes(with_own_outputs(found, model).SerializeToString())
+        shown = " ".join(found.outputs.values())
         yield copy, (f"its outputs were told by what makes them; in our order they are {shown}",)

@@ -227,7 +227,7 @@ def require_doubling(walk: Walk, resize: Node) -> None:
     """Raise ArtifactError unless a Resize copies pixels: the Add behind it holds its factor."""
     walk.see(resize)
     said = {
-        key: value.decode() if isinstance(value, bytes) else value
+        key: value.decode(errors="replace") if isinstance(value, bytes) else value
         for key, value in resize.attributes.items()
     }
     way = (

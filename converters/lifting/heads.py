@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from scrfdconv.converters.graph.model_file import IMAGE_RANK
 from scrfdconv.converters.lifting.backbone import Walk, require_doubling
 from scrfdconv.converters.lifting.graph import Node
 from scrfdconv.converters.lifting.units import Unit
@@ -13,6 +12,7 @@ from scrfdconv.converters.network.architecture import BOX_SIDES, FIRST_STAGE_STR
 
 # (N, C, H, W) to (N, H, W, C), and to (H, W, N, C) as files from before October 2021 have it.
 _LAST = ((0, 2, 3, 1), (2, 3, 0, 1))
+_TO_ROWS = ("Transpose", "Reshape")
 Kind = Literal["cls", "reg", "kps"]
 
 
@@ -34,6 +34,7 @@ class Output:
     score: bool  # ends in a sigmoid
     factor: float | None  # a multiplication, on boxes
     width: int | None  # last dimension, where the graph says it
+    is_map: bool  # (N, C, H, W) as the convolution makes it, and no rows of anchors
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,7 @@ def _output(walk: Walk, unit: Unit) -> Output:
     """Follow a last convolution to its output."""
     graph, value = walk.graph, unit.out
     score, factor, width = False, None, None
+    moved: list[str] = []
     walk.see(*unit.nodes)
     while value not in graph.outputs:
         readers = graph.readers(value)
@@ -174,18 +176,28 @@ def _output(walk: Walk, unit: Unit) -> Output:
             factor = (1.0 if factor is None else factor) * _scalar(walk, node)
         elif node.operator == "Reshape":
             shape = graph.constant(node, 1)
-            width = None if shape is None else int(shape[-1])
+            width = int(shape[-1]) if shape is not None and shape.ndim == 1 and len(shape) else None
         elif node.operator == "Sigmoid":
             score = True
         elif node.operator != "Transpose" or node.ints("perm", ()) not in _LAST:
             graph.refuse(node, "is not known behind a last convolution")
+        moved += [node.operator] if node.operator in _TO_ROWS else []
         walk.see(node)
         value = node.output
+    if moved and moved != list(_TO_ROWS):
+        walk.refuse(value, f"should make rows of anchors by {' and '.join(_TO_ROWS)}, both")
     index = graph.outputs.index(value)
     declared = graph.declared[index]
-    if not width and declared and len(declared) < IMAGE_RANK:  # maps end in a width of pixels
-        width = declared[-1] or None
-    return Output(unit, index, score, factor, width if width and width > 0 else None)
+    if not width and moved and declared:
+        width = declared[-1]
+    return Output(
+        unit=unit,
+        index=index,
+        score=score,
+        factor=factor,
+        width=width if width and width > 0 else None,
+        is_map=not moved,
+    )
 
 
 def _scalar(walk: Walk, node: Node) -> float:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scrfdconv.converters.artifact import digest_of, require_kind
+from scrfdconv.converters.artifact import digest_of
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.checkpoint.recognise import parameter_shapes
 from scrfdconv.converters.errors import ArtifactError
@@ -38,6 +38,7 @@ class Lifted:
 
     checkpoint: Checkpoint
     outputs: Mapping[str, str]
+    maps: frozenset[str] = frozenset()  # those of ``outputs`` that are (N, C, H, W)
 
 
 def lift_onnx(path: Path) -> Checkpoint:
@@ -51,7 +52,6 @@ def lifted_from(path: Path) -> Lifted:
     Takes exports of upstream, of this package and of simplifiers, fixed or dynamic, in float32
     or FP16. Raises ArtifactError, with the node, for what is no SCRFD and for INT8 models.
     """
-    require_kind(path, "onnx")
     model = load_onnx(path)
     if precision_of(model) == "int8":
         raise ArtifactError(
@@ -77,39 +77,46 @@ def lifted_from(path: Path) -> Lifted:
         path=path,
         notes=(*found.notes, *_notes(walk, model)),
     )
-    return Lifted(checkpoint, _outputs(found.architecture, heads, model))
+    return Lifted(checkpoint, *_outputs(found.architecture, heads, model))
 
 
-def with_own_outputs(path: Path, outputs: Mapping[str, str]) -> onnx.ModelProto:
-    """The model at ``path`` with its outputs in our order, under our names."""
+def with_own_outputs(found: Lifted, path: Path) -> onnx.ModelProto:
+    """The model at ``path`` with its outputs in our order, under our names, in rows of anchors."""
     import onnx
     from onnx import helper
 
-    model = load_onnx(path)
-    declared = {value.name: value for value in model.graph.output}
-    renamed = []
-    for name, own in outputs.items():
-        value = onnx.ValueInfoProto()
-        value.CopyFrom(declared[own])
-        value.name = name
-        renamed.append(value)
-        if name != own:
-            model.graph.node.append(helper.make_node("Identity", [own], [name]))
-    del model.graph.output[:]
-    model.graph.output.extend(renamed)
+    model, architecture = load_onnx(path), found.checkpoint.architecture
+    graph = model.graph
+    types = {value.name: value.type.tensor_type.elem_type for value in graph.output}
+    for name, own in found.outputs.items():
+        width = architecture.widths[name.partition("_")[0]]
+        if name in found.maps:
+            shape = helper.make_tensor(f"{name}.shape", onnx.TensorProto.INT64, [3], [0, -1, width])
+            graph.initializer.append(shape)
+            last = helper.make_node("Transpose", [own], [f"{name}.last"], perm=[0, 2, 3, 1])
+            rows = helper.make_node("Reshape", [f"{name}.last", shape.name], [name])
+            graph.node.extend([last, rows])
+        elif name != own:
+            graph.node.append(helper.make_node("Identity", [own], [name]))
+    del graph.output[:]
+    graph.output.extend(
+        helper.make_tensor_value_info(name, types[own], None) for name, own in found.outputs.items()
+    )
     return model
 
 
 def _outputs(
     architecture: Architecture, heads: Sequence[Head], model: onnx.ModelProto
-) -> dict[str, str]:
-    """The file's own name of each output, in our order."""
+) -> tuple[dict[str, str], frozenset[str]]:
+    """The file's own name of each output, in our order, and which of them are maps."""
     by_stride = dict(zip(architecture.strides, heads, strict=True))
-    names = {}
+    names, maps = {}, set()
     for name in architecture.output_names:
         kind, _, stride = name.partition("_")
-        names[name] = model.graph.output[by_stride[int(stride)].outputs[_KINDS[kind]].index].name
-    return names
+        found = by_stride[int(stride)].outputs[_KINDS[kind]]
+        names[name] = model.graph.output[found.index].name
+        maps |= {name} if found.is_map else set()
+    return names, frozenset(maps)
 
 
 def _require_all_seen(walk: Walk, outputs: int) -> None:

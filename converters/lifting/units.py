@@ -127,7 +127,7 @@ def norm_after(graph: Graph, value: str, width: int) -> tuple[Norm | None, list[
     if node.operator == "Reshape" and [f.operator for f in following] == ["InstanceNormalization"]:
         shape = graph.constant(node, 1)
         back = graph.only_reader(following[0].output, "Reshape")
-        if shape is None or len(shape) != 3:  # noqa: PLR2004 - (N, groups, all the rest)
+        if shape is None or shape.shape != (3,):  # noqa: PLR2004 - (N, groups, all the rest)
             graph.refuse(node, "should make (N, groups, all the rest) of a value")
         return _group_norm(graph, following[0], int(shape[1]), width, [node, following[0], back])
     return None, []
@@ -157,7 +157,8 @@ def _group_norm(
     if groups < 1 or width % groups or not math.isclose(epsilon, EPSILON, rel_tol=_CLOSE):
         graph.refuse(node, f"normalises {groups} groups of {width} channels, epsilon {epsilon:g}")
     weight, bias = graph.constant(node, 1), graph.constant(node, 2)
-    if weight is None or bias is None or width % weight.size or weight.shape != bias.shape:
+    sizes = [value.size for value in (weight, bias) if value is not None]
+    if weight is None or bias is None or sizes[0] != sizes[1] or sizes[0] not in (groups, width):
         graph.refuse(node, "lacks constant factors and offsets")
     weight, bias = (np.repeat(v.reshape(-1), width // v.size) for v in (weight, bias))
     if factor := _constant_operand(graph, nodes[-1].output, "Mul", width):

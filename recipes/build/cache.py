@@ -8,22 +8,21 @@ Times are kept apart: they are all that differs between two builds of the same i
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from scrfdconv.checks.reports.outcome import Latency, Outcome, Picture, outcome_from_dict, outcome_to_dict
-from scrfdconv.converters.artifact import digest_of, replacing
-from scrfdconv.converters.errors import ScrfdconvError
+from scrfdconv.checks.reports.outcome import Latency, Outcome, Picture
+from scrfdconv.converters.artifact import digest_of_files, put_in_place
+from scrfdconv.converters.errors import InputFileError, ScrfdconvError
+from scrfdconv.converters.structured import Real, read_json, write_json
 from scrfdconv.recipes.build.plan import STATE_FOLDER, Step
 
 logger = logging.getLogger(__name__)
 
-RECORD_VERSION = 1
 READABLE = 40  # characters; digests have 64
 
 
@@ -35,6 +34,15 @@ class Record:
     ingredients: Mapping[str, str]  # what the key was made of, to say what changed
     outcome: Outcome
     manifest: Mapping[str, Any]  # the artifact's entry there
+    record_version: Literal[2] = 2
+
+
+@dataclass(frozen=True)
+class Times:
+    """All that differs between two builds of the same inputs."""
+
+    seconds: Real | None
+    latency: Latency | None
 
 
 class Cache:
@@ -49,10 +57,6 @@ class Cache:
     def lock(self) -> Path:
         """Locked by the build that works in this folder."""
         return self._state / "lock"
-
-    def path_of(self, step: Step) -> Path:
-        """Where a step's file is."""
-        return self.folder / step.name
 
     def prepare(self) -> None:
         """Make the folder, without what a killed build left in it."""
@@ -77,16 +81,10 @@ class Cache:
         if not path.is_file():
             return None
         try:
-            content = json.loads(path.read_text("utf-8"))
-            if content["record_version"] != RECORD_VERSION:
-                raise ValueError("another version of this file")
-            outcome = outcome_from_dict(content["outcome"])
-            return Record(
-                content["key"], content["ingredients"], self._with_times(step, outcome),
-                content["manifest"],
-            )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            logger.warning("%s: is damaged (%s); its artifact is built anew.", path, error)
+            found = read_json(path, Record, "record of a build", keys="all")
+            return replace(found, outcome=self._with_times(step, found.outcome))
+        except InputFileError as error:
+            logger.warning("%s Its artifact is built anew.", error)
             return None
 
     def why_build(self, step: Step, record: Record | None) -> str:
@@ -95,11 +93,11 @@ class Cache:
             return "new"
         if record.key != step.key:
             return _what_changed(record.ingredients, step.ingredients)
-        path = self.path_of(step)
-        if not path.is_file():
-            return "its file is gone"
+        paths = [self.folder / name for name in step.files]
+        if not all(path.is_file() for path in paths):
+            return "its file is gone" if len(paths) == 1 else "one of its files is gone"
         try:
-            same = digest_of(path) == record.outcome.sha256
+            same = digest_of_files(paths) == record.outcome.sha256
         except ScrfdconvError:
             same = False
         return "" if same else "its file is damaged"
@@ -109,30 +107,22 @@ class Cache:
     def keep(
         self, step: Step, made: Path, record: Record, pictures: Iterable[Picture] = ()
     ) -> None:
-        """Give the file ``made`` its final name, and remember it."""
-        path = self.path_of(step)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for companion in made.parent.glob(f"{made.name}.*"):  # an engine's sidecar
-            companion.replace(path.with_name(companion.name))
-        made.replace(path)
+        """Give ``made`` and its companions their final names, and remember them."""
+        paths = [self.folder / name for name in step.files]
+        paths[0].parent.mkdir(parents=True, exist_ok=True)
+        put_in_place([made.with_name(path.name) for path in paths], paths)
         for picture in pictures:
-            self._write(self._picture_path(picture.name), asdict(picture))
+            self._write(self._picture_path(picture.name), picture)
         outcome = record.outcome
-        self._write(self._times_path(step), _times(outcome))
-        content = {
-            "record_version": RECORD_VERSION,
-            "key": record.key,
-            "ingredients": dict(record.ingredients),
-            "outcome": outcome_to_dict(replace(outcome, seconds=None, latency=None, why="")),
-            "manifest": dict(record.manifest),
-        }
-        self._write(self._record_path(step), content)
+        self._write(self._times_path(step), Times(outcome.seconds, outcome.latency))
+        timeless = replace(outcome, seconds=None, latency=None, why="")
+        self._write(self._record_path(step), replace(record, outcome=timeless))
 
     def picture(self, name: str) -> Picture | None:
         """A test image that was shown in a former build, or None if it is gone."""
         try:
-            return Picture(**json.loads(self._picture_path(name).read_text("utf-8")))
-        except (OSError, ValueError, TypeError):
+            return read_json(self._picture_path(name), Picture, keys="all")
+        except InputFileError:
             return None
 
     def _picture_path(self, name: str) -> Path:
@@ -141,12 +131,10 @@ class Cache:
 
     def _with_times(self, step: Step, outcome: Outcome) -> Outcome:
         path = self._times_path(step)
-        content = json.loads(path.read_text("utf-8")) if path.is_file() else _times(outcome)
-        latency = content["latency"]
-        return replace(
-            outcome, seconds=content["seconds"],
-            latency=latency and Latency(**{**latency, "shape": tuple(latency["shape"])}),
-        )
+        if not path.is_file():
+            return outcome
+        times = read_json(path, Times, "record of times", keys="all")
+        return replace(outcome, seconds=times.seconds, latency=times.latency)
 
     def _record_path(self, step: Step) -> Path:
         return self._state / "records" / f"{_inside(step)}.json"
@@ -155,19 +143,13 @@ class Cache:
         return self._state / "times" / f"{_inside(step)}.json"
 
     @staticmethod
-    def _write(path: Path, content: Mapping[str, Any]) -> None:
+    def _write(path: Path, content: object) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as part:
-            part.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
+        write_json(path, content, sort_keys=True)
 
 
 def _inside(step: Step) -> str:
     return step.name.removeprefix(f"{STATE_FOLDER}/")
-
-
-def _times(outcome: Outcome) -> dict[str, Any]:
-    content = outcome_to_dict(outcome)
-    return {"seconds": content["seconds"], "latency": content["latency"]}
 
 
 def _what_changed(old: Mapping[str, str], new: Mapping[str, str]) -> str:

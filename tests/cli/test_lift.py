@@ -75,6 +75,30 @@ def test_outputs_in_another_order_are_lifted_and_the_report_says_so(
     assert "told by what makes them" in ran.out
 
 
+def test_maps_as_outputs_are_lifted_and_compared_in_rows(scrfdconv, tiny_onnx, tmp_path):
+    """As NPUs want them: what the last convolutions make, scores after their sigmoid."""
+    model = onnx.load(tiny_onnx)
+    makers = {node.output[0]: node for node in model.graph.node}
+    gone = [node for node in model.graph.node if node.op_type in ("Transpose", "Reshape")]
+    for node in model.graph.node:
+        while (maker := makers.get(node.input[0])) in gone:
+            node.input[0] = maker.input[0]
+    names = []
+    for value in model.graph.output:
+        while makers[value.name] in gone:
+            value.name = makers[value.name].input[0]
+        names.append(value.name)
+        value.type.tensor_type.ClearField("shape")
+    for node in gone:
+        model.graph.node.remove(node)
+    onnx.save(model, tmp_path / "maps.onnx")
+
+    ran = scrfdconv("lift", "maps.onnx")
+
+    assert ran.code == 0, ran.err
+    assert " ".join(names) in ran.out
+
+
 def test_no_verify_says_so(scrfdconv, tiny_onnx):
     ran = scrfdconv("lift", tiny_onnx, "--no-verify")
 

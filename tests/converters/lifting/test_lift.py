@@ -395,6 +395,22 @@ def with_a_node_on_the_way(model: onnx.ModelProto) -> str:
     return "Neg 'minus'"
 
 
+def without_a_transpose(model: onnx.ModelProto) -> str:
+    gone = next(n for n in model.graph.node if n.op_type == "Transpose")
+    for node in model.graph.node:
+        node.input[:] = [gone.input[0] if n == gone.output[0] else n for n in node.input]
+    model.graph.node.remove(gone)
+    return "by Transpose and Reshape"
+
+
+def with_an_empty_shape(model: onnx.ModelProto) -> str:
+    reshape = next(n for n in model.graph.node if n.op_type == "Reshape")
+    shape = tensor(model, reshape.input[1])
+    shape.CopyFrom(numpy_helper.from_array(np.zeros((0,), np.int64), shape.name))
+    node_that_reads(model, "stem.0").op_type = "ConvTranspose"
+    return "ConvTranspose"
+
+
 def with_a_beginning_only(model: onnx.ModelProto) -> str:
     conv = node_that_reads(model, "stem.0")
     del model.graph.output[:]
@@ -406,7 +422,7 @@ SPOILT = [
     without_a_convolution, with_swapped_channels, with_another_stride, with_wider_padding,
     with_leaky_relus, with_one_leaky_relu, with_nan, with_a_larger_pool, with_a_smooth_resize,
     with_normalisation_inside, with_one_output_less, with_one_output_more, with_a_node_on_the_way,
-    with_a_beginning_only,
+    without_a_transpose, with_an_empty_shape, with_a_beginning_only,
 ]  # fmt: skip
 
 
