@@ -7,7 +7,7 @@ convolution as the factor 1.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from scrfdconv.converters.artifact import digest_of
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.checkpoint.recognise import parameter_shapes
 from scrfdconv.converters.errors import ArtifactError
+from scrfdconv.converters.graph.edits import free_name
 from scrfdconv.converters.graph.model_file import load_onnx, require_valid
 from scrfdconv.converters.graph.number_types import precision_of
 from scrfdconv.converters.lifting.architecture import architecture_of
@@ -29,6 +30,7 @@ from scrfdconv.converters.network.architecture import Architecture
 if TYPE_CHECKING:
     import onnx
 
+_ROWS_RANK = 3  # (N, rows of anchors, width)
 _KINDS: Mapping[str, Kind] = {"score": "cls", "bbox": "reg", "kps": "kps"}
 
 
@@ -87,22 +89,37 @@ def with_own_outputs(found: Lifted, path: Path) -> onnx.ModelProto:
 
     model, architecture = load_onnx(path), found.checkpoint.architecture
     graph = model.graph
-    types = {value.name: value.type.tensor_type.elem_type for value in graph.output}
+    types = {value.name: value.type.tensor_type for value in graph.output}
+    own_names = _free(graph, found.outputs)
     for name, own in found.outputs.items():
-        width = architecture.widths[name.partition("_")[0]]
-        if name in found.maps:
-            shape = helper.make_tensor(f"{name}.shape", onnx.TensorProto.INT64, [3], [0, -1, width])
-            graph.initializer.append(shape)
-            last = helper.make_node("Transpose", [own], [f"{name}.last"], perm=[0, 2, 3, 1])
-            rows = helper.make_node("Reshape", [f"{name}.last", shape.name], [name])
-            graph.node.extend([last, rows])
-        elif name != own:
-            graph.node.append(helper.make_node("Identity", [own], [name]))
+        value = own_names.get(own, own)
+        if name not in found.maps:
+            graph.node.append(helper.make_node("Identity", [value], [name]))
+            continue
+        sizes = [0, -1, architecture.widths[name.partition("_")[0]]]
+        shape = helper.make_tensor(f"{name}.shape", onnx.TensorProto.INT64, [3], sizes)
+        graph.initializer.append(shape)
+        last = helper.make_node("Transpose", [value], [f"{name}.last"], perm=[0, 2, 3, 1])
+        rows = helper.make_node("Reshape", [f"{name}.last", shape.name], [name])
+        graph.node.extend([last, rows])
     del graph.output[:]
-    graph.output.extend(
-        helper.make_tensor_value_info(name, types[own], None) for name, own in found.outputs.items()
-    )
+    for name, own in found.outputs.items():
+        rank = 0 if name in found.maps else len(types[own].shape.dim)
+        value_info = helper.make_tensor_value_info(
+            name, types[own].elem_type, [None] * (rank or _ROWS_RANK)
+        )
+        graph.output.append(value_info)
     return model
+
+
+def _free(graph: onnx.GraphProto, names: Iterable[str]) -> dict[str, str]:
+    """Rename the values of ``graph`` that have one of ``names``; their new names by the old."""
+    taken = {name for node in graph.node for name in (*node.input, *node.output)} | {*names}
+    renamed = {name: free_name(name, taken) for name in names}
+    for node in graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = [renamed.get(name, name) for name in node.output]
+    return renamed
 
 
 def _outputs(

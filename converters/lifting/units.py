@@ -127,7 +127,7 @@ def norm_after(graph: Graph, value: str, width: int) -> tuple[Norm | None, list[
     if node.operator == "Reshape" and [f.operator for f in following] == ["InstanceNormalization"]:
         shape = graph.constant(node, 1)
         back = graph.only_reader(following[0].output, "Reshape")
-        if shape is None or shape.shape != (3,):  # noqa: PLR2004 - (N, groups, all the rest)
+        if shape is None or shape.shape != (3,):  # (N, groups, all the rest)
             graph.refuse(node, "should make (N, groups, all the rest) of a value")
         return _group_norm(graph, following[0], int(shape[1]), width, [node, following[0], back])
     return None, []

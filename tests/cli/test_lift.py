@@ -12,7 +12,8 @@ import onnx
 import pytest
 
 from scrfdconv.converters.checkpoint.loading import load_checkpoint, seeded_checkpoint
-from scrfdconv.converters.formats.onnx.format import OnnxOptions, onnx_from_checkpoint
+from scrfdconv.converters.formats.onnx import OnnxOptions
+from scrfdconv.converters.formats.onnx.building import onnx_from_checkpoint
 from scrfdconv.converters.graph.model_file import serialised
 from scrfdconv.converters.network.architecture import BUILTIN
 
