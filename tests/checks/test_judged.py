@@ -218,7 +218,7 @@ def test_external_data_passes(tiny, model, tmp_path):
     path = tmp_path / "external.onnx"
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    onnx.save(copy, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    onnx.save(copy, path, save_as_external_data=True, location="weights.bin", size_threshold=512)
 
     assert verify(tiny, path, Demand()).passed
 
