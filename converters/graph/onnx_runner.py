@@ -86,9 +86,8 @@ class OnnxRunner(Runner):
             return by_name
         batch, _, height, width = self._size
         size = (height or PROBE_SIZE[0], width or PROBE_SIZE[1])
-        fixed = [tuple(shape) for shape in declared]
-        if height and width and all(isinstance(d, int) for shape in fixed for d in shape):
-            found = named_by_shape(fixed, size)
+        if height and width and all(isinstance(d, int) for shape in declared for d in shape):
+            found = named_by_shape([_of_one(tuple(shape), batch or 1) for shape in declared], size)
             if found and None not in found.names:
                 return found
         try:
