@@ -17,6 +17,7 @@ import numpy as np
 from scrfdconv.checks.results import CheckResult
 from scrfdconv.converters.artifact import kind_of
 from scrfdconv.converters.checkpoint.loading import Checkpoint
+from scrfdconv.converters.formats.convolution import Convolution
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,21 +43,6 @@ ROUNDING = {
     "fp32": Rounding(5e-6, float(np.finfo(np.float32).tiny)),
     "fp16": Rounding(2e-3, float(np.finfo(np.float16).tiny)),
 }
-
-
-@dataclass(frozen=True)
-class Convolution:
-    """Weight (out, in, k, k) and bias (out,) as an inference graph has them."""
-
-    name: str
-    weight: np.ndarray
-    bias: np.ndarray
-
-    def difference(self, other: Convolution, smallest: float) -> float:
-        """Largest relative difference: of a weight to itself, of a bias to the largest bias."""
-        weights = np.abs(self.weight - other.weight) / np.maximum(np.abs(self.weight), smallest)
-        biases = np.abs(self.bias - other.bias) / (np.abs(self.bias).max() or 1.0)
-        return float(max(weights.max(), biases.max()))
 
 
 def compare_weights(

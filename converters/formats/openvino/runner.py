@@ -1,0 +1,111 @@
+"""An OpenVINO model on the CPU, in float32 arithmetic or as the processor likes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scrfdconv.converters.errors import ArtifactError
+from scrfdconv.converters.formats.openvino.api import core, own_metadata_of, read_model, reason
+from scrfdconv.converters.formats.openvino.reading import precision_of
+from scrfdconv.converters.graph.model_file import IMAGE_RANK
+from scrfdconv.converters.metadata import architecture_from_metadata
+from scrfdconv.converters.network.architecture import CHANNELS
+from scrfdconv.converters.runner import (
+    Interface,
+    Runner,
+    canonical_outputs,
+    is_output_name,
+    thread_limit,
+)
+
+_FLOAT = "f32"
+_READABLE = {"f32": "fp32", "f16": "fp16"}  # bf16 is called so
+
+
+class OpenVinoRunner(Runner):
+    """A model in OpenVINO on the CPU; ``hint`` "" leaves the arithmetic to the library."""
+
+    def __init__(self, path: Path, threads: int | None = None, *, hint: str = _FLOAT) -> None:
+        self._path, self._hint, self._threads = path, hint, threads or thread_limit()
+        self._model = read_model(path)
+        self._input = self._image_input()
+        names = [_name_of(output) for output in self._model.outputs]
+        metadata = own_metadata_of(self._model)
+        super().__init__(self._interface(canonical_outputs(names, path), metadata), metadata)
+        self._request = self._compiled.create_infer_request()
+
+    @cached_property
+    def precision(self) -> str:
+        """The coarsest numbers in the graph, whatever its metadata claim."""
+        return precision_of(self._model)
+
+    @cached_property
+    def computes_in(self) -> str:
+        """The numbers of what is not quantized: fp32, bf16 or fp16."""
+        kind = self._compiled.get_property("INFERENCE_PRECISION_HINT")
+        return _READABLE.get(kind.get_type_name(), kind.get_type_name())
+
+    def by_default(self) -> OpenVinoRunner | None:
+        """The same file in the arithmetic that this processor chooses; None where that is ours."""
+        other = OpenVinoRunner(self._path, self._threads, hint="")
+        return None if other.computes_in == self.computes_in else other
+
+    def _image_input(self) -> Any:
+        inputs = self._model.inputs
+        ranks = [port.partial_shape.rank.get_length() for port in inputs]
+        types = [port.element_type.get_type_name() for port in inputs]
+        if ranks != [IMAGE_RANK] or types != [_FLOAT]:
+            shown = ", ".join(f"{t} of rank {r}" for t, r in zip(types, ranks, strict=True))
+            raise ArtifactError(
+                f"{self._path}: is not an SCRFD: expected one float32 image (N, 3, H, W), its "
+                f"inputs are {shown or 'none'}."
+            )
+        return inputs[0]
+
+    def _interface(self, names: tuple[str, ...], metadata: dict[str, str]) -> Interface:
+        batch, channels, height, width = (
+            d.get_length() if d.is_static else None for d in self._input.partial_shape
+        )
+        if channels not in (CHANNELS, None):
+            raise ArtifactError(
+                f"{self._path}: is not an SCRFD: its input has {channels} channels."
+            )
+        a = architecture_from_metadata(metadata)
+        multiple = {"size_multiple": a.size_multiple} if a else {}
+        return Interface(names, batch, height, width, **multiple)
+
+    @cached_property
+    def _compiled(self) -> Any:
+        settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        if self._hint:
+            settings["INFERENCE_PRECISION_HINT"] = self._hint
+        if self._threads:
+            settings["INFERENCE_NUM_THREADS"] = self._threads
+        try:
+            return core().compile_model(self._model, "CPU", settings)
+        except RuntimeError as error:
+            raise ArtifactError(
+                f"{self._path}: OpenVINO cannot compile it: {reason(error)}."
+            ) from error
+
+    def _run(self, images: np.ndarray) -> Sequence[np.ndarray]:
+        try:
+            self._request.infer([images])
+            # Tensors are buffers of the request: the next run writes into them.
+            tensors = [self._request.get_output_tensor(i) for i in range(len(self._model.outputs))]
+            return [np.array(tensor.data, np.float32) for tensor in tensors]
+        except RuntimeError as error:
+            raise ArtifactError(
+                f"{self._path.name}: fails on images of shape {images.shape}: {reason(error)}."
+            ) from error
+
+
+def _name_of(port: Any) -> str:
+    """A port may have several names, in no order: ours, or the first one."""
+    names = sorted(port.names)
+    return next((name for name in names if is_output_name(name)), names[0] if names else "")
