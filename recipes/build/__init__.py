@@ -1,0 +1,1 @@
+"""Builds: a recipe file, the plan, the cache, the steps, the manifest."""
