@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -94,6 +95,8 @@ def thread_limit() -> int | None:
 class Runner(ABC):
     """Runs one model. ``interface`` says what it takes, ``metadata`` what it says of itself."""
 
+    arithmetic_setting: ClassVar[str] = ""  # what a deployer sets to choose the arithmetic
+
     def __init__(self, interface: Interface, metadata: Mapping[str, str] | None = None) -> None:
         self.interface = interface
         self.metadata = dict(metadata or {})
@@ -124,10 +127,10 @@ class Runner(ABC):
             for name, value in zip(names, values, strict=True)
         }
 
-    def by_default(self) -> Runner | None:
-        """The same file in the arithmetic that its runtime chooses on this machine by itself.
+    def twin(self) -> Runner | None:
+        """The same file in the other arithmetic that this machine may run it in; None: no other.
 
-        None where that is the arithmetic of this runner.
+        A runtime may compute float32 models in bfloat16 because the processor can.
         """
         return None
 

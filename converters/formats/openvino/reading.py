@@ -33,17 +33,8 @@ def precision_of(model: Any) -> str:
 
 def facts_of_model(path: Path) -> dict[str, Any]:
     """For ``inspect``: what the graph is made of."""
-    from scrfdconv.converters.formats.openvino.runner import OpenVinoRunner
-
-    model = read_model(path)
-    operators = Counter(node.get_type_name() for node in model.get_ops())
-    habit = OpenVinoRunner(path, hint="")
-    return {
-        "precision": precision_of(model),
-        "nodes": sum(operators.values()),
-        "operators": dict(operators.most_common()),
-        "computes_here_in": habit.computes_in,
-    }
+    operators = Counter(node.get_type_name() for node in read_model(path).get_ops())
+    return {"nodes": sum(operators.values()), "operators": dict(operators.most_common())}
 
 
 def convolutions_of(path: Path) -> Iterator[Convolution]:

@@ -28,11 +28,20 @@ _READABLE = {"f32": "fp32", "f16": "fp16"}  # bf16 is called so
 
 
 class OpenVinoRunner(Runner):
-    """A model in OpenVINO on the CPU; ``hint`` "" leaves the arithmetic to the library."""
+    """A model in OpenVINO on the CPU.
 
-    def __init__(self, path: Path, threads: int | None = None, *, hint: str = _FLOAT) -> None:
-        self._path, self._hint, self._threads = path, hint, threads or thread_limit()
+    Float models compute in float32 unless ``by_default``: then as the library likes it here.
+    What INT8 models keep float is computed as the library likes it: 8 bits are coarser anyway.
+    """
+
+    arithmetic_setting = "INFERENCE_PRECISION_HINT"
+
+    def __init__(
+        self, path: Path, threads: int | None = None, *, by_default: bool | None = None
+    ) -> None:
+        self._path, self._threads = path, threads or thread_limit()
         self._model = read_model(path)
+        self._by_default = self.precision == "int8" if by_default is None else by_default
         self._input = self._image_input()
         names = [_name_of(output) for output in self._model.outputs]
         metadata = own_metadata_of(self._model)
@@ -50,9 +59,9 @@ class OpenVinoRunner(Runner):
         kind = self._compiled.get_property("INFERENCE_PRECISION_HINT")
         return _READABLE.get(kind.get_type_name(), kind.get_type_name())
 
-    def by_default(self) -> OpenVinoRunner | None:
-        """The same file in the arithmetic that this processor chooses; None where that is ours."""
-        other = OpenVinoRunner(self._path, self._threads, hint="")
+    def twin(self) -> OpenVinoRunner | None:
+        """The same file with the arithmetic that the library likes here, or with float32."""
+        other = OpenVinoRunner(self._path, self._threads, by_default=not self._by_default)
         return None if other.computes_in == self.computes_in else other
 
     def _image_input(self) -> Any:
@@ -82,8 +91,8 @@ class OpenVinoRunner(Runner):
     @cached_property
     def _compiled(self) -> Any:
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
-        if self._hint:
-            settings["INFERENCE_PRECISION_HINT"] = self._hint
+        if not self._by_default:
+            settings[self.arithmetic_setting] = _FLOAT
         if self._threads:
             settings["INFERENCE_NUM_THREADS"] = self._threads
         try:
