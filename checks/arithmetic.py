@@ -38,7 +38,7 @@ def notes_on_twin(got: Runner, photographs: Sequence[np.ndarray]) -> Iterator[st
         return
     found = agreement(faces_on(got, twin, photographs))
     yield (
-        f"{told}, and {found.matched} of {found.reference_faces} faces stay on "
+        f"{told}, and {found.found} of {found.reference_faces} faces stay on "
         f"{found.images} photographs, with {found.extra} new ones"
     )
     if min(found.recall, found.precision) < KEEPS_FACES:

@@ -128,11 +128,7 @@ def _says_reduced(got: Runner) -> bool:
 
 
 def _comparable_at_rest(reference: Source, got: Runner, demand: Demand) -> bool:
-    return (
-        demand.weights
-        and isinstance(reference, Checkpoint)
-        and got.precision in ROUNDING
-    )
+    return demand.weights and isinstance(reference, Checkpoint) and got.precision in ROUNDING
 
 
 def _notes(reference: Source, demand: Demand) -> list[str]:

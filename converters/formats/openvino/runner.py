@@ -56,8 +56,8 @@ class OpenVinoRunner(Runner):
     @cached_property
     def computes_in(self) -> str:
         """The numbers of what is not quantized: fp32, bf16 or fp16."""
-        kind = self._compiled.get_property("INFERENCE_PRECISION_HINT")
-        return _READABLE.get(kind.get_type_name(), kind.get_type_name())
+        kind = str(self._compiled.get_property(self.arithmetic_setting).get_type_name())
+        return _READABLE.get(kind, kind)
 
     def twin(self) -> OpenVinoRunner | None:
         """The same file with the arithmetic that the library likes here, or with float32."""
