@@ -17,7 +17,7 @@ import numpy as np
 from scrfdconv.checks.results import CheckResult
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.formats import format_of
-from scrfdconv.converters.formats.convolution import Convolution
+from scrfdconv.converters.graph.convolution import Convolution
 
 if TYPE_CHECKING:
     from torch import nn

@@ -31,7 +31,7 @@ from scrfdconv.converters.precision import FLOAT
 
 if TYPE_CHECKING:
     from scrfdconv.converters.checkpoint.loading import Checkpoint
-    from scrfdconv.converters.formats.convolution import Convolution
+    from scrfdconv.converters.graph.convolution import Convolution
     from scrfdconv.converters.runner import Runner
 
     Source = Checkpoint | Artifact

@@ -12,7 +12,7 @@ from scrfdconv.converters.options import Option, SizeOptions
 from scrfdconv.converters.precision import precisions
 
 if TYPE_CHECKING:
-    from scrfdconv.converters.formats.convolution import Convolution
+    from scrfdconv.converters.graph.convolution import Convolution
     from scrfdconv.converters.runner import Runner
 
 Exporter = Literal["torchscript", "dynamo"]

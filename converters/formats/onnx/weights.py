@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scrfdconv.converters.formats.convolution import Convolution
+from scrfdconv.converters.graph.convolution import Convolution
 from scrfdconv.converters.graph.model_file import load_onnx
 from scrfdconv.converters.graph.passes import simplify
 

@@ -29,7 +29,7 @@ from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.formats import Format, Source
 
 if TYPE_CHECKING:
-    from scrfdconv.converters.formats.convolution import Convolution
+    from scrfdconv.converters.graph.convolution import Convolution
     from scrfdconv.converters.runner import Runner
 
 _START = 1024  # bytes in which the root element of an .xml must begin, behind a comment perhaps

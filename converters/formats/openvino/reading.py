@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from scrfdconv.converters.formats.convolution import Convolution
 from scrfdconv.converters.formats.openvino.api import read_model
+from scrfdconv.converters.graph.convolution import Convolution
 
 _CONVOLUTIONS = ("Convolution", "GroupConvolution")
 _BYTES = ("i8", "u8", "i4", "u4")

@@ -15,7 +15,7 @@ from scrfdconv.converters.formats import Format, Source
 from scrfdconv.converters.options import SizeOptions
 
 if TYPE_CHECKING:
-    from scrfdconv.converters.formats.convolution import Convolution
+    from scrfdconv.converters.graph.convolution import Convolution
     from scrfdconv.converters.runner import Runner
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from scrfdconv.converters.formats.convolution import Convolution
 from scrfdconv.converters.formats.torchscript.runner import without_deprecation
+from scrfdconv.converters.graph.convolution import Convolution
 
 
 def convolutions_of_torchscript(path: Path) -> Iterator[Convolution]:

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import Any
 
 from scrfdconv.converters.errors import MissingError
+
+
+def missing(name: str, title: str, extra: str) -> str:
+    """The sentence with the pip line if the module ``name`` is not installed, else ""."""
+    if importlib.util.find_spec(name) is not None:
+        return ""
+    return f"{title} needs {name}: pip install 'scrfdconv[{extra}]'."
 
 
 def library(name: str, title: str, extra: str) -> Any:
