@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from scrfdconv.checks.arithmetic import notes_on_twin
 from scrfdconv.checks.batches import batch_results
 from scrfdconv.checks.faces.compare import compare_faces, model_input
 from scrfdconv.checks.parity import CHECK as PARITY
@@ -23,7 +24,7 @@ from scrfdconv.checks.parity import (
 from scrfdconv.checks.precision import audit as audit_onnx
 from scrfdconv.checks.results import CheckResult, Report
 from scrfdconv.checks.tolerances import limits_for
-from scrfdconv.checks.weights import READERS, compare_weights
+from scrfdconv.checks.weights import compare_weights
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.errors import ArtifactError, UsageError
 from scrfdconv.converters.formats import Source, format_of, open_artifact
@@ -78,13 +79,13 @@ def verify(reference: Source, path: Path, demand: Demand | None = None) -> Repor
         audit = audit_onnx(path)
         results += audit.results()
         notes += audit.remarks()
-    if _comparable_at_rest(reference, path, demand):
-        assert isinstance(reference, Checkpoint)
-        at_rest = compare_weights(reference, path)
+    if demand.weights and isinstance(reference, Checkpoint):
+        at_rest = compare_weights(reference, path, got.precision)
         if at_rest.differ and not at_rest.singly and _same_function(want, got, results):
             notes.append(at_rest.remark())
         else:
             results += at_rest.results()
+    notes += notes_on_twin(got, photographs)
     return Report.of(results, notes)
 
 
@@ -142,11 +143,6 @@ def _says_reduced(got: Runner) -> bool:
 def _judged_by(got: Runner) -> dict[str, str]:
     """The precision of each output."""
     return {name: got.precision_of(name) for name in got.interface.outputs}
-
-
-def _comparable_at_rest(reference: Source, path: Path, demand: Demand) -> bool:
-    readable = format_of(path).name in READERS
-    return demand.weights and isinstance(reference, Checkpoint) and readable
 
 
 def _same_function(want: Runner, got: Runner, results: Sequence[CheckResult]) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 from scrfdconv.checks.results import CheckResult
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.formats import format_of
-from scrfdconv.converters.graph.weights import Convolution, convolutions_of_onnx
+from scrfdconv.converters.graph.convolution import Convolution
 
 if TYPE_CHECKING:
     from torch import nn
@@ -68,6 +68,7 @@ class AtRest:
     unmatched: tuple[str, ...]  # convolutions of one side only
     worst: Mapping[str, _Match]  # by precision
     singly: int  # weights that were changed, and not arranged in another way
+    readable: bool = True
 
     @property
     def differ(self) -> bool:
@@ -75,7 +76,9 @@ class AtRest:
         return not all(result.passed for result in self.results())
 
     def results(self) -> Iterator[CheckResult]:
-        """The measurements, each with its limit."""
+        """The measurements, each with its limit; none where nothing can be read."""
+        if not self.readable:
+            return
         detail = ", ".join(self.unmatched[:3])
         yield CheckResult(CHECK, "convolutions", "compared", self.compared, 1, at_least=True)
         yield CheckResult(CHECK, "convolutions", "unmatched", len(self.unmatched), 0, detail=detail)
@@ -93,14 +96,28 @@ class AtRest:
         )
 
 
-def compare_weights(checkpoint: Checkpoint, path: Path) -> AtRest:
-    """How well the convolutions of the model at ``path`` match those of ``checkpoint``."""
+_UNREAD = AtRest(compared=0, unmatched=(), worst={}, singly=0, readable=False)
+
+
+def compare_weights(checkpoint: Checkpoint, path: Path, precision: str = "fp32") -> AtRest:
+    """How well the convolutions of the model at ``path`` match those of ``checkpoint``.
+
+    ``precision`` is that of weights of which the format does not say how they are stored. Where
+    it cannot read weights, nothing is compared: such files are compared by outputs alone.
+    """
+    convolutions = format_of(path).convolutions(path)
+    if convolutions is None:
+        return _UNREAD
     expected = convolutions_of_checkpoint(checkpoint)
     worst: dict[str, _Match] = {}
     found: set[str] = set()
     strangers: list[str] = []
     singly = 0
-    for convolution in READERS[format_of(path).name](path):
+    for convolution in convolutions:
+        if not convolution.precision:
+            convolution = convolution.stored_in(precision)  # noqa: PLW2901
+        if convolution.precision not in (*ROUNDING, "int8"):
+            return _UNREAD
         matches = _matches(convolution, expected)
         found.update(match.name for match in matches)
         if not matches:
@@ -253,24 +270,3 @@ def convolutions_of_checkpoint(checkpoint: Checkpoint) -> list[Convolution]:
 def _scaled(name: str, module: nn.Conv2d, factor: float) -> Convolution:
     bias = np.zeros(module.out_channels) if module.bias is None else module.bias.numpy()
     return Convolution(name, module.weight.numpy() * factor, bias * factor)
-
-
-def convolutions_of_torchscript(path: Path) -> Iterator[Convolution]:
-    """Every convolution of a traced or scripted model, with BatchNorms folded in."""
-    import torch
-
-    from scrfdconv.converters.formats.torchscript.runner import without_deprecation
-
-    with without_deprecation():
-        loaded = torch.jit.load(str(path), "cpu")  # type: ignore[no-untyped-call]
-        module = torch.jit.freeze(loaded.eval())
-    for node in module.graph.nodes():
-        if node.kind() in ("aten::_convolution", "aten::conv2d"):
-            _, weight, bias = (value.toIValue() for value in list(node.inputs())[:3])
-            none = torch.zeros(len(weight))
-            name = next(node.outputs()).debugName()
-            yield Convolution(name, weight.numpy(), (none if bias is None else bias).numpy())
-
-
-# How the convolutions of a kind of file are read; other kinds are compared by their outputs alone.
-READERS = {"onnx": convolutions_of_onnx, "torchscript": convolutions_of_torchscript}

@@ -22,7 +22,7 @@ LAYOUTS = {6: (2, 3), 9: (3, 3), 10: (2, 5), 15: (3, 5)}
 _FIRST_STRIDE = 8  # of every released model
 _OTHER_FIRST_STRIDES = (4, 16, 32)
 _ANCHORS = (2, 1, 3)  # of a cell: all released models have two; a stride that needs more is wrong
-_NAME = re.compile(rf"({'|'.join(OUTPUT_KINDS)})_(\d+)")
+NAME = re.compile(rf"({'|'.join(OUTPUT_KINDS)})_(\d+)")
 _ROWS_RANKS = (2, 3)  # (rows, width) without a batch axis, or with one
 _SHOWN = 9  # names that an error lists
 
@@ -44,7 +44,7 @@ class Naming:
 
 def named_by_name(names: Sequence[str]) -> Naming | None:
     """Our own names, with or without others beside them; None where they are not a whole set."""
-    found = tuple(name if _NAME.fullmatch(name) else None for name in names)
+    found = tuple(name if NAME.fullmatch(name) else None for name in names)
     strides = {kind: set[str]() for kind in OUTPUT_KINDS}
     for name in filter(None, found):
         kind, _, stride = name.partition("_")

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from scrfdconv.converters.network.architecture import (
     SIZE_MULTIPLE,
     Architecture,
 )
-from scrfdconv.converters.outputs import named_by_name, named_by_position
+from scrfdconv.converters.outputs import NAME, named_by_name, named_by_position
 
 Outputs = dict[str, np.ndarray]
 
@@ -89,6 +90,7 @@ def thread_limit() -> int | None:
 class Runner(ABC):
     """Runs one model. ``interface`` says what it takes, ``metadata`` what it says of itself."""
 
+    arithmetic_setting: ClassVar[str] = ""  # what a deployer sets to choose the arithmetic
     by_image = True  # outputs have one entry for each image; False for models that are no SCRFD
 
     def __init__(self, interface: Interface, metadata: Mapping[str, str] | None = None) -> None:
@@ -104,6 +106,11 @@ class Runner(ABC):
     def precision_of(self, output: str) -> str:
         """The precision that one output is judged by, by its canonical name."""
         return self.precision
+
+    @property
+    def computes_in(self) -> str:
+        """The arithmetic of what is not quantized."""
+        return "fp32"
 
     def run(self, images: np.ndarray) -> Outputs:
         """Outputs for ``images`` (N, 3, H, W) float32, each (N, rows, width), in canonical names.
@@ -121,9 +128,21 @@ class Runner(ABC):
             for name, value in zip(names, values, strict=True)
         }
 
+    def twin(self) -> Runner | None:
+        """The same file in the other arithmetic that this machine may run it in; None: no other.
+
+        A runtime may compute float32 models in bfloat16 because the processor can.
+        """
+        return None
+
     @abstractmethod
     def _run(self, images: np.ndarray) -> Sequence[np.ndarray]:
         """The outputs in the order of ``interface.outputs``."""
+
+
+def is_output_name(name: str) -> bool:
+    """True for ``score_8`` and its like."""
+    return NAME.fullmatch(name) is not None
 
 
 def _by_image(value: np.ndarray, name: str, images: int) -> np.ndarray:
