@@ -103,9 +103,9 @@ def require_rows(names: Sequence[str], shapes: Sequence[Shape], where: Path) -> 
     ]
     if maps and len(maps) == len(names):
         raise ArtifactError(
-            f"{where}: is not an SCRFD: its outputs are raw maps ({maps[0]} ...), not rows of "
-            "anchors (N, rows, 1 | 4 | 10) as deployed models return them; export it with its last "
-            "reshapes."
+            f"{where}: is not an SCRFD: its {len(names)} outputs are raw maps ({maps[0]} ...), "
+            "expected score_8 score_16 ... as rows of anchors (N, rows, 1 | 4 | 10); export "
+            "it with its last reshapes."
         )
 
 
