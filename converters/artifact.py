@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scrfdconv.converters.archive import names_in
 from scrfdconv.converters.errors import InputFileError, MissingError, OutputError
 
 _CHUNK = 1 << 20  # bytes read at a time
@@ -98,15 +99,8 @@ def load_json(path: Path) -> dict[str, Any]:
 
 def archive_members(path: Path) -> frozenset[str] | None:
     """Names of the files in a zip archive, without their folders; None for other files."""
-    import zipfile
-
-    if not zipfile.is_zipfile(path):
-        return None
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return frozenset(name.rpartition("/")[2] for name in archive.namelist())
-    except zipfile.BadZipFile as error:
-        raise InputFileError(f"{path}: is a damaged zip archive ({error}).") from error
+    names = names_in(path)
+    return None if names is None else frozenset(n.rpartition("/")[2] for n in names)
 
 
 @contextmanager
