@@ -94,9 +94,7 @@ def _checked(path: Path) -> Any:
     except CheckpointError:
         raise
     except InputFileError as error:
-        raise CheckpointError(
-            str(error).replace("a damaged zip", "a damaged or truncated zip")
-        ) from error
+        raise CheckpointError(str(error)) from error
     sizes = {name.removeprefix(_STORAGES): len(content) for name, content in members.items()}
     for fault in pickles.missing_bytes(contents, sizes):
         raise CheckpointError(f"{path}: is damaged or truncated: {fault}.")

@@ -116,7 +116,7 @@ class Reader:
         self._left = MAX_INSTRUCTIONS
 
     def read(self, stream: BinaryIO) -> Any:
-        """The value of the next pickle in ``stream``, as names; raises PickleError and CodeError."""
+        """The value of the next pickle in ``stream``, as names. Raises both errors."""
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}

@@ -46,6 +46,12 @@ class TorchScript(Format):
 
         return TorchScriptRunner(path, threads)
 
+    def describe(self, path: Path) -> dict[str, Any]:
+        """What the archive says; nothing of it runs."""
+        from scrfdconv.converters.formats.torchscript.archive import describe_archive
+
+        return describe_archive(path)
+
     def remark(self, precision: str) -> str:
         """TorchScript is on its way out."""
         return "torch calls it deprecated; it still runs"
