@@ -39,7 +39,7 @@ def architecture_from_metadata(metadata: dict[str, str]) -> Architecture | None:
         return None
     try:
         return architecture_from_dict(json.loads(text))
-    except (ValueError, TypeError, AttributeError, UsageError) as error:
+    except (ValueError, TypeError, AttributeError, UsageError, RecursionError) as error:
         raise ArtifactError(
             f"The model's metadata {PREFIX}architecture are damaged ({error}): convert it again."
         ) from error
