@@ -315,7 +315,7 @@ def test_a_cluster_scores_the_same_and_a_lost_worker_loses_nothing(tiny_onnx, wi
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense://x"])
 def test_a_cluster_that_is_not_there_is_said(tiny_onnx, widerface, monkeypatch, address):
     pytest.importorskip("distributed")
-    monkeypatch.setattr("scrfdconv.recipes.workers.CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr("scrfdconv.recipes.cluster.CONNECT_SECONDS", 1.0)
 
     with pytest.raises(MissingError, match="no Dask scheduler answers"):
         run(tiny_onnx, widerface, scheduler=address)

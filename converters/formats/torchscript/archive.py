@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,10 +17,12 @@ from scrfdconv.converters.formats.torchscript.safety import Code, UnsafeError, c
 from scrfdconv.converters.formats.torchscript.tracing import METADATA_FILE
 from scrfdconv.converters.metadata import architecture_from_metadata
 from scrfdconv.converters.runner import Interface, canonical_outputs
+from scrfdconv.converters.structured import json_as
 
 MAX_METADATA = 1 << 16  # bytes; ours has 1 kB
-MAX_SIDE = 1 << 16  # pixels of a fixed shape, the largest that picture formats have
-MAX_BATCH = 1 << 12
+_INPUT = re.compile(  # batch and shape of the metadata; no picture has more than 5 digits
+    r"dynamic dynamic|(?P<batch>[1-9]\d{0,4}) (?P<height>[1-9]\d{0,4})x(?P<width>[1-9]\d{0,4})"
+)
 _CODE, _EXTRA = "code/", "extra/"
 # Pickles of an archive, and the folders of their tensors.
 _PICKLES = {"data.pkl": "data/", "constants.pkl": "constants/"}
@@ -55,13 +56,15 @@ class Archive:
             if self.outputs is None:
                 return None
             return Interface(canonical_outputs(list(map(str, range(self.outputs))), self.path))
-        shape, batch = self.metadata.get("shape"), self.metadata.get("batch")
-        if shape == "dynamic":
+        found = _INPUT.fullmatch(f"{self.metadata.get('batch')} {self.metadata.get('shape')}")
+        if found is None:
+            raise ArtifactError(
+                f"{self.path}: its metadata name no shape and batch that a model has."
+            )
+        if found["height"] is None:
             return Interface.of(a)
-        sizes = re.fullmatch(r"(\d{1,5})x(\d{1,5})", shape or "")
-        if not sizes or not re.fullmatch(r"\d{1,4}", batch or ""):
-            raise ArtifactError(f"{self.path}: its metadata are damaged: shape {shape!r:.40}.")
-        return Interface.of(a, int(batch or 0), (int(sizes[1]), int(sizes[2])))
+        batch, height, width = map(int, found.group("batch", "height", "width"))
+        return Interface.of(a, batch, (height, width))
 
 
 def open_archive(path: Path) -> Archive:
@@ -162,12 +165,7 @@ def _main_class(pickle: bytes) -> str:
 def _metadata(path: Path, members: Mapping[str, bytes]) -> dict[str, str]:
     """What the file says of itself; {} for a foreign one."""
     content = members.get(_EXTRA + METADATA_FILE, b"{}")
-    try:
-        if len(content) > MAX_METADATA:
-            raise ValueError(f"it has {len(content)} bytes")
-        found = json.loads(content)
-        if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
-            raise ValueError("it is no table of texts")
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path}: {METADATA_FILE} in it is damaged ({error}).") from error
-    return found
+    where = f"{path}: its {METADATA_FILE}"
+    if len(content) > MAX_METADATA:
+        raise ArtifactError(f"{where} has {len(content)} bytes, at most {MAX_METADATA} are read.")
+    return json_as(content, dict[str, str], where, error=ArtifactError)
