@@ -25,6 +25,7 @@ class Artifact:
     digest: str  # of all files
     parents: tuple[str, ...] = ()  # digests of what it was made from
     companions: tuple[Path, ...] = ()  # the other files
+    host_code: bool = False  # the user lets code in it run (an engine's own runtime)
 
     @property
     def name(self) -> str:

@@ -441,7 +441,8 @@ class _Checker:
         elif head == "ops.prim" and name in _PRIM:
             self._code.operators.add(f"prim::{name}")
         else:
-            raise UnsafeError(_as_operator(dotted or type(call.func).__name__))
+            method = getattr(call.func, "attr", type(call.func).__name__)
+            raise UnsafeError(_as_operator(dotted or method))
 
     def _require_builtin(self, name: str, call: ast.Call) -> None:
         constant = len(call.args) == 2 and isinstance(call.args[1], ast.Constant)  # noqa: PLR2004
