@@ -197,16 +197,30 @@ def _limited_threads(threads: int | None) -> Iterator[None]:
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Put off interruptions of this process; a child that starts in the block inherits that.
+    """Put off interruptions; a child that starts in the block inherits that they are blocked.
 
-    A terminal interrupts all processes: a child that has not begun to work prints a traceback.
+    A child that is interrupted before it works, or whose parent leaves before it has told what to
+    do, prints a traceback.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread is ever interrupted
+        return
     resource_tracker.ensure_running()  # its start would unblock them
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTIONS)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    handlers = {number: signal.getsignal(number) for number in _INTERRUPTIONS}
+    caught: list[int] = []
     try:
+        # Blocked here, they still reach the threads of libraries, and from there the handler.
+        for number in handlers:
+            signal.signal(number, lambda number, _: caught.append(number))
+        signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTIONS)
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    if caught:
+        signal.raise_signal(caught[0])
 
 
 # ---------------------------------------------------------------- inside a process

@@ -29,7 +29,7 @@ def scratch_folder(beside: Path | None = None) -> Iterator[Path]:
     killed processes are removed first. Raises OSError where no folder can be made.
     """
     parent = Path(tempfile.gettempdir()) if beside is None else beside.parent
-    _remove_abandoned_folders(parent)
+    remove_abandoned(parent)
     folder, lock = _new_folder(parent, _PREFIX if beside is None else f".{_PREFIX}")
     try:
         files = folder / _FILES
@@ -38,6 +38,14 @@ def scratch_folder(beside: Path | None = None) -> Iterator[Path]:
     finally:
         _remove(folder)
         os.close(lock)
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Remove the temporary folders in ``parent`` whose processes were killed."""
+    with suppress(OSError):
+        for folder in parent.iterdir():
+            if _FOLDER.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink():
+                _remove_if_free(folder)
 
 
 # ---------------------------------------------------------------- folders
@@ -49,13 +57,6 @@ def _new_folder(parent: Path, prefix: str) -> tuple[Path, int]:
         # An empty folder is removed as abandoned; then another one is made.
         with suppress(FileNotFoundError):
             return folder, _hold(folder / _LOCK)
-
-
-def _remove_abandoned_folders(parent: Path) -> None:
-    with suppress(OSError):
-        for folder in parent.iterdir():
-            if _FOLDER.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink():
-                _remove_if_free(folder)
 
 
 def _remove_if_free(folder: Path) -> None:

@@ -7,7 +7,7 @@ deepinsight/insightface, detection/scrfd.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -262,6 +262,12 @@ PUBLISHED: Mapping[str, Published] = MappingProxyType(
         "scrfd_10g_kps": Published("SCRFD_10G_KPS", 95.40, 94.01, 82.80, "10G", 4.23, 5.0),
     }
 )
+
+
+def common_row(architecture: Architecture) -> Architecture:
+    """The built-in row that computes the same, so that it goes by its common name; else itself."""
+    same = (a for a in BUILTIN.values() if replace(architecture, name=a.name) == a)
+    return next(same, architecture)
 
 
 def known_name(text: str) -> str | None:
