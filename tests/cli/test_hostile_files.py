@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from scrfdconv.cli.__main__ import app
+from scrfdconv.cli import app
 
 MOST_SECONDS = 20
 _spec = importlib.util.spec_from_file_location(
@@ -94,6 +94,7 @@ STATES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("case", STATES)
 def test_a_state_dict_that_no_trainer_saves(case, legacy, tiny, tmp_path, monkeypatch, command):
