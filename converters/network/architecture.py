@@ -19,6 +19,7 @@ from scrfdconv.converters.structured import plain_as, read_toml, to_plain
 # Four backbone stages at strides 4, 8, 16, 32: fixed by both backbones.
 STAGES = 4
 FIRST_STAGE_STRIDE = 4
+MOST_STRIDES = 6  # 4 to 128: a face detector looks for nothing larger
 # A bottleneck's last 1x1 conv widens its stage by this factor (ResNet).
 BOTTLENECK_EXPANSION = 4
 # Decoders place anchors on an H//stride grid; the networks' maps only have that size
@@ -76,16 +77,19 @@ class Architecture:
             f"stage_channels needs {STAGES} entries": len(self.stage_channels) == STAGES,
             f"head_channels needs {towers} entries": len(self.head_channels) == towers,
             f"head_convs needs {towers} entries": len(self.head_convs) == towers,
-            "strides must start at 4, 8, 16 or 32 and double": self.strides
-            == tuple(self.strides[0] << i for i in range(len(self.strides)))
-            and self.strides[0] in (4, 8, 16, 32),
-            "strides must reach at least 32": self.strides[-1] >= SIZE_MULTIPLE,
+            "strides must start at 4, 8, 16 or 32 and double": self._strides_double(),
+            "strides must reach at least 32": max(self.strides, default=0) >= SIZE_MULTIPLE,
             "all counts must be positive": min(self._counts()) > 0,
             "head_groups must divide the channels of every head norm": self._groups_fit(),
         }
         broken = [rule for rule, holds in rules.items() if not holds]
         if broken:
             raise UsageError(f"Architecture {self.name}: {broken[0]}.")
+
+    def _strides_double(self) -> bool:
+        if self.strides[:1] not in ((4,), (8,), (16,), (32,)) or len(self.strides) > MOST_STRIDES:
+            return False
+        return self.strides == tuple(self.strides[0] << i for i in range(len(self.strides)))
 
     def _counts(self) -> tuple[int, ...]:
         return (
