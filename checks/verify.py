@@ -32,6 +32,7 @@ from scrfdconv.converters.formats.pytorch.runner import EagerRunner
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.metadata import architecture_from_metadata
 from scrfdconv.converters.network.complexity import complexity
+from scrfdconv.converters.permissions import allowing_host_code
 from scrfdconv.converters.runner import Runner
 
 
@@ -112,7 +113,10 @@ def verify_simplified(source: Path, path: Path, demand: Demand | None = None) ->
 
 def runner_of(source: Source) -> Runner:
     """Open what a conversion starts from."""
-    return EagerRunner(source) if isinstance(source, Checkpoint) else open_artifact(source.path)
+    if isinstance(source, Checkpoint):
+        return EagerRunner(source)
+    with allowing_host_code(allowed=source.host_code):
+        return open_artifact(source.path)
 
 
 def _samples(

@@ -27,6 +27,7 @@ from scrfdconv.converters.artifact import (
 )
 from scrfdconv.converters.errors import ArtifactError, InputFileError, OutputError, UsageError
 from scrfdconv.converters.options import NoOptions
+from scrfdconv.converters.permissions import allowing_host_code
 from scrfdconv.converters.precision import FLOAT
 
 if TYPE_CHECKING:
@@ -248,7 +249,8 @@ class Format(ABC):
             self.build(source, options, part, precision)
             parts = self.files(part)
             if verify is not None:
-                verify(part)
+                with allowing_host_code():  # of this machine's library, put there a moment ago
+                    verify(part)
             digest = digest_of_files(parts)
             files = (out, *self.companions(out))
             put_in_place(parts, files)
