@@ -191,9 +191,16 @@ class Numbers:
         return self._origin(weight_name(node)) in self._constants
 
     def _of_inputs(self, node: onnx.NodeProto) -> str:
-        if node.op_type in _IN_BYTES or _is_dequantized(node.input[0], self._makers):
+        dequantized = _is_dequantized(node.input[0], self._makers)
+        if node.op_type in _IN_BYTES or (dequantized and not self._is_image(node.input[0])):
             return "int8"
         return coarsest([self.of_type(node.input[0]), self.of_type(node.output[0])])
+
+    def _is_image(self, name: str) -> bool:
+        """True for the image, also in bytes: a picture has no more than 8 bits."""
+        while name in self._makers and self._makers[name].op_type in (*_TO_BYTES, *_TRANSPARENT):
+            name = self._makers[name].input[0]
+        return name in self._images
 
     def of_weight(self, name: str) -> str:
         """The coarsest numbers that a constant has passed through since it was stored."""
