@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,6 +135,18 @@ def require_folder(out: Path) -> None:
             raise OutputError(f"{out}: is no ordinary file; give another name.")
         if not os.access(out.parent, os.W_OK):
             raise OutputError(f"{out}: no permission to write in {out.parent.resolve()}.")
+
+
+def require_distinct(written: Iterable[Path], read: Mapping[Path, str]) -> None:
+    """Raise OutputError where a file that will be written is one that is read, or is named twice.
+
+    ``read`` says of each file what it is: "the source", "a calibration table".
+    """
+    known = {path.resolve(): what for path, what in read.items()}
+    for path in written:
+        if what := known.get(path.resolve()):
+            raise OutputError(f"{path}: is {what}; give another output file.")
+        known[path.resolve()] = "written already under another option"
 
 
 @contextmanager

@@ -191,6 +191,10 @@ class Format(ABC):
         """Write what another machine needs to build ``out``, where a format knows how."""
         return None
 
+    def instruction_files(self, out: Path) -> tuple[Path, ...]:
+        """The files that ``instructions`` writes."""
+        return ()
+
     def libraries_for(self, options: Any) -> tuple[str, ...]:
         """Distributions whose versions decide the bytes that ``options`` lead to."""
         return self.libraries

@@ -194,6 +194,12 @@ class TensorRT(Format):
 
         require_profiles(source, options, sizes)
 
+    def instruction_files(self, out: Path) -> tuple[Path, ...]:
+        """The ONNX and the script."""
+        from scrfdconv.converters.formats.tensorrt.building import instruction_files
+
+        return instruction_files(out)
+
     def instructions(
         self, source: Artifact, options: TensorRTOptions, out: Path
     ) -> Instructions | None:

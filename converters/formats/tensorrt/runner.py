@@ -21,7 +21,7 @@ from scrfdconv.converters.formats.tensorrt.inspect import EngineLayers, layers_o
 from scrfdconv.converters.formats.tensorrt.profile import Free, Profile, Shape, nchw
 from scrfdconv.converters.formats.tensorrt.sidecar import Sidecar, read_sidecar
 from scrfdconv.converters.metadata import architecture_from_metadata
-from scrfdconv.converters.network.architecture import OUTPUT_KINDS
+from scrfdconv.converters.network.architecture import OUTPUT_KINDS, SIZE_MULTIPLE
 from scrfdconv.converters.permissions import OPTION, host_code_allowed
 from scrfdconv.converters.runner import Interface, Runner, canonical_outputs
 
@@ -181,9 +181,13 @@ class TensorRTRunner(Runner):
     def _interface(self, metadata: dict[str, str]) -> EngineInterface:
         batch, height, width = self._size
         a = architecture_from_metadata(metadata)
-        multiple = {"size_multiple": a.size_multiple} if a else {}
         return EngineInterface(
-            tuple(self._names.values()), batch, height, width, profiles=self._profiles, **multiple
+            tuple(self._names.values()),
+            batch,
+            height,
+            width,
+            size_multiple=a.size_multiple if a else SIZE_MULTIPLE,
+            profiles=self._profiles,
         )
 
     # ------------------------------------------------------------ running

@@ -14,7 +14,8 @@ from scrfdconv.converters.errors import ArtifactError
 from scrfdconv.converters.formats.torchscript.archive import Archive, open_archive, refusal
 from scrfdconv.converters.formats.torchscript.safety import UnsafeError, require_safe_graph
 from scrfdconv.converters.network.architecture import CHANNELS
-from scrfdconv.converters.runner import Interface, Runner, canonical_outputs, thread_limit
+from scrfdconv.converters.outputs import named_by_position, named_by_shape, require_rows
+from scrfdconv.converters.runner import Interface, Runner, thread_limit
 
 PROBE_SIZE = (128, 128)  # whole cells at every stride up to 128
 
@@ -65,7 +66,12 @@ class TorchScriptRunner(Runner):
     def _probed(self) -> Interface:
         """Of a foreign file that does not declare its outputs: only a run tells them."""
         probe = self._run(np.zeros((1, CHANNELS, *PROBE_SIZE), np.float32))
-        return Interface(canonical_outputs([str(i) for i in range(len(probe))], self._path))
+        names, shapes = [str(i) for i in range(len(probe))], [v.shape for v in probe]
+        require_rows(names, shapes, self._path)
+        naming = named_by_shape(shapes, PROBE_SIZE)
+        if naming is None or None in naming.names:  # it cannot be asked for some of them
+            naming = named_by_position(names, self._path)
+        return Interface(naming.canonical)
 
     def _run(self, images: np.ndarray) -> Sequence[np.ndarray]:
         import torch
