@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -10,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from scrfdconv.converters.errors import InputFileError, MissingError, OutputError
 
@@ -83,17 +81,6 @@ def readable(path: Path) -> Path:
     if empty:
         raise InputFileError(f"{path}: is empty.")
     return path
-
-
-def load_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; raises InputFileError where there is none."""
-    try:
-        content = json.loads(readable(path).read_text("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputFileError(f"{path}: is no JSON file ({error}).") from error
-    if not isinstance(content, dict):
-        raise InputFileError(f"{path}: holds no JSON object.")
-    return content
 
 
 def archive_members(path: Path) -> frozenset[str] | None:

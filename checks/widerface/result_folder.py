@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from scrfdconv.checks.widerface.result_files import Floats, load_result, write_results
 from scrfdconv.converters.artifact import replacing
-from scrfdconv.converters.errors import OutputError
+from scrfdconv.converters.errors import InputFileError, OutputError
+from scrfdconv.converters.structured import read_json
 
 # No .txt: readers of the standard layout take it for nothing of theirs.
 STAMP_FILE = "scrfdconv.json"
@@ -74,8 +75,8 @@ class ResultFolder:
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+        return read_json(path, dict[str, Any])
+    except InputFileError:
         return None  # equals no stamp
 
 

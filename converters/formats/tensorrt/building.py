@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 from functools import lru_cache
@@ -29,6 +28,7 @@ from scrfdconv.converters.formats.tensorrt.runner import TensorRTRunner
 from scrfdconv.converters.formats.tensorrt.sidecar import Sidecar, read_sidecar, sidecar_path
 from scrfdconv.converters.graph.model_file import load_onnx
 from scrfdconv.converters.options import SizeOptions
+from scrfdconv.converters.structured import to_plain
 
 EXECUTABLE = 0o111
 
@@ -79,7 +79,7 @@ def describe_engine(path: Path) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     if sidecar:
         sidecar.require_engine(path)
-        facts = json.loads(sidecar.to_json())
+        facts = to_plain(sidecar)
         facts["metadata"].pop("architecture", None)
     try:
         runner = TensorRTRunner(path)
