@@ -187,6 +187,7 @@ def _combinations(table: Table, name: str, precision: str, budgets: Budgets) -> 
     axes = [_values(table, field) for field in fields]
     for values in product(*axes):
         given = dict(zip((field.name for field in fields), values, strict=True))
+        given = {key: None if value == DYNAMIC else value for key, value in given.items()}
         if "max_face_loss" in {field.name for _, field in fields_for(name, precision)}:
             given["max_face_loss"] = budgets.max_face_loss
         try:

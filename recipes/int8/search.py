@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from scrfdconv.converters.precision.int8.conversion import (
 )
 from scrfdconv.converters.precision.int8.quantization import quantizable
 from scrfdconv.converters.precision.int8.sensitivity import layer_sqnr
+from scrfdconv.converters.scratch import scratch_folder
 from scrfdconv.recipes.pictures import batches, views
 
 CHECK = "budget"
@@ -52,7 +52,7 @@ class Judge:
 
     def judge(self, content: bytes) -> Agreement:
         """Compare a model, given as the bytes of its file, with the reference."""
-        with TemporaryDirectory(prefix="scrfdconv-") as folder:
+        with scratch_folder() as folder:
             path = Path(folder, "int8.onnx")
             path.write_bytes(content)
             runner = OnnxRunner(path)
