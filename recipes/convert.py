@@ -163,7 +163,8 @@ def plan_only(
         assert isinstance(start, Artifact)
         verified = verify(source, start.path, demand) if demand and start is not source else None
         if verified and not verified.passed:
-            raise CheckFailed(f"{out.name} was not planned: {verified.summary()}.", verified)
+            graph = out.with_suffix(start.path.suffix)
+            raise CheckFailed(f"{graph} was not written: {verified.summary()}.", verified)
         instructions = maker.instructions(start, options, out)
     if instructions is None:
         raise UsageError(f"{maker.title} has no plan for another machine.")

@@ -94,8 +94,8 @@ def test_the_verb_makes_both_files_and_every_other_verb_opens_them(toy, tmp_path
 
 
 def test_precision_and_its_options_come_from_the_declaration(toy):
-    made = toy("toy", "tiny.pth", "--precision", "fp16", "--all-fp16", "--shape", "64", "64",
-               "--json")  # fmt: skip
+    options = ("--precision", "fp16", "--keep-float", "Sigmoid", "--shape", "64", "64")
+    made = toy("toy", "tiny.pth", *options, "--json")
     refused = toy("toy", "tiny.pth", "--all-fp16")
     unknown = toy("toy", "tiny.pth", "--precision", "int8")
 
