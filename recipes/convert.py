@@ -60,6 +60,7 @@ class SourceOptions:
     config: Path | None = None
     groups: int | None = None
     seed: int = DEFAULT_SEED
+    allow_host_code: bool = False  # that engines carry; see converters/permissions.py
 
 
 def open_source(source: str | None, options: SourceOptions | None = None) -> Source:
@@ -68,7 +69,7 @@ def open_source(source: str | None, options: SourceOptions | None = None) -> Sou
     if source and Path(source).is_file():
         found = format_of(Path(source))
         if found.source is not None:
-            return found.artifact_at(Path(source))
+            return replace(found.artifact_at(Path(source)), host_code=chosen.allow_host_code)
     return load_source(
         source,
         recipe=chosen.architecture,

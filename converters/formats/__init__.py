@@ -27,10 +27,12 @@ from scrfdconv.converters.artifact import (
 )
 from scrfdconv.converters.errors import ArtifactError, InputFileError, OutputError, UsageError
 from scrfdconv.converters.options import NoOptions
+from scrfdconv.converters.permissions import allowing_host_code
 from scrfdconv.converters.precision import FLOAT
 
 if TYPE_CHECKING:
     from scrfdconv.converters.checkpoint.loading import Checkpoint
+    from scrfdconv.converters.graph.convolution import Convolution
     from scrfdconv.converters.runner import Runner
 
     Source = Checkpoint | Artifact
@@ -140,6 +142,10 @@ class Format(ABC):
         """What the format itself measures of an opened file: the types of its layers, say."""
         yield from ()
 
+    def convolutions(self, path: Path) -> Iterator[Convolution] | None:
+        """The weights of a float or FP16 file at rest; None where they cannot be read."""
+        return None
+
     def lint(self, source: Artifact) -> Lint:
         """What speaks against building from ``source``, before it is built."""
         return Lint()
@@ -243,7 +249,8 @@ class Format(ABC):
             self.build(source, options, part, precision)
             parts = self.files(part)
             if verify is not None:
-                verify(part)
+                with allowing_host_code():  # of this machine's library, put there a moment ago
+                    verify(part)
             digest = digest_of_files(parts)
             files = (out, *self.companions(out))
             put_in_place(parts, files)

@@ -74,11 +74,8 @@ def test_run_verifies_for_real_and_a_failure_is_exit_code_1(examined, monkeypatc
     few = {name: formats()[name] for name in ("torchscript", "pytorch")}
     monkeypatch.setattr(doctor, "formats", lambda: few)
     good, out = examined("--run", "--json")
-    monkeypatch.setattr(
-        doctor,
-        "_tried",
-        lambda one, precision: doctor.Capability(one.name, precision, "failed", "x"),
-    )
+    failed = doctor.Capability("torchscript", "fp32", "failed", "x")
+    monkeypatch.setattr(doctor, "_tried", lambda one, precision: failed)
     bad, _ = examined("--run", "--json")
 
     assert (good, bad) == (0, 1)
