@@ -168,7 +168,8 @@ def plan_only(
         assert isinstance(start, Artifact)
         verified = _verified_graph(source, start, demand)
         if verified and not verified.passed:
-            raise CheckFailed(f"{out.name} was not planned: {verified.summary()}.", verified)
+            graph = out.with_suffix(start.path.suffix)
+            raise CheckFailed(f"{graph} was not written: {verified.summary()}.", verified)
         instructions = maker.instructions(start, options, out)
     if instructions is None:
         raise UsageError(f"{maker.title} has no plan for another machine.")

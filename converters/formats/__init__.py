@@ -174,6 +174,10 @@ class Format(ABC):
         """What a user should know before choosing this format in this precision."""
         return ""
 
+    def facts_made(self, path: Path) -> dict[str, Any]:
+        """What ``--json`` says of an artifact that was just made, beside its files."""
+        return {}
+
     def remark_made(self, precision: str) -> str:
         """What a user should know of an artifact that was just made."""
         return ""

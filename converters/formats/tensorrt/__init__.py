@@ -147,6 +147,10 @@ class TensorRT(Format):
         """tf32 for float32 with TF32 convolutions, which have limits of their own."""
         return "tf32" if options.tf32 and precision == "fp32" else precision
 
+    def facts_made(self, path: Path) -> dict[str, Any]:
+        """Where the sidecar is."""
+        return {"sidecar": str(self.companions(path)[0])}
+
     def findings(self, runner: Runner) -> Iterator[Finding]:
         """The audit: in which types the engine's convolutions compute."""
         from scrfdconv.converters.formats.tensorrt.audit import audit
