@@ -77,7 +77,7 @@ def verify(reference: Source, path: Path, demand: Demand | None = None) -> Repor
     results += map(CheckResult.of, format_of(path).findings(got))
     notes = _notes(reference, demand)
     if isinstance(got, OnnxRunner) and _says_reduced(got):
-        audit = audit_onnx(path)
+        audit = audit_onnx(got.path)
         results += audit.results()
         notes += audit.remarks()
     if demand.weights and isinstance(reference, Checkpoint):

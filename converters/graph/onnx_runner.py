@@ -39,7 +39,7 @@ class OnnxRunner(Runner):
     """
 
     def __init__(self, path: Path, threads: int | None = None, *, scrfd: bool = True) -> None:
-        self._path, self.by_image = path, scrfd
+        self.path, self.by_image = path, scrfd
         self._session = _session(path, threads)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if len(inputs) != 1 or len(inputs[0].shape) != IMAGE_RANK:
@@ -93,10 +93,10 @@ class OnnxRunner(Runner):
         try:
             shapes = [v.shape for v in self._run(np.zeros((batch or 1, CHANNELS, *size)))]
         except ArtifactError:  # whoever runs the model is told why
-            return named_by_position(self.output_names, self._path)
-        require_rows(self.output_names, shapes, self._path)
+            return named_by_position(self.output_names, self.path)
+        require_rows(self.output_names, shapes, self.path)
         found = named_by_shape([_of_one(shape, batch or 1) for shape in shapes], size)
-        return found or named_by_position(self.output_names, self._path)
+        return found or named_by_position(self.output_names, self.path)
 
     @cached_property
     def precision(self) -> str:
@@ -109,7 +109,7 @@ class OnnxRunner(Runner):
 
     @cached_property
     def _precisions(self) -> dict[str, str]:
-        by_own_name = output_precisions(load_onnx(self._path))
+        by_own_name = output_precisions(load_onnx(self.path))
         names = zip(self.interface.outputs, self.output_names, strict=True)
         return {canonical: by_own_name[own] for canonical, own in names}
 
@@ -120,7 +120,7 @@ class OnnxRunner(Runner):
             return list(self._session.run(self.output_names, {self._input.name: images}))
         except Exception as error:  # onnxruntime's exceptions have no common public base
             raise ArtifactError(
-                f"{self._path.name}: fails on images of shape {images.shape}: {_first(error)}"
+                f"{self.path.name}: fails on images of shape {images.shape}: {_first(error)}"
             ) from error
 
 
