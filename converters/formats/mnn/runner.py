@@ -2,8 +2,8 @@
 
 MNN's large tiles round more than float32 has to: on 2.5G_KPS with seeded weights scores move by
 4e-4 and keypoints by 3e-3 of a stride, where small tiles stay within 4e-6 and 2e-5, in about the
-same time. Whether a file is its model shows with small tiles only; what an app gets that leaves
-the library's choice is measured beside it (``twin``).
+same time. Whether a file is its model shows with small tiles only. Both cannot be measured in one
+process: the library shares the choice between all models that are open.
 """
 
 from __future__ import annotations
@@ -34,19 +34,10 @@ _STDOUT = 1
 
 
 class MnnRunner(Runner):
-    """A model in MNN on the CPU; ``by_default`` with the tiles that the library chooses."""
+    """A model in MNN on the CPU."""
 
-    arithmetic_setting = "WINOGRAD_MEMORY_LEVEL"
-
-    def __init__(
-        self,
-        path: Path,
-        threads: int | None = None,
-        *,
-        trial: bool = True,
-        by_default: bool = False,
-    ) -> None:
-        self._path, self._network, self._by_default = path, read_network(path), by_default
+    def __init__(self, path: Path, threads: int | None = None, *, trial: bool = True) -> None:
+        self._path, self._network = path, read_network(path)
         self._threads = threads or thread_limit()
         with _without_chatter():
             self._mnn = library("MNN", "MNN", "mnn")
@@ -61,15 +52,6 @@ class MnnRunner(Runner):
         """Of the stored weights; the arithmetic is float32 here."""
         return self._network.precision
 
-    @property
-    def computes_in(self) -> str:
-        """Float32, and how much more than float32 it rounds."""
-        return "fp32 with large Winograd tiles" if self._by_default else "fp32"
-
-    def twin(self) -> MnnRunner:
-        """The same file with the other tiles."""
-        return MnnRunner(self._path, self._threads, trial=False, by_default=not self._by_default)
-
     def _opened(self) -> Any:
         settings: dict[str, Any] = {"precision": "high", "backend": _CPU}
         if self._threads:
@@ -77,8 +59,7 @@ class MnnRunner(Runner):
         nn, network = self._mnn.nn, self._network
         try:
             self._manager = nn.create_runtime_manager((settings,))
-            if not self._by_default:
-                self._manager.set_hint(_WINOGRAD_LEVEL, _SMALL_TILES)
+            self._manager.set_hint(_WINOGRAD_LEVEL, _SMALL_TILES)
             return nn.load_module_from_file(
                 str(self._path),
                 [network.input_name],
