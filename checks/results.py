@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from scrfdconv.checks.plain import field_types, from_plain, to_plain
+
+if TYPE_CHECKING:
+    from scrfdconv.converters.formats import Finding
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,11 @@ class CheckResult:
         """Counts and numpy's numbers become plain ones: reports must read back as they were."""
         object.__setattr__(self, "measured", float(self.measured))
         object.__setattr__(self, "limit", float(self.limit))
+
+    @classmethod
+    def of(cls, finding: Finding) -> CheckResult:
+        """What a format measured of its own file, as a result like all others."""
+        return cls(**vars(finding))
 
     @property
     def passed(self) -> bool:

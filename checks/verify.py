@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from scrfdconv.checks.engine import audit
 from scrfdconv.checks.faces.compare import compare_faces, model_input
 from scrfdconv.checks.parity import (
     Observe,
@@ -21,12 +20,10 @@ from scrfdconv.checks.parity import (
 from scrfdconv.checks.precision import audit as audit_onnx
 from scrfdconv.checks.results import CheckResult, Report
 from scrfdconv.checks.weights import READERS, ROUNDING, compare_weights
-from scrfdconv.converters.artifact import kind_of
 from scrfdconv.converters.checkpoint.loading import Checkpoint
-from scrfdconv.converters.errors import ArtifactError
-from scrfdconv.converters.formats import Source, open_artifact
-from scrfdconv.converters.formats.pytorch import EagerRunner
-from scrfdconv.converters.formats.tensorrt.runner import TensorRTRunner
+from scrfdconv.converters.errors import ArtifactError, UsageError
+from scrfdconv.converters.formats import Source, format_of, open_artifact
+from scrfdconv.converters.formats.pytorch.runner import EagerRunner
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.metadata import architecture_from_metadata
 from scrfdconv.converters.network.complexity import complexity
@@ -70,8 +67,7 @@ def verify(reference: Source, path: Path, demand: Demand | None = None) -> Repor
     results += _size_claimed(got)
     if photographs and not any(r.metric == "runs" for r in results):
         results += compare_faces(want, got, photographs, got.precision)
-    if isinstance(got, TensorRTRunner):
-        results += audit(got)
+    results += map(CheckResult.of, format_of(path).findings(got))
     if isinstance(got, OnnxRunner) and _says_reduced(got):
         results += audit_onnx(path).results()
     if _comparable_at_rest(reference, path, got, demand):
@@ -80,13 +76,23 @@ def verify(reference: Source, path: Path, demand: Demand | None = None) -> Repor
     return Report.of(results, _notes(reference, demand))
 
 
-def verify_simplified(source: Path, path: Path) -> Report:
-    """Compare a simplified model with the one it came from, whatever its outputs mean."""
+def verify_simplified(source: Path, path: Path, demand: Demand | None = None) -> Report:
+    """Compare a simplified model with the one it came from, whatever its outputs mean.
+
+    Photographs of ``demand`` are for an SCRFD only; raises UsageError for another model.
+    """
+    demand = demand or Demand()
     try:
         want, got = OnnxRunner(source), OnnxRunner(path)
     except ArtifactError:  # no SCRFD: outputs by their own names, in units that nobody knows
         want, got = OnnxRunner(source, scrfd=False), OnnxRunner(path, scrfd=False)
-    return Report.of(compare(want, got, samples_for(want.interface, got.interface)))
+        if demand.images:
+            raise UsageError(f"--images is for detectors, and {source} is no SCRFD.") from None
+    shapes = common_shapes(want.interface, got.interface)
+    photographs = [model_input(p, shapes[0][1:]) for p in demand.images] if shapes else []
+    samples = _samples(want, got, demand, photographs)
+    results = compare(want, got, samples, loosen=demand.loosen, observe=demand.observe)
+    return Report.of(results, _loosened(demand))
 
 
 def runner_of(source: Source) -> Runner:
@@ -124,7 +130,7 @@ def _comparable_at_rest(reference: Source, path: Path, got: Runner, demand: Dema
         demand.weights
         and isinstance(reference, Checkpoint)
         and got.precision in ROUNDING
-        and kind_of(path) in READERS
+        and format_of(path).name in READERS
     )
 
 
@@ -132,8 +138,13 @@ def _notes(reference: Source, demand: Demand) -> list[str]:
     notes = []
     if isinstance(reference, Checkpoint) and reference.seeded:
         notes.append("the weights are seeded, not trained: this model detects no faces")
-    if demand.loosen != 1:
-        notes.append(f"limits were loosened {demand.loosen:g} times on request")
+    notes += _loosened(demand)
     if not demand.images:
         notes.append("no photographs were given (--images): nothing is said about faces")
     return notes
+
+
+def _loosened(demand: Demand) -> list[str]:
+    if demand.loosen == 1:
+        return []
+    return [f"limits were loosened {demand.loosen:g} times on request"]

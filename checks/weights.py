@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scrfdconv.checks.results import CheckResult
-from scrfdconv.converters.artifact import kind_of
 from scrfdconv.converters.checkpoint.loading import Checkpoint
+from scrfdconv.converters.formats import format_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -63,7 +63,7 @@ def compare_weights(
     checkpoint: Checkpoint, path: Path, precision: str = "fp32"
 ) -> Iterator[CheckResult]:
     """Yield how well the convolutions of the model at ``path`` match those of ``checkpoint``."""
-    rounding, convolutions_of = ROUNDING[precision], READERS[kind_of(path)]
+    rounding, convolutions_of = ROUNDING[precision], READERS[format_of(path).name]
     expected = convolutions_of_checkpoint(checkpoint)
     worst, culprit, found = 0.0, "", set()
     strangers = []
@@ -142,7 +142,7 @@ def convolutions_of_torchscript(path: Path) -> Iterator[Convolution]:
     """Every convolution of a traced or scripted model, with BatchNorms folded in."""
     import torch
 
-    from scrfdconv.converters.formats.torchscript import without_deprecation
+    from scrfdconv.converters.formats.torchscript.runner import without_deprecation
 
     with without_deprecation():
         loaded = torch.jit.load(str(path), "cpu")  # type: ignore[no-untyped-call]

@@ -36,7 +36,7 @@ def bench(
         int | None, typer.Option(min=1, help="Of each runtime.", show_default="its own choice")
     ] = None,
     runs: Annotated[int, typer.Option(min=1, help="Measured runs of each model.")] = 50,
-    recipe: o.Recipe = None,
+    architecture: o.Architecture = None,
     config: o.Config = None,
     norm_groups: o.NormGroups = None,
     seed: o.Seed = 0,
@@ -48,7 +48,7 @@ def bench(
     from scrfdconv.recipes.convert import SourceOptions
 
     contest = Contest(shape, batch, threads, runs)
-    options = SourceOptions(recipe, config, norm_groups, seed)
+    options = SourceOptions(architecture=architecture, config=config, groups=norm_groups, seed=seed)
     with output.progress("timing") as advance:
         places, load = compare_speed(models, options, contest, advance)
     machine = environment(threads)

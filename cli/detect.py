@@ -43,7 +43,7 @@ def detect(
     draw: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write the pictures with their faces.")
     ] = None,
-    recipe: o.Recipe = None,
+    architecture: o.Architecture = None,
     config: o.Config = None,
     norm_groups: o.NormGroups = None,
     seed: o.Seed = 0,
@@ -63,7 +63,10 @@ def detect(
         plan_drawings,
     )
 
-    source = open_source(model, SourceOptions(recipe, config, norm_groups, seed))
+    source = open_source(
+        model,
+        SourceOptions(architecture=architecture, config=config, groups=norm_groups, seed=seed),
+    )
     detector = Detector(open_runner(source), DetectOptions(size, threshold, nms, max_faces))
     output.say_if_seeded(source)
     paths, bad = list_pictures(images)

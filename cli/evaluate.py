@@ -72,7 +72,7 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FILE", help="Draw the curves of precision and recall: .svg or .png."),
     ] = None,
-    recipe: o.Recipe = None,
+    architecture: o.Architecture = None,
     config: o.Config = None,
     norm_groups: o.NormGroups = None,
     seed: o.Seed = 0,
@@ -89,7 +89,7 @@ def evaluate(
 
     _require_one_way(model, widerface, results, ground_truth, images, reference)
     _require_drawable(plot)
-    options = SourceOptions(recipe, config, norm_groups, seed)
+    options = SourceOptions(architecture=architecture, config=config, groups=norm_groups, seed=seed)
     running = {"--mode": mode, "--workers": workers, "--scheduler": scheduler}
     if images and model and reference:
         _require_absent({**running, "--limit": limit, "--plot": plot}, "--widerface")
@@ -98,7 +98,7 @@ def evaluate(
         plan = Plan(parse_mode(mode or "vga"), results, limit, workers, scheduler)
         _run_model(model, options, widerface, plan, plot)
     elif results and ground_truth:
-        reading = {"--recipe": recipe, "--config": config, "--norm-groups": norm_groups}
+        reading = {"--architecture": architecture, "--config": config, "--norm-groups": norm_groups}
         _require_absent({**running, **reading}, "MODEL --widerface")
         _score_files(results, ground_truth, limit, plot)
 

@@ -15,15 +15,17 @@ from scrfdconv.cli.main import LOOK_UP, app
 @app.command(rich_help_panel=LOOK_UP)
 def inspect(
     file: Annotated[Path, typer.Argument(help="A checkpoint or an artifact.")],
-    recipe: o.Recipe = None,
+    architecture: o.Architecture = None,
     config: o.Config = None,
     norm_groups: o.NormGroups = None,
     json: o.Json = False,
 ) -> None:
     """Say what a file is: kind, architecture, inputs and outputs, precision, digest, metadata."""
-    from scrfdconv.recipes.describe import describe
+    from scrfdconv.recipes.convert import SourceOptions
+    from scrfdconv.recipes.describe import facts_of_file
 
-    facts = describe(file, recipe, config, norm_groups)
+    options = SourceOptions(architecture=architecture, config=config, groups=norm_groups)
+    facts = facts_of_file(file, options)
     if json:
         output.print_json(facts)
         return

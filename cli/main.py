@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from scrfdconv.cli import output, signals
 from scrfdconv.converters.errors import CheckFailed, ScrfdconvError
+
+if TYPE_CHECKING:
+    from scrfdconv.cli.verbs import Verb
 
 USAGE_ERROR = 2
 BUG = 70  # EX_SOFTWARE of sysexits.h: none of the documented codes
@@ -20,6 +23,23 @@ MAKE, PROVE, LOOK_UP, OTHER = "Make artifacts", "Prove and measure", "Look up", 
 PANELS = (MAKE, PROVE, LOOK_UP, OTHER)
 WHOLE = 1000  # characters: the whole first sentence, wrapped instead of cut
 CommandLineError: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+class Command(TyperCommand):
+    """A command whose help lists options under their headings."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Arguments, then options without a heading, then one section for each heading."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                plain = "Arguments" if parameter.param_type_name == "argument" else "Options"
+                heading = getattr(parameter, "rich_help_panel", None) or plain
+                sections.setdefault(heading, []).append(record)
+        for heading, records in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
 
 
 class Verbs(TyperGroup):
@@ -33,10 +53,26 @@ class Verbs(TyperGroup):
         extra["standalone_mode"] = False
         sys.exit(self._run(arguments or ["--help"], extra))
 
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Verbs that make artifacts come from the declarations of formats and precisions."""
+        return [*self._making(), *super().list_commands(ctx)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A command is made of a declaration when somebody asks for this one."""
+        verb = self._making().get(cmd_name)
+        return _command(verb) if verb else super().get_command(ctx, cmd_name)
+
+    @staticmethod
+    def _making() -> dict[str, Verb]:
+        from scrfdconv.cli.verbs import making_verbs
+
+        return making_verbs()
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """List the verbs by what they are for."""
-        panels: dict[str, list[tuple[str, str]]] = {}
-        for name in self.list_commands(ctx):
+        made = [(verb.name, verb.short_help) for verb in self._making().values()]
+        panels: dict[str, list[tuple[str, str]]] = {MAKE: made}
+        for name in super().list_commands(ctx):
             command = self.get_command(ctx, name)
             if command is not None:
                 panel = getattr(command, "rich_help_panel", None) or OTHER
@@ -68,6 +104,15 @@ class Verbs(TyperGroup):
             )
             return BUG
         return code if isinstance(code, int) else 0
+
+
+def _command(verb: Verb) -> Any:
+    """The command of a verb that makes artifacts, with its options under their headings."""
+    from scrfdconv.cli.verbs import command_of
+
+    single = typer.Typer(rich_markup_mode=None, add_completion=False)
+    single.command(verb.name, cls=Command, rich_help_panel=MAKE)(command_of(verb))
+    return typer.main.get_command(single)
 
 
 app = typer.Typer(

@@ -1,67 +1,148 @@
-"""What every verb that makes an artifact says of its source and of what it made."""
+"""What every verb that makes an artifact does: open SOURCE, build, prove, show."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from scrfdconv.cli import output
+from scrfdconv.cli.sources import open_for_making, tell_source
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from scrfdconv.checks.verify import Demand
+    from scrfdconv.converters.formats import Format, Source
+    from scrfdconv.recipes.convert import Made, Planned
+    from scrfdconv.recipes.target import Target
 
-    from scrfdconv.converters.formats import Source
-    from scrfdconv.recipes.convert import Made
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What a user typed."""
+
+    format: Format
+    precision: str | None  # None: that of the source
+    chosen: Mapping[str, Any]  # options of formats and precisions that were given
+    flags: Mapping[str, str]  # how the command line calls them
+    source: str | None
+    plan_only: bool
+    out: Path | None
+    images: list[Path] | None
+    architecture: str | None
+    config: Path | None
+    norm_groups: int | None
+    seed: int
+    loosen: float | None
+    verify: bool
 
 
-def require_shape_for_batch(shape: tuple[int, int] | None, batch: int) -> None:
-    """Refuse --batch without --shape: a dynamic model takes any batch."""
-    if batch != 1 and shape is None:
+def make(wish: Wish) -> None:
+    """Make the artifact, verified, and show it."""
+    from scrfdconv.checks.faces.images import image_files
+    from scrfdconv.checks.verify import Demand
+    from scrfdconv.converters.artifact import require_folder
+    from scrfdconv.converters.errors import MissingError
+    from scrfdconv.recipes.naming import default_path
+
+    if not wish.plan_only and (missing := wish.format.why_not_built()):
+        raise MissingError(missing)
+    source = open_for_making(
+        wish.source, wish.architecture, wish.config, wish.norm_groups, wish.seed
+    )
+    target = _target(wish, source)
+    _require_use(wish, target)
+    path = wish.out or default_path(source, target)
+    for written in (path, *_written(wish)):
+        require_folder(written)
+    images = image_files(wish.images)
+    tell_source(source)
+    loosen = 1.0 if wish.loosen is None else wish.loosen
+    demand = Demand(images, loosen, weights=False) if wish.verify else None
+    if wish.plan_only:
+        _plan(source, target, path, demand, images)
+    else:
+        _build(source, target, path, demand, images)
+
+
+def _target(wish: Wish, source: Source) -> Target:
+    """The target; raises BadParameter for options that would do nothing for it."""
+    from scrfdconv.converters.artifact import Artifact
+    from scrfdconv.converters.options import option_fields
+    from scrfdconv.converters.precision import precisions
+    from scrfdconv.recipes.target import target_of
+
+    graph = wish.format.chain()[0]
+    is_graph = isinstance(source, Artifact) and source.format == graph.name
+    have = graph.precision_of(source.path) if is_graph else "fp32"  # type: ignore[arg-type]
+    for one in precisions().values():
+        mine = {field.name for field in option_fields(one.options)} & wish.chosen.keys()
+        if mine and wish.precision is not None and have == wish.precision != "fp32":
+            raise typer.BadParameter(f"{_flag(wish, mine)}: {source.name} is {have} already.")
+    for name in wish.chosen:
+        fitting = _precisions_with(wish.format, name)
+        if fitting and wish.precision not in fitting:
+            wanted = " or ".join(fitting)
+            raise typer.BadParameter(f"{wish.flags[name]} is for --precision {wanted}.")
+    if isinstance(source, Artifact) and "exporter" in wish.chosen:
         raise typer.BadParameter(
-            "--batch fixes the batch of a fixed shape: give --shape H W, too; a dynamic model "
-            "takes any batch."
+            f"{wish.flags['exporter']} is chosen where a checkpoint is exported; {source.path} is "
+            f"{source.format}."
         )
+    precision = wish.precision or (None if isinstance(source, Artifact) else "fp32")
+    return target_of(wish.format.name, precision, wish.chosen)
 
 
-def open_for_making(
-    source: str | None, recipe: str | None, config: Path | None, groups: int | None, seed: int
-) -> Source:
-    """SOURCE; options that mean nothing for it are refused, not ignored."""
-    from scrfdconv.converters.checkpoint.loading import Checkpoint
-    from scrfdconv.recipes.convert import SourceOptions, open_source
-
-    opened = open_source(source, SourceOptions(recipe, config, groups, seed))
-    said = {"--recipe": recipe, "--config": config, "--norm-groups": groups}
-    given = [option for option, value in said.items() if value is not None]
-    if given and not isinstance(opened, Checkpoint):
-        raise typer.BadParameter(
-            f"{given[0]} says what a checkpoint is; {opened.path} is {opened.format}."
-        )
-    seeded = isinstance(opened, Checkpoint) and opened.seeded
-    if groups is not None and seeded:
-        raise typer.BadParameter(f"--norm-groups is for checkpoint files, not for {opened.name}.")
-    if seed and not seeded:
-        raise typer.BadParameter(f"--seed draws the weights of built-in models; {source} has some.")
-    return opened
+def _flag(wish: Wish, names: set[str]) -> str:
+    return wish.flags[next(name for name in wish.chosen if name in names)]
 
 
-def tell_source(source: Source) -> None:
-    """Say which network a checkpoint is, and loudly if its weights are untrained."""
-    from scrfdconv.converters.checkpoint.loading import Checkpoint
+def _precisions_with(made: Format, name: str) -> list[str]:
+    """The precisions that an option belongs to; none: it is one of the formats'."""
+    from scrfdconv.converters.options import option_fields
+    from scrfdconv.converters.precision import precisions
 
-    if not isinstance(source, Checkpoint):
+    return [
+        one.name
+        for one in precisions().values()
+        if one.name in made.precisions and name in {f.name for f in option_fields(one.options)}
+    ]
+
+
+def _require_use(wish: Wish, target: Target) -> None:
+    """Refuse what would change nothing: a number that ignores an option misleads."""
+    if wish.verify:
         return
-    output.say(f"{source.name}: {source.architecture.name}, by {source.recognised_by}")
-    for note in source.notes:
-        output.say(f"note: {note}")
-    output.say_if_seeded(source)
+    if wish.loosen is not None:
+        raise typer.BadParameter("--loosen is for the verification that --no-verify leaves out.")
+    if wish.images and (target.precision or "fp32") == "fp32":
+        raise typer.BadParameter("--images is for the verification that --no-verify leaves out.")
 
 
-def show_made(made: Made, extra: dict[str, Any]) -> None:
+def _written(wish: Wish) -> list[Path]:
+    """Files that options name to be written."""
+    return [value for value in wish.chosen.values() if isinstance(value, Path)]
+
+
+# ---------------------------------------------------------------- building
+
+
+def _build(
+    source: Source, target: Target, path: Path, demand: Demand | None, images: tuple[Path, ...]
+) -> None:
+    from scrfdconv.recipes.convert import convert
+
+    made = convert(source, target, path, demand, images=images, stage=output.progress)
+    show_made(made, {"source": source.name})
+
+
+def show_made(made: Made, extra: Mapping[str, Any]) -> None:
     """Print the measurements, then path, size and digest; or all of it as JSON."""
     artifact, report = made.artifact, made.report
-    size = artifact.path.stat().st_size
+    for warning in made.warnings:
+        output.say(f"WARNING: {warning}.")
     if output.wants_json():
         output.print_json(
             {
@@ -69,16 +150,59 @@ def show_made(made: Made, extra: dict[str, Any]) -> None:
                 "format": artifact.format,
                 "precision": artifact.precision,
                 "sha256": artifact.digest,
-                "size": size,
+                "size": artifact.size,
                 "parents": list(artifact.parents),
                 "verified": report is not None,
                 "report": report.to_dict() if report else None,
                 **extra,
+                **made.facts,
             }
         )
-        return
-    if report:
+    elif report:
         output.show_report(report)
     else:
         output.say("WARNING: not verified (--no-verify).")
-    output.show(f"{artifact.path}  {size / 1e6:.2f} MB  sha256 {artifact.digest[:12]}")
+        for note in made.notes:
+            output.show(f"note: {note}")
+    for line in made.lines:
+        output.show(line)
+    output.show(f"{artifact.path}  {artifact.size / 1e6:.2f} MB  sha256 {artifact.digest[:12]}")
+    for remark in made.remarks:
+        output.say(f"note: {remark}")
+
+
+# ---------------------------------------------------------------- planning
+
+
+def _plan(
+    source: Source, target: Target, path: Path, demand: Demand | None, images: tuple[Path, ...]
+) -> None:
+    from scrfdconv.recipes.convert import plan_only
+
+    planned = plan_only(source, target, path, demand, images=images, stage=output.progress)
+    if not output.wants_json():
+        _show_plan(planned)
+        return
+    report = planned.verified
+    output.print_json(
+        {
+            "built": False,
+            "source": source.name,
+            **planned.instructions.facts,
+            "lint": planned.lint.to_dict(),
+            "verified": report is not None,
+            "report": report.to_dict() if report else None,
+        }
+    )
+
+
+def _show_plan(planned: Planned) -> None:
+    for line in planned.instructions.lines:
+        output.show(line)
+    for note in planned.lint.notes:
+        output.show(f"  note       {note}")
+    if planned.verified:
+        output.show(f"  verified   the graph: {planned.verified.summary()}")
+    output.show("Copy these to the target machine and run the script:")
+    for file in planned.instructions.files:
+        output.show(f"  {file}")

@@ -10,7 +10,7 @@ import typer
 from scrfdconv.cli import options as o
 from scrfdconv.cli import output
 from scrfdconv.cli.main import PROVE, app
-from scrfdconv.cli.making import open_for_making
+from scrfdconv.cli.sources import open_for_making
 
 MANIFEST_SUFFIX = ".json"  # no model is a JSON file
 FAILED = 1
@@ -33,18 +33,21 @@ def verify(
         bool, typer.Option("--rerun", help="Of a manifest: measure its artifacts anew.")
     ] = False,
     images: o.Images = None,
-    recipe: o.Recipe = None,
+    architecture: o.Architecture = None,
     config: o.Config = None,
     norm_groups: o.NormGroups = None,
     seed: o.Seed = 0,
     loosen: o.Loosen = 1.0,
     json: o.Json = False,
+    *,
+    context: typer.Context,
 ) -> None:
     """Measure whether ARTIFACT is the same function as the reference; exit 1 if it is not.
 
     A manifest.json is compared with the files beside it: digests, and with --rerun all numbers.
     """
     if artifact.suffix == MANIFEST_SUFFIX:
+        _require_for_manifest(context)
         _verify_manifest(artifact, reference, images, json=json, rerun=rerun)
         return
     if reference is None or rerun:
@@ -54,18 +57,19 @@ def verify(
     from scrfdconv.checks.faces.images import image_files
     from scrfdconv.checks.verify import Demand
     from scrfdconv.checks.verify import verify as verify_artifact
-    from scrfdconv.converters.artifact import digest_of, kind_of
+    from scrfdconv.converters.artifact import digest_of_files
+    from scrfdconv.converters.formats import format_of
 
-    kind = kind_of(artifact)
-    source = open_for_making(reference, recipe, config, norm_groups, seed)
+    found = format_of(artifact)
+    source = open_for_making(reference, architecture, config, norm_groups, seed)
     demand = Demand(image_files(images), loosen)
     with output.working(f"comparing {artifact.name} with {source.name}"):
         report = verify_artifact(source, artifact, demand)
     if json:
         content = {
             "artifact": str(artifact),
-            "kind": kind,
-            "sha256": digest_of(artifact),
+            "kind": found.name,
+            "sha256": digest_of_files(found.files(artifact)),
             "reference": {"name": source.name, "sha256": source.digest},
         }
         output.print_json({**content, **report.to_dict()})
@@ -74,6 +78,15 @@ def verify(
     if not report.passed:
         output.say(f"scrfdconv: {artifact} is not {source.name}: {report.summary()}.")
         raise typer.Exit(report.exit_code)
+
+
+def _require_for_manifest(context: typer.Context) -> None:
+    """Refuse options that mean nothing for a manifest: each entry has its own."""
+    for name in ("architecture", "config", "norm_groups", "seed", "loosen"):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            flag = f"--{name.replace('_', '-')}"
+            raise typer.BadParameter(f"{flag} is not for a manifest.json, whose entries say it.")
 
 
 def _verify_manifest(

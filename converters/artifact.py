@@ -1,51 +1,72 @@
-"""Files: what kind one is, its digest, and how one is replaced only whole."""
+"""Files of models: their digests, and how they are replaced only whole."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scrfdconv.converters.errors import ArtifactError, InputFileError, MissingError, OutputError
+from scrfdconv.converters.errors import InputFileError, MissingError, OutputError
 
 _CHUNK = 1 << 20  # bytes read at a time
-_HEAD = 64  # bytes that tell the kind of a file
-_PICKLE = b"\x80"  # first byte of every pickle since protocol 2, so of old torch checkpoints
-_PLAN = b"ftrt"  # TensorRT plans start so, in every version since 8
-_ONNX_IR_VERSION = 0x08  # protobuf tag of ModelProto.ir_version, the first field writers emit
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A converted model on disk."""
+    """A converted model on disk: one file or several that belong together."""
 
-    path: Path
+    path: Path  # the main file: the one that is opened
     format: str
     precision: str
-    digest: str  # sha256 of the file
+    digest: str  # of all files
     parents: tuple[str, ...] = ()  # digests of what it was made from
-    metadata: dict[str, str] = field(default_factory=dict)
+    companions: tuple[Path, ...] = ()  # the other files
 
     @property
     def name(self) -> str:
-        """The file's stem, from which names of derived artifacts are made."""
+        """The main file's stem, from which names of derived artifacts are made."""
         return self.path.stem
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files, the main file first."""
+        return (self.path, *self.companions)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(path.stat().st_size for path in self.files)
 
 
 def digest_of(path: Path) -> str:
     """sha256 of a file, as 64 hexadecimal digits."""
+    import hashlib  # here, because --help needs none of it
+
     result = hashlib.sha256()
     with readable(path).open("rb") as file:
         while block := file.read(_CHUNK):
             result.update(block)
     return result.hexdigest()
+
+
+def digest_of_files(files: Sequence[Path]) -> str:
+    """One digest for the files of an artifact: of a single file its sha256.
+
+    Of several files it is the sha256 over a line of suffix and sha256 for each, in the order of
+    the suffixes that the format declares: renaming all of them together changes nothing.
+    """
+    import hashlib
+
+    if len(files) == 1:
+        return digest_of(files[0])
+    lines = (f"{path.suffix} {digest_of(path)}\n" for path in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def readable(path: Path) -> Path:
@@ -75,58 +96,17 @@ def load_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def kind_of(path: Path) -> str:
-    """The format that a file's content has: pytorch, torchscript, onnx or tensorrt.
+def archive_members(path: Path) -> frozenset[str] | None:
+    """Names of the files in a zip archive, without their folders; None for other files."""
+    import zipfile
 
-    The suffix is not asked: deployed files carry any. Raises InputFileError for other content.
-    """
-    with readable(path).open("rb") as file:
-        head = file.read(_HEAD)
-    if zipfile.is_zipfile(path):
-        return _zip_kind(path)
-    if head.startswith(_PLAN):
-        return "tensorrt"
-    if head.startswith(_PICKLE) or _is_safetensors(path, head):
-        return "pytorch"
-    if head[0] == _ONNX_IR_VERSION:
-        return "onnx"
-    if head.startswith(b"PK"):
-        raise InputFileError(f"{path}: is a damaged or truncated zip archive; fetch it again.")
-    raise InputFileError(
-        f"{path}: is neither a checkpoint (.pth, .safetensors) nor ONNX, TorchScript or TensorRT."
-    )
-
-
-def _zip_kind(path: Path) -> str:
+    if not zipfile.is_zipfile(path):
+        return None
     try:
         with zipfile.ZipFile(path) as archive:
-            names = {name.rpartition("/")[2] for name in archive.namelist()}
+            return frozenset(name.rpartition("/")[2] for name in archive.namelist())
     except zipfile.BadZipFile as error:
         raise InputFileError(f"{path}: is a damaged zip archive ({error}).") from error
-    if "constants.pkl" in names:
-        return "torchscript"
-    if "data.pkl" in names:
-        return "pytorch"
-    raise InputFileError(f"{path}: is a zip archive, but holds no torch model.")
-
-
-def _is_safetensors(path: Path, head: bytes) -> bool:
-    """8 bytes of header length, then a JSON object."""
-    length = int.from_bytes(head[:8], "little")
-    return head[8:9] == b"{" and 8 + length <= path.stat().st_size
-
-
-def artifact_at(path: Path, kind: str, precision: str = "fp32") -> Artifact:
-    """Describe a file that is already there."""
-    return Artifact(path, kind, precision, digest_of(path))
-
-
-def require_kind(path: Path, *kinds: str) -> str:
-    """The kind of ``path``; raises ArtifactError unless it is one of ``kinds``."""
-    kind = kind_of(path)
-    if kind not in kinds:
-        raise ArtifactError(f"{path}: is of kind {kind}, expected {' or '.join(kinds)}.")
-    return kind
 
 
 @contextmanager
@@ -136,18 +116,36 @@ def replacing(out: Path) -> Iterator[Path]:
     Whatever happens in between, an older ``out`` stays as it was and nothing half-written gets
     its name. Leftovers of killed processes are removed by the next one.
     """
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    with scratch_beside(out) as folder:
+        part = folder / out.name
+        yield part
+        put_in_place([part], [out])
+
+
+@contextmanager
+def scratch_beside(out: Path) -> Iterator[Path]:
+    """An empty folder on the disk of ``out``, removed afterwards.
+
+    Raises OutputError where ``out`` cannot be written.
+    """
+    folder = out.with_name(f".{out.name}.{os.getpid()}.part")
     with writing_to(out):
         require_folder(out)
         _remove_leftovers(out)
         try:
-            part.touch()
-            yield part
-            with part.open("rb") as file:
-                os.fsync(file.fileno())  # or a crash could leave the new name with no content
-            part.replace(out)
+            folder.mkdir()
+            yield folder
         finally:
-            part.unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def put_in_place(parts: Sequence[Path], files: Sequence[Path]) -> None:
+    """Give finished files their final names, the main file (the first) last."""
+    for part in parts:
+        with part.open("rb") as file:
+            os.fsync(file.fileno())  # or a crash could leave the new name with no content
+    for part, final in reversed(list(zip(parts, files, strict=True))):
+        part.replace(final)
 
 
 def require_folder(out: Path) -> None:
@@ -185,8 +183,7 @@ def _remove_leftovers(out: Path) -> None:
     for path in out.parent.iterdir():
         match = pattern.fullmatch(path.name)
         if match and not _alive(int(match[1])):
-            with suppress(OSError):
-                path.unlink()
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _alive(pid: int) -> bool:

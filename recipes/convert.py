@@ -1,97 +1,330 @@
-"""One conversion: from a source to an artifact that was verified before it got its name."""
+"""One conversion: from a source to an artifact that was verified before it got its name.
+
+Every verb that makes an artifact and every step of a build takes this path: the float graph, the
+precision, the format, each built from the one before, and the last one compared with the source.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from scrfdconv.checks.results import Report
+from scrfdconv.checks.results import CheckResult, Report
 from scrfdconv.checks.verify import Demand, verify, verify_simplified
-from scrfdconv.converters.artifact import Artifact, artifact_at, kind_of
+from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.checkpoint.loading import DEFAULT_SEED, Checkpoint, load_source
-from scrfdconv.converters.errors import CheckFailed, UsageError
-from scrfdconv.converters.formats import Source, formats
+from scrfdconv.converters.errors import ArtifactError, CheckFailed, MissingError, UsageError
+from scrfdconv.converters.formats import (
+    Format,
+    Instructions,
+    Source,
+    format_of,
+    formats,
+    require_other_files,
+)
+from scrfdconv.converters.precision import FLOAT
+from scrfdconv.recipes.precision import Order, Settled, Stage, account_of, settle, silent
+from scrfdconv.recipes.target import Target
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Made:
     """An artifact and the proof that it is the model it came from (None: not verified)."""
 
     artifact: Artifact
     report: Report | None
+    facts: Mapping[str, Any] = field(default_factory=dict)  # what else was measured, for --json
+    lines: tuple[str, ...] = ()  # the same for people
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # they stand in the report, where there is one
+    remarks: tuple[str, ...] = ()  # what a user should know of such artifacts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """What another machine needs to build an artifact that cannot be built here."""
+
+    instructions: Instructions
+    lint: Report
+    verified: Report | None  # of the graph; None: not verified, or the source itself
+
+
+@dataclass(frozen=True, kw_only=True)
 class SourceOptions:
     """How to read SOURCE, as the command line's options of the same names."""
 
-    recipe: str | None = None
+    architecture: str | None = None
     config: Path | None = None
     groups: int | None = None
     seed: int = DEFAULT_SEED
 
 
-def open_source(source: str | None, options: SourceOptions) -> Source:
+def open_source(source: str | None, options: SourceOptions | None = None) -> Source:
     """SOURCE as a checkpoint, or as an artifact if the file is one already."""
+    chosen = options or SourceOptions()
     if source and Path(source).is_file():
-        kind = kind_of(Path(source))
-        if kind != "pytorch":
-            return artifact_at(Path(source), kind)
+        found = format_of(Path(source))
+        if found.source is not None:
+            return found.artifact_at(Path(source))
     return load_source(
         source,
-        recipe=options.recipe,
-        config=options.config,
-        groups=options.groups,
-        seed=options.seed,
+        recipe=chosen.architecture,
+        config=chosen.config,
+        groups=chosen.groups,
+        seed=chosen.seed,
     )
-
-
-def require_another_file(source: Source, out: Path) -> None:
-    """Raise UsageError if ``out`` is the checkpoint itself: weights of a training, gone."""
-    own = source.path if isinstance(source, Checkpoint) else None
-    if own and out.exists() and out.samefile(own):
-        raise UsageError(f"{out}: is the checkpoint; give another output file.")
 
 
 def convert(
     source: Source,
-    target: str,
+    target: Target,
     out: Path,
-    options: Any,
     demand: Demand | None,
     *,
+    images: tuple[Path, ...] = (),
     parent: Source | None = None,
-    on_the_way: Sequence[tuple[str, Any]] = (),
+    stage: Stage = silent,
 ) -> Made:
-    """Build ``out`` in format ``target``; ``demand`` None skips the verification.
+    """Build ``out`` as ``target`` says; ``demand`` None skips the verification.
 
-    ``on_the_way`` are the formats, with their options, between a source and the target: a
-    checkpoint becomes FP16 through ``[("onnx", OnnxOptions(shape))]``. They are built in a
-    temporary folder; the first of them, or ``out``, from ``parent`` where one was made of
-    ``source`` before. What is verified is the end against the source itself. Raises CheckFailed,
-    with the report, if the artifact is not its source; ``out`` is untouched then.
+    ``images`` are photographs to measure ranges on; ``parent`` is the float graph of ``source``
+    with the target's shape, or the dynamic one, where it was made before. What is verified is
+    the end against the source itself. Raises CheckFailed, with the report, if the artifact is
+    not its source; ``out`` is untouched then.
     """
-    require_another_file(source, out)
-    reports: list[Report] = []
-
-    def require(part: Path) -> None:
-        assert demand is not None
-        if isinstance(source, Artifact) and target == source.format == "onnx":
-            report = verify_simplified(source.path, part)
-        else:
-            report = verify(source, part, demand)
-        reports.append(report)
-        if not report.passed:
-            raise CheckFailed(f"{out} was not written: {report.summary()}.", report)
-
+    target = _in_full(target, source)
+    maker = target.maker
+    require_possible(source, target, demand)
+    require_other_files(maker, out, source)
     with TemporaryDirectory(prefix="scrfdconv-") as folder:
-        made = parent or source
-        for name, step in on_the_way:
-            between = formats()[name]
-            path = Path(folder, f"{source.name}{between.suffix}")
-            made = between.convert(made, path, step, None)
-        artifact = formats()[target].convert(made, out, options, require if demand else None)
-    return Made(artifact, reports[0] if reports else None)
+        way = _Way(
+            source=source,
+            target=target,
+            folder=Path(folder),
+            images=images,
+            demand=demand,
+            stage=stage,
+        )
+        start, options, settled = way.last_step(parent)
+        linted = _require_lint(maker, start)
+        verified = _Verification(source, target, out, settled.demand)
+        with stage(f"building {out.name}"):
+            if start.format != maker.name and isinstance(start, Artifact):
+                options = maker.settled_options(start, options)
+            artifact = maker.convert(
+                start, out, options, verified.require, target.precision or FLOAT
+            )
+        settled.keep()
+        more, told = settled.afterwards(artifact) if settled.afterwards else ({}, ())
+    artifact = replace(artifact, parents=_parents(source, artifact))
+    report = verified.report if demand else None
+    facts, lines = account_of(artifact, linted)
+    return Made(
+        artifact=artifact,
+        report=_with_more(report, settled, linted),
+        facts={**settled.facts, **facts, **more},
+        lines=(*settled.lines, *lines, *told),
+        warnings=settled.warnings,
+        notes=(*settled.notes, *linted.notes),
+        remarks=tuple(filter(None, [maker.remark_made(target.precision or FLOAT)])),
+    )
+
+
+def plan_only(
+    source: Source,
+    target: Target,
+    out: Path,
+    demand: Demand | None,
+    *,
+    images: tuple[Path, ...] = (),
+    stage: Stage = silent,
+) -> Planned:
+    """Write what another machine needs to build ``out``; nothing is built.
+
+    The graph is verified by ``demand``: whoever builds from it elsewhere may not have the source.
+    """
+    target = _in_full(target, source)
+    maker = target.maker
+    maker.require_possible(source, target.of(maker.options), target.sizes)
+    with TemporaryDirectory(prefix="scrfdconv-") as folder:
+        way = _Way(
+            source=source,
+            target=target,
+            folder=Path(folder),
+            images=images,
+            demand=demand,
+            stage=stage,
+        )
+        start, options, _ = way.last_step()
+        linted = _require_lint(maker, start)
+        assert isinstance(start, Artifact)
+        verified = verify(source, start.path, demand) if demand and start is not source else None
+        if verified and not verified.passed:
+            raise CheckFailed(f"{out.name} was not planned: {verified.summary()}.", verified)
+        instructions = maker.instructions(start, options, out)
+    if instructions is None:
+        raise UsageError(f"{maker.title} has no plan for another machine.")
+    return Planned(instructions=instructions, lint=linted, verified=verified)
+
+
+def require_possible(source: Source, target: Target, demand: Demand | None) -> None:
+    """Raise the error of what cannot be made, before work of minutes."""
+    maker = target.maker
+    if missing := maker.why_not_built():
+        raise MissingError(missing)
+    options: Any = target.of(maker.options)
+    why = maker.why_not_verified(options)
+    if why and demand:
+        raise UsageError(why)
+    maker.require_possible(source, options, target.sizes)
+
+
+# ---------------------------------------------------------------- what is on the way
+
+
+def _in_full(target: Target, source: Source) -> Target:
+    """``target`` with a precision; raises UsageError where the source cannot become it."""
+    maker = target.maker
+    graph = maker.chain()[0]
+    if isinstance(source, Checkpoint):
+        return replace(target, precision=target.precision or FLOAT)
+    if source.format != graph.name or graph is maker is not formats()[source.format]:
+        raise UsageError(
+            f"{source.path}: is {source.format}; {maker.title} is built from a checkpoint"
+            + ("." if graph is maker and not graph.from_itself else f" or {graph.title}.")
+        )
+    have = graph.precision_of(source.path)
+    wanted = target.precision or have
+    if have == FLOAT or (graph is maker and target.precision is None):
+        return replace(target, precision=wanted)
+    if graph is maker:
+        raise ArtifactError(
+            f"{source.path}: is {have} already, at least in part; convert from the float32 model."
+        )
+    if wanted != have:
+        raise UsageError(
+            f"{source.name} is {have} already and cannot become {wanted}: start from a float model."
+        )
+    if not _is_ready(source, graph, target):
+        # Simplifying would fold the dequantized weights to float.
+        raise UsageError(
+            f"{source.name} is {have}: its shape and opset are chosen where it is made from a "
+            "float model."
+        )
+    return replace(target, precision=wanted)
+
+
+def _is_ready(source: Source, graph: Format, target: Target) -> bool:
+    """True if ``source`` is the graph that is wanted, as it is."""
+    return source.format == graph.name and target.of(graph.options) == graph.options()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Way:
+    """Builds in ``folder`` what lies between a source and the last step."""
+
+    source: Source
+    target: Target
+    folder: Path
+    images: tuple[Path, ...]
+    demand: Demand | None
+    stage: Stage
+
+    def last_step(self, parent: Source | None = None) -> tuple[Source, Any, Settled]:
+        """What the artifact is built from, with which options, and what was settled before."""
+        maker, start = self.target.maker, parent or self.source
+        graph, wanted = maker.chain()[0], self.target.precision or FLOAT
+        if wanted in maker.native_precisions:
+            wanted = FLOAT
+        have = graph.precision_of(start.path) if isinstance(start, Artifact) else FLOAT
+        last: Any = self.target.of(maker.options)
+        unsettled = Settled(demand=self.demand)
+        if have != FLOAT or (graph is maker and wanted == FLOAT):
+            return start, last, unsettled
+        if not (parent or _is_ready(start, graph, self.target)):
+            start = self._built(graph, start, self.target.of(graph.options), FLOAT)
+        if wanted == FLOAT:
+            return start, last, unsettled
+        settled = self._settled(start, wanted)
+        if graph is maker:
+            return start, settled.settings, settled
+        return self._built(graph, start, settled.settings, wanted), last, settled
+
+    def _settled(self, parent: Source, precision: str) -> Settled:
+        assert isinstance(parent, Artifact)
+        order = Order(
+            source=self.source,
+            parent=parent,
+            target=self.target,
+            precision=precision,
+            images=self.images,
+            demand=self.demand,
+            stage=self.stage,
+        )
+        return settle(order)
+
+    def _built(self, one: Format, start: Source, options: Any, precision: str) -> Artifact:
+        path = self.folder / f"{self.source.name}_{precision}{one.suffix}"
+        with self.stage(f"making the {one.title} of {self.source.name} in {precision}"):
+            return one.convert(start, path, options, None, precision)
+
+
+# ---------------------------------------------------------------- what is proven
+
+
+class _Verification:
+    """Compares the artifact with the source, and keeps the report."""
+
+    def __init__(self, source: Source, target: Target, out: Path, demand: Demand | None) -> None:
+        self._source, self._target, self._out, self._demand = source, target, out, demand
+        self.report: Report | None = None
+
+    def require(self, part: Path) -> None:
+        """Raise CheckFailed unless ``part`` is the source."""
+        self.report = self._measured(part)
+        if self.report and not self.report.passed:
+            raise CheckFailed(f"{self._out} was not written: {self.report.summary()}.", self.report)
+
+    def _measured(self, part: Path) -> Report | None:
+        maker = self._target.maker
+        if self._demand is None:
+            return _own_findings(maker, part, self._target)
+        source = self._source
+        if isinstance(source, Artifact) and source.format == maker.name:
+            have = maker.precision_of(source.path)
+            if self._target.precision == have:
+                return verify_simplified(source.path, part, self._demand)
+        return verify(source, part, self._demand)
+
+
+def _own_findings(maker: Format, part: Path, target: Target) -> Report | None:
+    """What the format knows of its own files is measured without a comparison, too."""
+    if maker.why_not_verified(target.of(maker.options)) or maker.why_not_run():
+        return None
+    found = [CheckResult.of(one) for one in maker.findings(maker.open(part))]
+    return Report.of(found) if found else None
+
+
+def _require_lint(maker: Format, start: Source) -> Report:
+    if not isinstance(start, Artifact):
+        return Report.of(())
+    found = maker.lint(start)
+    report = Report.of(map(CheckResult.of, found.findings), found.remarks)
+    if report.failures:
+        raise CheckFailed(f"{maker.title} will not take this ONNX: {report.summary()}.", report)
+    return report
+
+
+def _with_more(report: Report | None, settled: Settled, linted: Report) -> Report | None:
+    if report is None:
+        return None
+    notes = [*report.notes, *settled.notes, *linted.notes]
+    return Report.of([*report.results, *settled.results], notes)
+
+
+def _parents(source: Source, artifact: Artifact) -> tuple[str, ...]:
+    """Digests of the source, and of the graph that the artifact was built from."""
+    return tuple(dict.fromkeys((source.digest, *artifact.parents)))

@@ -23,7 +23,7 @@ from scrfdconv.converters.errors import (
     UsageError,
 )
 from scrfdconv.converters.formats import Source, open_artifact
-from scrfdconv.converters.formats.pytorch import EagerRunner
+from scrfdconv.converters.formats.pytorch.runner import EagerRunner
 from scrfdconv.converters.network.architecture import require_shape
 from scrfdconv.converters.runner import Interface, Runner
 

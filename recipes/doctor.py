@@ -6,7 +6,6 @@ Three states: *blocked* by something that is named, *available* because all that
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import shutil
@@ -18,27 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 from scrfdconv.checks.benchmark import usable_cores
 from scrfdconv.converters.errors import MissingError, ScrfdconvError
+from scrfdconv.converters.formats import Format, formats
 from scrfdconv.converters.metadata import installed_version
+from scrfdconv.converters.precision import precisions
 from scrfdconv.recipes.pictures import synthetic_pictures
 
 if TYPE_CHECKING:
     from scrfdconv.recipes.convert import Made
 
-PACKAGES = (
-    "scrfdconv",
-    "torch",
-    "onnx",
-    "onnxruntime",
-    "onnxsim",
-    "onnxconverter-common",
-    "onnxscript",
-    "numpy",
-    "opencv-python-headless",
-    "scipy",
-    "tensorrt",
-    "polygraphy",
-)
-OPTIONAL = ("onnxscript", "tensorrt", "polygraphy")
+OTHERS = ("onnxscript", "scipy")  # of the dynamo exporter and of WIDER FACE
 CPU_INFO = Path("/proc/cpuinfo")
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # of containers; "max" without a limit
 # Flags of /proc/cpuinfo that decide what INT8 and BF16 gain: x86-64 and ARM spell them differently.
@@ -77,12 +64,19 @@ def examine(*, run: bool = False) -> dict[str, Any]:
     """Everything about this machine, as plain types; ``run`` converts and verifies for real."""
     return {
         "system": {"platform": platform.platform(), "python": platform.python_version()},
-        "packages": {name: installed_version(name) for name in PACKAGES},
+        "packages": {name: installed_version(name) for name in _packages()},
         "cpu": _cpu(),
         "memory": _memory(),
         "gpu": _gpu(),
         "formats": [capability.to_dict() for capability in capabilities(run=run)],
     }
+
+
+def _packages() -> list[str]:
+    """The distributions that formats and precisions are made with."""
+    declared: list[Any] = [*formats().values(), *precisions().values()]
+    names = (name for one in declared for name in one.libraries)
+    return list(dict.fromkeys(["scrfdconv", *names, *OTHERS]))
 
 
 # ---------------------------------------------------------------- hardware
@@ -157,85 +151,49 @@ def _gpu() -> dict[str, Any]:
 
 def capabilities(*, run: bool = False) -> Iterator[Capability]:
     """Every format in every precision that there is, with its state here."""
-    for name, precision in _matrix():
-        blocked = _blocked(name, precision)
-        if blocked:
-            yield Capability(name, precision, "blocked", blocked)
-        elif run:
-            yield _tried(name, precision)
-        else:
-            yield Capability(name, precision, "available", _remark(name, precision))
+    for made in formats().values():
+        if made.source is None:
+            continue
+        blocked = made.why_not_built()
+        for precision in made.precisions:
+            if blocked:
+                yield Capability(made.name, precision, "blocked", blocked)
+            elif run:
+                yield _tried(made, precision)
+            else:
+                yield Capability(made.name, precision, "available", _remark(made, precision))
 
 
-def _matrix() -> list[tuple[str, str]]:
-    """(format, precision); formats that are not installed with this version fall away."""
-    from scrfdconv.converters.formats import formats
-
-    found = [("onnx", "fp32"), ("torchscript", "fp32")]
-    low = [p for p in ("fp16", "int8") if f"onnx_{p}" in formats()]
-    found += [("onnx", precision) for precision in low]
-    return [*found, *(("tensorrt", precision) for precision in ("fp32", *low))]
-
-
-def _blocked(name: str, precision: str) -> str:
-    if name == "torchscript":
-        return ""
-    needs = {"onnx": ("onnx", "onnxsim", "onnxruntime"), "tensorrt": ("onnx", "onnxsim")}[name]
-    absent = [package for package in needs if importlib.util.find_spec(package) is None]
-    if absent:
-        return f"needs {', '.join(absent)}: pip install scrfdconv"
-    if name == "tensorrt":
-        from scrfdconv.recipes.tensorrt import require_target_here
-
-        try:
-            require_target_here()
-        except MissingError as error:
-            return str(error)
-    return ""
-
-
-def _remark(name: str, precision: str) -> str:
+def _remark(made: Format, precision: str) -> str:
+    remark = made.remark(precision)
     features = _cpu()["features"]
-    if (name, precision) == ("onnx", "int8") and not (features["VNNI"] or features["DOTPROD"]):
+    slow = (
+        precision == "int8" and made.runs_on_cpu and not (features["VNNI"] or features["DOTPROD"])
+    )
+    if slow:
         return "no INT8 dot product (VNNI) on this processor: expect little speed from INT8"
-    if (name, precision) == ("onnx", "fp16"):
-        return "meant for GPUs"
-    if name == "torchscript":
-        return "torch calls it deprecated; it still runs"
-    return ""
+    return remark
 
 
-def _tried(name: str, precision: str) -> Capability:
+def _tried(made: Format, precision: str) -> Capability:
     """Convert the smallest model, verify it, and forget it."""
     try:
         with TemporaryDirectory(prefix="scrfdconv-") as folder:
-            report = _made(name, precision, Path(folder)).report
+            report = _converted(made, precision, Path(folder)).report
     except ScrfdconvError as error:
-        return Capability(name, precision, "failed", str(error))
+        return Capability(made.name, precision, "failed", str(error))
     assert report is not None
-    return Capability(name, precision, "verified", f"{report.summary()} here and now")
+    return Capability(made.name, precision, "verified", f"{report.summary()} here and now")
 
 
-def _made(name: str, precision: str, folder: Path) -> Made:
+def _converted(made: Format, precision: str, folder: Path) -> Made:
     from scrfdconv.checks.verify import Demand
     from scrfdconv.converters.checkpoint.loading import load_source
-    from scrfdconv.converters.formats import formats
     from scrfdconv.recipes.convert import convert
+    from scrfdconv.recipes.target import target_of
 
-    source, out, demand = load_source(None), folder / "probe", Demand(weights=False)
-    pictures = synthetic_pictures(folder / "pictures") if precision == "int8" else ()
-    if name == "tensorrt":
-        from scrfdconv.recipes.tensorrt import EngineRequest, build_engine
-
-        request = EngineRequest(precision, PROBE_SHAPE, images=pictures)
-        return build_engine(source, request, out, demand)[0]
-    if precision == "int8":
-        from scrfdconv.recipes.int8.int8 import int8
-        from scrfdconv.recipes.int8.request import Int8Recipe
-
-        return int8(source, out, Int8Recipe(pictures, PROBE_SHAPE), demand).made
-    if precision == "fp16":
-        from scrfdconv.recipes.fp16 import Fp16Recipe, fp16
-
-        return fp16(source, out, Fp16Recipe(PROBE_SHAPE), demand)
-    return convert(source, name, out, formats()[name].options(shape=PROBE_SHAPE), demand)
+    needy = precisions()[precision].needs_images
+    pictures = synthetic_pictures(folder / "pictures") if needy else ()
+    target = target_of(made.name, precision, {"shape": PROBE_SHAPE})
+    out = folder / f"probe{made.suffix}"
+    return convert(load_source(None), target, out, Demand(weights=False), images=pictures)

@@ -32,7 +32,7 @@ from scrfdconv.checks.widerface.result_folder import ResultFolder
 from scrfdconv.checks.widerface.truth import GroundTruth, load_ground_truth
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.errors import InputFileError
-from scrfdconv.converters.formats import Source
+from scrfdconv.converters.formats import Source, formats
 from scrfdconv.converters.metadata import architecture_from_metadata
 from scrfdconv.converters.network.architecture import BUILTIN, PUBLISHED, Architecture, Published
 from scrfdconv.converters.runner import Runner
@@ -156,7 +156,7 @@ def _run(
 
 
 def _default_workers(source: Source) -> int:
-    if source.format == "tensorrt":
+    if not formats()[source.format].runs_on_cpu:
         return 1  # the device is shared: more processes would only fill its memory
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from scrfdconv.checks.faces.images import DEVIATION, MEAN
 from scrfdconv.checks.reports.outcome import Outcome
 from scrfdconv.converters.artifact import replacing
+from scrfdconv.converters.formats import formats
 
 FOLDER = "insightface"
 LICENSE_NAME = "MODEL.LICENSE"
@@ -33,7 +34,9 @@ def _chosen(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
     """For each checkpoint its float ONNX, the dynamic one first: it takes every det_size."""
     best: dict[str, Outcome] = {}
     for outcome in outcomes:
-        if outcome.format == "onnx" and outcome.state in ("built", "cached"):
+        # The package loads ONNX: the one format whose files are simplified from themselves.
+        loadable = formats()[outcome.format].from_itself
+        if loadable and outcome.state in ("built", "cached"):
             best.setdefault(outcome.checkpoint, outcome)
             best[outcome.checkpoint] = min(best[outcome.checkpoint], outcome, key=_rank)
     yield from best.values()

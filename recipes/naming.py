@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scrfdconv.converters.artifact import Artifact
+from scrfdconv.converters.precision import FLOAT
+
+if TYPE_CHECKING:
+    from scrfdconv.converters.formats import Source
+    from scrfdconv.recipes.target import Target
 
 
 def default_output(
@@ -12,3 +20,15 @@ def default_output(
     size = f"_shape{shape[0]}x{shape[1]}" if shape and "_shape" not in name else ""
     kind = "" if precision == "fp32" else f"_{precision}"
     return Path(f"{name}{size}{kind}{suffix}")
+
+
+def default_path(source: Source, target: Target) -> Path:
+    """What the artifact of ``source`` is called; a source has its precision in its own name."""
+    maker = target.maker
+    own = FLOAT
+    graph = maker.chain()[0]
+    if isinstance(source, Artifact) and source.format == graph.name:
+        own = graph.precision_of(source.path)
+    precision = target.precision or own
+    shown = FLOAT if precision == own else precision
+    return default_output(source.name, maker.suffix, target.shape, shown)

@@ -6,7 +6,7 @@ A `Table` hands out typed values and knows which keys were asked for; `done` ref
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -97,12 +97,25 @@ class Table:
         inherited = {key: defaults._at(key) for key in defaults._values if key not in self._values}
         return Table({**defaults._values, **self._values}, self.path, self.place, inherited)
 
-    def done(self) -> None:
-        """Raise InputFileError for a key that nothing asked for."""
-        for key in self._values:
-            if key not in self._asked:
-                known = ", ".join(dict.fromkeys(self._asked))
-                raise self.error(key, f"is unknown; known here are {known}")
+    @property
+    def asked(self) -> frozenset[str]:
+        """The keys that were asked for so far."""
+        return frozenset(self._asked)
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The keys that stand in this table itself."""
+        return tuple(key for key in self._values if key not in self._inherited)
+
+    def done(self, asked: Collection[str] | None = None) -> None:
+        """Raise InputFileError for a key that nothing asked for.
+
+        ``asked`` are the keys that were asked for in the tables which inherit from this one.
+        """
+        known = dict.fromkeys([*self._asked, *sorted(asked or ())])
+        for key in self.own:
+            if key not in known:
+                raise self.error(key, f"is unknown; known here are {', '.join(known)}")
 
     def error(self, key: str, text: str) -> InputFileError:
         """The error for ``key``: file, place, what is wrong."""

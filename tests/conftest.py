@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from scrfdconv.converters.checkpoint.loading import Checkpoint, seeded_checkpoint
-from scrfdconv.converters.formats.onnx.format import OnnxOptions, onnx_from_checkpoint
+from scrfdconv.converters.formats.onnx import OnnxOptions
+from scrfdconv.converters.formats.onnx.building import onnx_from_checkpoint
 from scrfdconv.converters.graph.model_file import serialised
 from scrfdconv.converters.network import seeded
 from scrfdconv.converters.network.architecture import Architecture

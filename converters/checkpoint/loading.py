@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scrfdconv.converters.artifact import digest_of, kind_of
+from scrfdconv.converters.artifact import archive_members, digest_of, readable
 from scrfdconv.converters.checkpoint.mmdet_config import (
     architecture_from_config_file,
     architecture_from_config_text,
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_HEAD = 16  # bytes that tell a checkpoint
+_PICKLE = b"\x80"  # first byte of every pickle since protocol 2, so of old torch checkpoints
 DEFAULT_SEED = 0
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 _PARTS = re.compile(r"^(.*?)(backbone|neck|bbox_head)\.")
@@ -172,15 +174,28 @@ def load_checkpoint(
 # ---------------------------------------------------------------- reading
 
 
+def is_checkpoint(path: Path, head: bytes) -> bool:
+    """True for a file that begins with ``head`` if torch or safetensors wrote weights to it."""
+    members = archive_members(path)
+    if members is not None:
+        return "data.pkl" in members and "constants.pkl" not in members  # which TorchScript has
+    return head.startswith(_PICKLE) or _is_safetensors(path, head)
+
+
+def _is_safetensors(path: Path, head: bytes) -> bool:
+    """8 bytes of header length, then a JSON object."""
+    length = int.from_bytes(head[:8], "little")
+    return head[8:9] == b"{" and 8 + length <= path.stat().st_size
+
+
 def _read(path: Path) -> Mapping[str, Any]:
-    kind = kind_of(path)
-    if kind != "pytorch":
+    with readable(path).open("rb") as file:
+        head = file.read(_HEAD)
+    if not is_checkpoint(path, head):
         raise CheckpointError(
-            f"{path}: is {kind}, not a checkpoint; convert from the .pth or .safetensors file."
+            f"{path}: is no checkpoint; convert from the .pth or .safetensors file."
         )
-    with path.open("rb") as file:
-        is_safetensors = file.read(9)[8:] == b"{"
-    content = _read_safetensors(path) if is_safetensors else _read_torch(path)
+    content = _read_safetensors(path) if _is_safetensors(path, head) else _read_torch(path)
     if not isinstance(content, Mapping):
         raise CheckpointError(
             f"{path}: holds a {type(content).__name__}, not weights by name (a state_dict)."

@@ -1,70 +1,274 @@
-"""How one kind of file is built from another, and opened again.
+"""Formats: how one kind of model file is recognised, built and opened, and what it needs.
 
-A format is one file in this folder with one subclass of ``Format``; it is found by being there.
-It writes ``build`` and ``open``; the promises (right source, whole file or none, digest,
-verification before the final name) are kept by ``convert``, which is never overridden.
+A format is one file or folder beside this file with one subclass of ``Format``; it is found by
+being there. Its declaration is all that the command line, recipes, builds and reports know of
+it. The declaration imports no library: whatever does stands in methods and sibling modules.
 """
 
 from __future__ import annotations
 
 import importlib
-import logging
+import importlib.util
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from scrfdconv.converters.artifact import Artifact, digest_of, replacing, require_kind
-from scrfdconv.converters.checkpoint.loading import Checkpoint
-from scrfdconv.converters.errors import UsageError
-from scrfdconv.converters.runner import Runner
+from scrfdconv.converters.artifact import (
+    Artifact,
+    archive_members,
+    digest_of_files,
+    put_in_place,
+    readable,
+    scratch_beside,
+)
+from scrfdconv.converters.errors import ArtifactError, InputFileError, OutputError, UsageError
+from scrfdconv.converters.options import NoOptions
+from scrfdconv.converters.precision import FLOAT
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from scrfdconv.converters.checkpoint.loading import Checkpoint
+    from scrfdconv.converters.runner import Runner
 
-Source = Checkpoint | Artifact
+    Source = Checkpoint | Artifact
+else:
+    Source = Any  # torch need not be loaded to annotate a function
+
 Verify = Callable[[Path], None]  # raises CheckFailed
+
+_HEAD = 64  # bytes that tell the kind of a file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that a format knows to measure of its own files, with its limit."""
+
+    check: str
+    subject: str
+    metric: str
+    measured: float
+    limit: float
+    at_least: bool = False
+    detail: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """True if the value keeps its limit; NaN does not."""
+        if self.at_least:
+            return self.measured >= self.limit
+        return self.measured <= self.limit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lint:
+    """What is wrong with the source of a format, and what a user should know of it."""
+
+    findings: tuple[Finding, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instructions:
+    """Files with which another machine builds what cannot be built here."""
+
+    files: tuple[Path, ...]
+    facts: Mapping[str, Any]  # for --json
+    lines: tuple[str, ...]  # for people
+    notes: tuple[str, ...] = field(default=())
 
 
 class Format(ABC):
-    """One kind of model file."""
+    """One kind of model file, or of several files that belong together."""
 
-    name: ClassVar[str]
-    suffix: ClassVar[str]
-    sources: ClassVar[tuple[str, ...]]  # names of the formats that it is built from
-    options: ClassVar[type[Any]]  # a frozen dataclass; its fields are the recipe's keys
+    name: ClassVar[str]  # the verb, and the recipe's `format`
+    title: ClassVar[str]  # for people
+    summary: ClassVar[str]  # help of the verb
+    suffixes: ClassVar[tuple[str, ...]]  # the main file first
+    source: ClassVar[str | None] = "onnx"  # the format that it is built from
+    precisions: ClassVar[tuple[str, ...]] = (FLOAT,)
+    # Precisions that the format makes itself, from the float ONNX.
+    native_precisions: ClassVar[tuple[str, ...]] = ()
+    options: ClassVar[type] = NoOptions
+    libraries: ClassVar[tuple[str, ...]] = ()  # distributions whose versions decide the bytes
+    modules: ClassVar[tuple[str, ...]] = ()  # what building and running import
+    extra: ClassVar[str] = ""  # of the package, which installs them
+    int8_target: ClassVar[str] = "cpu"  # arrangement of the INT8 graph that runs fastest there
+    reproducible: ClassVar[bool] = True  # the same inputs give the same bytes
+    # Bytes depend on what ran before in the process: builds give it one of its own.
+    fresh_process: ClassVar[bool] = False
+    runs_on_cpu: ClassVar[bool] = True
+    # Built for the machine that it is built on: where that cannot be, builds skip it.
+    bound_to_machine: ClassVar[bool] = False
+    from_itself: ClassVar[bool] = False  # a file of the format can be made anew: simplified
 
-    def convert(self, source: Source, out: Path, options: Any, verify: Verify | None) -> Artifact:
-        """Build ``out`` from ``source``; it gets its name only if ``verify`` lets it pass."""
-        if source.format not in self.sources:
-            raise UsageError(
-                f"{self.name} is built from {' or '.join(self.sources)}, not from {source.format}."
-            )
-        with replacing(out) as part:
-            part.write_bytes(self.build(source, options))
-            with self.companions(source, part, out, options):
-                if verify is not None:
-                    verify(part)
-        return Artifact(out, self.name, self.precision(options), digest_of(out), (source.digest,))
-
-    def precision(self, options: Any) -> str:
-        """The precision of what ``options`` build."""
-        return "fp32"
-
-    @contextmanager
-    def companions(self, source: Source, part: Path, out: Path, options: Any) -> Iterator[None]:
-        """Files that go with ``part``, there while it is verified and named when ``out`` is."""
-        yield
+    # ------------------------------------------------------------ what a format writes
 
     @abstractmethod
-    def build(self, source: Source, options: Any) -> bytes:
-        """The content of the file."""
+    def recognises(self, path: Path, head: bytes) -> bool:
+        """True if the main file ``path``, which begins with ``head``, is of this format."""
+
+    @abstractmethod
+    def build(self, source: Source, options: Any, out: Path, precision: str) -> None:
+        """Write ``out`` and its companions from ``source``, in a folder without other files.
+
+        ``options`` are an instance of ``self.options``; those of the ONNX format for a reduced
+        precision are what the precision settled.
+        """
 
     @abstractmethod
     def open(self, path: Path, threads: int | None = None) -> Runner:
         """Open an artifact of this format, from here or from elsewhere."""
+
+    def describe(self, path: Path) -> dict[str, Any]:
+        """What ``inspect`` says of a file beside its digest, as plain types in reading order."""
+        from scrfdconv.converters.graph.facts import facts_of_runner
+
+        return facts_of_runner(self.open(path))
+
+    def precision_of(self, path: Path) -> str:
+        """The precision that a file of this format computes in, measured and not believed."""
+        return FLOAT
+
+    def precision_name(self, options: Any, precision: str) -> str:
+        """The precision as limits and reports name it."""
+        return precision
+
+    def findings(self, runner: Runner) -> Iterator[Finding]:
+        """What the format itself measures of an opened file: the types of its layers, say."""
+        yield from ()
+
+    def lint(self, source: Artifact) -> Lint:
+        """What speaks against building from ``source``, before it is built."""
+        return Lint()
+
+    def why_not_built(self) -> str:
+        """What building lacks on this machine, as a sentence with its remedy; "" for nothing."""
+        absent = [name for name in self.modules if importlib.util.find_spec(name) is None]
+        if not absent:
+            return ""
+        wanted = f"scrfdconv[{self.extra}]" if self.extra else "scrfdconv"
+        return f"{self.title} needs {', '.join(absent)}: pip install '{wanted}'."
+
+    def why_plainly_not_built(self) -> str:
+        """The same as far as can be told without loading a library."""
+        return Format.why_not_built(self)
+
+    def why_not_run(self) -> str:
+        """What running an artifact lacks on this machine; "" for nothing."""
+        return self.why_not_built()
+
+    def why_not_verified(self, options: Any) -> str:
+        """Why what ``options`` build cannot be compared with its source; "" if it can."""
+        return ""
+
+    def remark(self, precision: str) -> str:
+        """What a user should know before choosing this format in this precision."""
+        return ""
+
+    def remark_made(self, precision: str) -> str:
+        """What a user should know of an artifact that was just made."""
+        return ""
+
+    def settled_options(self, source: Artifact, options: Any) -> Any:
+        """``options`` with everything that follows from ``source``, before anything is built."""
+        return options
+
+    def require_possible(  # noqa: B027 - most formats build whatever they are given
+        self, source: Source, options: Any, sizes: Any
+    ) -> None:
+        """Raise UsageError for what cannot be built, before work of minutes."""
+
+    def instructions(self, source: Artifact, options: Any, out: Path) -> Instructions | None:
+        """Write what another machine needs to build ``out``, where a format knows how."""
+        return None
+
+    def libraries_for(self, options: Any) -> tuple[str, ...]:
+        """Distributions whose versions decide the bytes that ``options`` lead to."""
+        return self.libraries
+
+    def companions(self, path: Path) -> tuple[Path, ...]:
+        """Where the other files of the artifact with the main file ``path`` are."""
+        return tuple(path.with_suffix(suffix) for suffix in self.suffixes[1:])
+
+    # ------------------------------------------------------------ what holds for all
+
+    @property
+    def suffix(self) -> str:
+        """Of the main file."""
+        return self.suffixes[0]
+
+    def chain(self) -> tuple[Format, ...]:
+        """What is built on the way from a checkpoint, this format last."""
+        before = formats()[self.source] if self.source else None
+        return (*before.chain(), self) if before and before.source else (self,)
+
+    def files(self, path: Path) -> tuple[Path, ...]:
+        """The files that are there of the artifact with the main file ``path``."""
+        return (path, *(c for c in self.companions(path) if c.is_file()))
+
+    def artifact_at(self, path: Path, precision: str = FLOAT) -> Artifact:
+        """Describe files that are already there."""
+        files = self.files(path)
+        return Artifact(path, self.name, precision, digest_of_files(files), (), files[1:])
+
+    def convert(
+        self,
+        source: Source,
+        out: Path,
+        options: Any,
+        verify: Verify | None,
+        precision: str = FLOAT,
+    ) -> Artifact:
+        """Build ``out`` from ``source``: all files or none, and none before ``verify`` passes.
+
+        Never overridden. Raises UsageError for a source of another kind, and OutputError where
+        a file would replace the source or a file of another artifact.
+        """
+        sources = (self.source, self.name) if self.from_itself else (self.source,)
+        if source.format not in sources:
+            raise UsageError(
+                f"{self.name} is built from {' or '.join(map(str, sources))}, not from "
+                f"{source.format}."
+            )
+        require_other_files(self, out, source)
+        with scratch_beside(out) as folder:
+            part = folder / out.name
+            self.build(source, options, part, precision)
+            parts = self.files(part)
+            if verify is not None:
+                verify(part)
+            digest = digest_of_files(parts)
+            files = (out, *self.companions(out))
+            put_in_place(parts, files)
+        named = self.precision_name(options, precision)
+        return Artifact(out, self.name, named, digest, (source.digest,), files[1:])
+
+
+def require_other_files(target: Format, out: Path, source: Source) -> None:
+    """Raise OutputError where writing ``out`` would replace the source or another's companion."""
+    own = source.path if isinstance(source, Artifact) else getattr(source, "path", None)
+    read = {p.resolve() for p in ([own] if own else [])}
+    if isinstance(source, Artifact):
+        read |= {p.resolve() for p in source.files}
+    companions = target.companions(out)
+    for path in (out, *companions):
+        if path.resolve() in read:
+            what = "the checkpoint" if not isinstance(source, Artifact) else "the source"
+            raise OutputError(f"{path}: is {what}; give another output file.")
+    if out in companions:
+        raise OutputError(f"{out}: name the main file of {target.title}, {target.suffix}.")
+    for other in formats().values():
+        if other.name == target.name:
+            continue
+        for main in (c.with_suffix(other.suffix) for c in companions if c.exists()):
+            if set(other.companions(main)) & set(companions) and main.exists():
+                raise OutputError(
+                    f"{out}: its {companions[0].name} would replace that of {main.name}; give "
+                    "another name."
+                )
 
 
 @cache
@@ -72,17 +276,62 @@ def formats() -> dict[str, Format]:
     """All formats by name; heavy libraries load when one is used, not here."""
     found: dict[str, Format] = {}
     for module in pkgutil.iter_modules(__path__):
-        contents = vars(importlib.import_module(f"{__name__}.{module.name}")).values()
-        for item in contents:
-            if isinstance(item, type) and issubclass(item, Format) and item is not Format:
-                if not f"{item.__module__}.".startswith(f"{__name__}.{module.name}."):
-                    continue
+        place = f"{__name__}.{module.name}"
+        for item in vars(importlib.import_module(place)).values():
+            if _is_declared_in(item, place):
                 if item.name in found:
                     raise AssertionError(f"two formats are called {item.name}")
                 found[item.name] = item()
     return found
 
 
+def _is_declared_in(item: Any, place: str) -> bool:
+    is_format = isinstance(item, type) and issubclass(item, Format)
+    return is_format and item.__module__ == place and hasattr(item, "name")
+
+
+def reference_format() -> Format:
+    """The format of checkpoints: it is built from nothing, and the reference of every check."""
+    return next(one for one in formats().values() if one.source is None)
+
+
+def format_of(path: Path) -> Format:
+    """The format that a file's content has; the suffix is not asked: deployed files carry any.
+
+    Raises InputFileError for files that are missing, unreadable or of no known format.
+    """
+    with readable(path).open("rb") as file:
+        head = file.read(_HEAD)
+    for one in formats().values():
+        if one.recognises(path, head):
+            return one
+    for one in formats().values():
+        main = path.with_suffix(one.suffix)
+        if path in one.companions(main) and main.is_file():
+            raise InputFileError(f"{path}: belongs to {main.name}; give that file.")
+    if head.startswith(b"PK"):
+        raise InputFileError(_about_archive(path))
+    titles = [one.title for one in formats().values() if one.source is not None]
+    known = f"{', '.join(titles[:-1])} or {titles[-1]}"
+    raise InputFileError(
+        f"{path}: is neither a checkpoint (.pth, .safetensors) nor a file of {known}."
+    )
+
+
+def _about_archive(path: Path) -> str:
+    if archive_members(path) is None:
+        return f"{path}: is a damaged or truncated zip archive; fetch it again."
+    return f"{path}: is a zip archive, but holds no torch model."
+
+
+def require_format(path: Path, name: str) -> Format:
+    """The format of ``path``; raises ArtifactError unless it has that name."""
+    found = format_of(path)
+    if found.name != name:
+        raise ArtifactError(f"{path}: is of kind {found.name}, expected {name}.")
+    return found
+
+
 def open_artifact(path: Path, threads: int | None = None) -> Runner:
-    """Open any model file by its content: checkpoint, ONNX, TorchScript."""
-    return formats()[require_kind(path, *formats())].open(path, threads)
+    """Open any model file by its content."""
+    return format_of(path).open(path, threads)

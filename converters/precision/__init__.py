@@ -1,1 +1,71 @@
-"""Precisions of an ONNX graph: FP16 and INT8."""
+"""Precisions of a model: an axis beside the format.
+
+A precision is one folder beside this file with one subclass of ``Precision``, found by being
+there. It says how a float ONNX model gets it, by which options, and with which libraries.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from scrfdconv.converters.options import NoOptions
+
+if TYPE_CHECKING:
+    import onnx
+
+    from scrfdconv.converters.artifact import Artifact
+
+FLOAT = "fp32"  # what checkpoints have, and every model that is exported from one
+
+
+class Precision(ABC):
+    """The numbers that a model stores and computes in."""
+
+    name: ClassVar[str]
+    bits: ClassVar[int]
+    summary: ClassVar[str] = ""  # help of the verb of this name; "": there is no such verb
+    options: ClassVar[type] = NoOptions  # what a user chooses; its fields are recipe keys, too
+    libraries: ClassVar[tuple[str, ...]] = ()  # distributions whose versions decide the bytes
+    # Photographs decide what is rounded and how far: they belong to the cache key.
+    measures_images: ClassVar[bool] = True
+    needs_images: ClassVar[bool] = False  # without any, trained weights cannot be converted
+
+    @abstractmethod
+    def convert(self, source: Artifact, settings: Any) -> onnx.ModelProto:
+        """The float ONNX model ``source`` in this precision, as ``settings`` say.
+
+        ``settings`` are what the options led to: ranges that were measured, layers that were
+        put back.
+        """
+
+
+class Fp32(Precision):
+    """Float32: what a model has that nothing was done to."""
+
+    name = FLOAT
+    bits = 32
+    measures_images = False
+
+    def convert(self, source: Artifact, settings: Any) -> onnx.ModelProto:
+        """The model as it is."""
+        from scrfdconv.converters.graph.model_file import load_onnx
+
+        return load_onnx(source.path)
+
+
+@cache
+def precisions() -> dict[str, Precision]:
+    """All precisions by name, the finest one first."""
+    found: dict[str, Precision] = {FLOAT: Fp32()}
+    for module in pkgutil.iter_modules(__path__):
+        contents = vars(importlib.import_module(f"{__name__}.{module.name}")).values()
+        for item in contents:
+            if isinstance(item, type) and issubclass(item, Precision) and item is not Precision:
+                if item.name in found:
+                    raise AssertionError(f"two precisions are called {item.name}")
+                found[item.name] = item()
+    return dict(sorted(found.items(), key=lambda pair: -pair[1].bits))

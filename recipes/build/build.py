@@ -15,17 +15,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from scrfdconv.checks.benchmark import cpu_name
-from scrfdconv.checks.reports.outcome import BuildResult
 from scrfdconv.checks.reports.files import make_folder
+from scrfdconv.checks.reports.outcome import BuildResult
 from scrfdconv.converters.artifact import writing_to
-from scrfdconv.converters.formats.tensorrt.api import plainly_missing
-from scrfdconv.recipes.build.scheduling import Decision, Run, View
+from scrfdconv.converters.formats import formats
+from scrfdconv.converters.precision import precisions
 from scrfdconv.recipes.build.cache import Cache
 from scrfdconv.recipes.build.manifest import write_manifest
-from scrfdconv.recipes.build.plan import MAKERS, Step, library_version, plan
+from scrfdconv.recipes.build.plan import Step, library_version, plan
 from scrfdconv.recipes.build.recipe import Recipe
+from scrfdconv.recipes.build.scheduling import Decision, Run, View
 
 
 @dataclass(frozen=True)
@@ -45,17 +47,23 @@ def decide(steps: Sequence[Step], cache: Cache, *, force: bool = False) -> list[
     for step in steps:
         record = cache.record(step)
         why = "asked for (--force)" if force else cache.why_build(step, record)
-        blocked = plainly_missing() if why and step.target.format == "tensorrt" else ""
+        blocked = _blocked(step) if why else ""
         found[step.name] = Decision(step, record, why, blocked)
     needed: set[str] = set()
     for decision in reversed(found.values()):
         step = decision.step
-        if decision.why and (not step.internal or step.name in needed) and step.parent:
-            needed.add(step.parent)
+        if decision.why and (not step.internal or step.name in needed):
+            needed.update(step.needs)
     return [
         replace(d, why="") if d.step.internal and d.step.name not in needed else d
         for d in found.values()
     ]
+
+
+def _blocked(step: Step) -> str:
+    """What a format that is bound to its machine lacks here; its artifacts are skipped then."""
+    maker = step.target.maker
+    return maker.why_plainly_not_built() if maker.bound_to_machine else ""
 
 
 def build(
@@ -74,8 +82,13 @@ def build(
         outcomes = run.outcomes(decisions)
         write_manifest(out, recipe.name, run.records, keep_others=bool(options.only))
     return BuildResult(
-        recipe.name, tuple(outcomes), tuple(run.pictures.values()), environment(),
-        shlex.join(command), round(time.monotonic() - begun, 3), options.strict,
+        recipe.name,
+        tuple(outcomes),
+        tuple(run.pictures.values()),
+        environment(),
+        shlex.join(command),
+        round(time.monotonic() - begun, 3),
+        options.strict,
     )
 
 
@@ -101,7 +114,8 @@ def alone_in(out: Path) -> Iterator[Cache]:
 
 def environment() -> dict[str, str]:
     """The machine and the libraries, for people."""
-    names = dict.fromkeys(["scrfdconv", *(name for makers in MAKERS.values() for name in makers)])
+    declared: list[Any] = [*formats().values(), *precisions().values()]
+    names = dict.fromkeys(["scrfdconv", *(name for one in declared for name in one.libraries)])
     return {
         "processor": f"{cpu_name()}, {os.cpu_count()} cores",
         "system": f"{platform.system()} {platform.machine()}",

@@ -16,14 +16,20 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scrfdconv.checks.reports.outcome import Latency, Outcome, Picture, outcome_from_dict, outcome_to_dict
-from scrfdconv.converters.artifact import digest_of, replacing
+from scrfdconv.checks.reports.outcome import (
+    Latency,
+    Outcome,
+    Picture,
+    outcome_from_dict,
+    outcome_to_dict,
+)
+from scrfdconv.converters.artifact import digest_of_files, put_in_place, replacing
 from scrfdconv.converters.errors import ScrfdconvError
 from scrfdconv.recipes.build.plan import STATE_FOLDER, Step
 
 logger = logging.getLogger(__name__)
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 READABLE = 40  # characters; digests have 64
 
 
@@ -49,10 +55,6 @@ class Cache:
     def lock(self) -> Path:
         """Locked by the build that works in this folder."""
         return self._state / "lock"
-
-    def path_of(self, step: Step) -> Path:
-        """Where a step's file is."""
-        return self.folder / step.name
 
     def prepare(self) -> None:
         """Make the folder, without what a killed build left in it."""
@@ -82,7 +84,9 @@ class Cache:
                 raise ValueError("another version of this file")
             outcome = outcome_from_dict(content["outcome"])
             return Record(
-                content["key"], content["ingredients"], self._with_times(step, outcome),
+                content["key"],
+                content["ingredients"],
+                self._with_times(step, outcome),
                 content["manifest"],
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -95,11 +99,11 @@ class Cache:
             return "new"
         if record.key != step.key:
             return _what_changed(record.ingredients, step.ingredients)
-        path = self.path_of(step)
-        if not path.is_file():
-            return "its file is gone"
+        paths = [self.folder / name for name in step.files]
+        if not all(path.is_file() for path in paths):
+            return "its file is gone" if len(paths) == 1 else "one of its files is gone"
         try:
-            same = digest_of(path) == record.outcome.sha256
+            same = digest_of_files(paths) == record.outcome.sha256
         except ScrfdconvError:
             same = False
         return "" if same else "its file is damaged"
@@ -109,12 +113,10 @@ class Cache:
     def keep(
         self, step: Step, made: Path, record: Record, pictures: Iterable[Picture] = ()
     ) -> None:
-        """Give the file ``made`` its final name, and remember it."""
-        path = self.path_of(step)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for companion in made.parent.glob(f"{made.name}.*"):  # an engine's sidecar
-            companion.replace(path.with_name(companion.name))
-        made.replace(path)
+        """Give ``made`` and its companions their final names, and remember them."""
+        paths = [self.folder / name for name in step.files]
+        paths[0].parent.mkdir(parents=True, exist_ok=True)
+        put_in_place([made.with_name(path.name) for path in paths], paths)
         for picture in pictures:
             self._write(self._picture_path(picture.name), asdict(picture))
         outcome = record.outcome
@@ -144,7 +146,8 @@ class Cache:
         content = json.loads(path.read_text("utf-8")) if path.is_file() else _times(outcome)
         latency = content["latency"]
         return replace(
-            outcome, seconds=content["seconds"],
+            outcome,
+            seconds=content["seconds"],
             latency=latency and Latency(**{**latency, "shape": tuple(latency["shape"])}),
         )
 

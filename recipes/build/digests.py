@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +12,21 @@ from scrfdconv.checks.faces.images import image_files
 from scrfdconv.converters.artifact import digest_of
 from scrfdconv.converters.errors import InputFileError
 from scrfdconv.recipes.build.recipe import CheckpointEntry
+
+
+@dataclass(frozen=True)
+class FileDigest:
+    """One file of an artifact, as the manifest lists it."""
+
+    name: str  # without its folder
+    sha256: str
+    size: int  # bytes
+
+    @classmethod
+    def of(cls, path: Path) -> FileDigest:
+        """Measure a file."""
+        return cls(path.name, digest_of(path), path.stat().st_size)
+
 
 DIGITS_SHOWN = 12  # of a digest, for people
 OWN_FOLDERS = ("recipes", "checks", "converters")
@@ -22,7 +38,7 @@ def source_digest(entry: CheckpointEntry) -> str:
     Raises InputFileError where the file is missing or not the one that the recipe expects.
     """
     options = {
-        "recipe": _file_or_text(entry.recipe),
+        "architecture": _file_or_text(entry.architecture),
         "config": digest_of(entry.config) if entry.config else None,
         "norm_groups": entry.norm_groups,
     }
@@ -55,8 +71,8 @@ def code_digest() -> str:
     )
 
 
-def _file_or_text(recipe: str | None) -> str | None:
-    return digest_of(Path(recipe)) if recipe and Path(recipe).is_file() else recipe
+def _file_or_text(text: str | None) -> str | None:
+    return digest_of(Path(text)) if text and Path(text).is_file() else text
 
 
 def content_digest(content: object) -> str:

@@ -14,25 +14,36 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from scrfdconv.checks.results import CheckResult, Report
-from scrfdconv.converters.artifact import digest_of, load_json, replacing
+from scrfdconv.converters.artifact import digest_of, digest_of_files, load_json, replacing
 from scrfdconv.converters.errors import InputFileError
+from scrfdconv.converters.formats import formats
 from scrfdconv.recipes.build.cache import Record
 
 logger = logging.getLogger(__name__)
 
 NAME = "manifest.json"
 SCHEMA = Path(__file__).with_name("manifest.schema.json")
-VERSION = 1
+VERSION = 2
 CHECK = "digest"
 # A manifest says what can be repeated; a time cannot.
 _TIMED = {("budget", "latency")}
 
 
 @dataclass(frozen=True)
+class FileEntry:
+    """One file of an artifact."""
+
+    path: str  # relative to the manifest, "/" between folders
+    sha256: str
+    size: int  # bytes
+
+
+@dataclass(frozen=True, kw_only=True)
 class Entry:
     """One artifact of a manifest."""
 
-    path: str  # relative to the manifest, "/" between folders
+    path: str  # of its main file
+    files: tuple[FileEntry, ...]
     sha256: str
     size: int  # bytes
     format: str
@@ -92,14 +103,21 @@ def load_manifest(path: Path) -> tuple[Entry, ...]:
 
 
 def digest_result(path: Path, entry: Entry) -> CheckResult:
-    """Is the file beside the manifest at ``path`` the one that ``entry`` names?"""
-    fault = _fault(path.parent / entry.path, entry)
+    """Are the files beside the manifest at ``path`` those that ``entry`` names?"""
+    faults = (_fault(path.parent / one.path, one) for one in entry.files)
+    fault = next(filter(None, faults), "") or _whole_fault(path.parent, entry)
     return CheckResult(CHECK, "file", "faults", int(bool(fault)), 0, detail=fault)
 
 
-def _fault(file: Path, entry: Entry) -> str:
+def _whole_fault(folder: Path, entry: Entry) -> str:
+    """An entry whose digest is not that of its files was put together by hand."""
+    found = digest_of_files([folder / one.path for one in entry.files])
+    return "" if found == entry.sha256 else "its sha256 is not that of its files"
+
+
+def _fault(file: Path, entry: FileEntry) -> str:
     if not file.is_file():
-        return "there is no such file"
+        return f"{file.name}: there is no such file"
     size = file.stat().st_size
     if size != entry.size:
         return f"{size} bytes instead of {entry.size}"
@@ -117,7 +135,7 @@ def _entry(record: Record) -> dict[str, Any]:
         "size": outcome.size,
         "format": outcome.format,
         "precision": outcome.precision,
-        "reproducible": outcome.format != "tensorrt",
+        "reproducible": formats()[outcome.format].reproducible,
         **record.manifest,
         "checks": checks,
         "notes": list(report.notes),
@@ -125,14 +143,28 @@ def _entry(record: Record) -> dict[str, Any]:
 
 
 def _read_entry(content: Mapping[str, Any]) -> Entry:
-    path = PurePosixPath(content["path"])
+    return Entry(
+        path=_inside(content["path"]),
+        files=tuple(_read_file(one) for one in content["files"]),
+        sha256=str(content["sha256"]),
+        size=int(content["size"]),
+        format=str(content["format"]),
+        precision=str(content["precision"]),
+        checkpoint=dict(content["checkpoint"]),
+        options=dict(content["options"]),
+        checks=tuple(map(CheckResult.from_dict, content["checks"])),
+    )
+
+
+def _read_file(content: Mapping[str, Any]) -> FileEntry:
+    return FileEntry(_inside(content["path"]), str(content["sha256"]), int(content["size"]))
+
+
+def _inside(text: str) -> str:
+    path = PurePosixPath(text)
     if path.is_absolute() or ".." in path.parts:
         raise ValueError(f"path {path} leaves the folder")
-    return Entry(
-        str(path), str(content["sha256"]), int(content["size"]), str(content["format"]),
-        str(content["precision"]), dict(content["checkpoint"]), dict(content["options"]),
-        tuple(map(CheckResult.from_dict, content["checks"])),
-    )
+    return str(path)
 
 
 def _others(path: Path) -> dict[str, Any]:

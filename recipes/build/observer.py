@@ -10,12 +10,11 @@ import numpy as np
 
 from scrfdconv.checks.faces.decode import DEPLOYMENT_THRESHOLD, Faces, decode
 from scrfdconv.checks.faces.images import letterbox, read_image
-from scrfdconv.checks.reports.outcome import Box, FacesOn, Histogram, Latency, Picture
 from scrfdconv.checks.parity import Sample, common_shapes
+from scrfdconv.checks.reports.outcome import Box, FacesOn, Histogram, Latency, Picture
 from scrfdconv.checks.tolerances import limits_for
-from scrfdconv.converters.network.architecture import OUTPUT_KINDS
+from scrfdconv.converters.network.architecture import CHANNELS, OUTPUT_KINDS
 from scrfdconv.converters.runner import Outputs, Runner
-from scrfdconv.converters.network.architecture import CHANNELS
 
 # From equality in float32 to a whole stride; four bins a decade show the shape and fit a phone.
 DECADES, BINS_PER_DECADE = (-9, 2), 4
@@ -49,7 +48,10 @@ class Observer:
         """One for each output, with the limit of its largest error."""
         return tuple(
             Histogram(
-                name, tuple(EDGES.tolist()), tuple(counts.tolist()), self._below[name],
+                name,
+                tuple(EDGES.tolist()),
+                tuple(counts.tolist()),
+                self._below[name],
                 limits_for(precision, name).max_abs,
             )
             for name, counts in sorted(self._counts.items(), key=_by_kind_and_stride)
@@ -114,8 +116,10 @@ def latency(reference: Runner, artifact: Runner) -> Latency:
     first, second = np.array(rounds).T
     ratio = float(np.median(second / first))
     return Latency(
-        round(float(np.median(first)) * 1e3, 3), round(float(np.median(second)) * 1e3, 3),
-        round(ratio, 4), shape,
+        round(float(np.median(first)) * 1e3, 3),
+        round(float(np.median(second)) * 1e3, 3),
+        round(ratio, 4),
+        shape,
     )
 
 

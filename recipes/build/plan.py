@@ -15,33 +15,27 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
-from scrfdconv.converters.network.architecture import PUBLISHED
 from scrfdconv.converters.errors import UsageError
-from scrfdconv.converters.formats.onnx.format import DEFAULT_OPSET
+from scrfdconv.converters.formats import Format
 from scrfdconv.converters.metadata import installed_version
+from scrfdconv.converters.network.architecture import PUBLISHED
+from scrfdconv.converters.precision import FLOAT, precisions
 from scrfdconv.recipes.build.digests import (
     code_digest,
     content_digest,
     images_digest,
     source_digest,
 )
+from scrfdconv.recipes.build.recipe import DYNAMIC, CheckpointEntry, Recipe, TargetEntry
 from scrfdconv.recipes.naming import default_output
-from scrfdconv.recipes.build.recipe import CheckpointEntry, Recipe, Target, Tolerance
+from scrfdconv.recipes.target import Target, fields_for
 
 # Of everything that the build writes besides artifacts and reports.
 STATE_FOLDER = ".scrfdconv"
 PARENTS_FOLDER = f"{STATE_FOLDER}/parents"
-SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "tensorrt": ".engine"}
-# Distributions whose version may change the bytes of a file, by format and precision.
-MAKERS = {
-    ("onnx", "fp32"): ("torch", "onnx", "onnxsim", "numpy"),
-    ("onnx", "fp16"): ("onnx", "onnxruntime", "onnxconverter-common", "numpy"),
-    ("onnx", "int8"): ("onnx", "onnxruntime", "numpy", "opencv-python-headless"),
-    ("torchscript", "fp32"): ("torch",),
-    ("tensorrt", ""): ("tensorrt", "torch", "onnx", "onnxsim", "onnxruntime", "numpy"),
-}
 MEASURERS = ("torch", "onnxruntime", "numpy", "opencv-python-headless")
 BYTES_PER_MILLION = 4e6  # of float32 weights
 
@@ -52,11 +46,30 @@ class Step:
 
     name: str  # of its file, relative to the output folder, "/" between folders
     checkpoint: CheckpointEntry
-    target: Target
+    entry: TargetEntry
     parent: str | None  # name of another step
+    float_graph: str | None  # name of the step that its time is compared with
     content: str
     measured: Mapping[str, str]  # what decides the measurements besides the content
     made_from: Mapping[str, str]  # what decides the content
+
+    @property
+    def target(self) -> Target:
+        """What is made."""
+        target: Target = self.entry.target
+        return target
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the steps whose files must be there."""
+        return tuple(dict.fromkeys(filter(None, (self.parent, self.float_graph))))
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of all its files, the main one first."""
+        path = PurePosixPath(self.name)
+        companions = self.target.maker.companions(Path(path))
+        return (self.name, *(companion.as_posix() for companion in companions))
 
     @property
     def key(self) -> str:
@@ -90,35 +103,43 @@ def plan(recipe: Recipe, only: Sequence[str] = ()) -> tuple[Step, ...]:
     """
     planner = _Planner(recipe)
     wanted = [
-        (checkpoint, target)
+        (checkpoint, entry)
         for checkpoint in recipe.checkpoints
-        for target in recipe.targets
-        if target.is_for(checkpoint)
+        for entry in recipe.targets
+        if entry.is_for(checkpoint)
     ]
-    names = [artifact_name(checkpoint, target) for checkpoint, target in wanted]
+    names = [artifact_name(checkpoint, entry.target) for checkpoint, entry in wanted]
     _require_unique(names, recipe.path)
     for pattern in only:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise UsageError(
                 f"--only {pattern}: matches no artifact of {recipe.path}, for example {names[0]}."
             )
-    for name, (checkpoint, target) in zip(names, wanted, strict=True):
+    for name, (checkpoint, entry) in zip(names, wanted, strict=True):
         if not only or any(fnmatchcase(name, pattern) for pattern in only):
-            planner.add(checkpoint, target, frozenset(names))
+            planner.add(checkpoint, entry, frozenset(names))
     return tuple(planner.steps.values())
 
 
 def artifact_name(checkpoint: CheckpointEntry, target: Target) -> str:
-    """``scrfd_500m/scrfd_500m-seeded_shape640x640_fp16.onnx``."""
-    path = default_output(checkpoint.stem, "", target.shape, target.precision)
-    parts = [str(path)]
-    if target.batch != 1:
-        parts.append(f"batch{target.batch}")
-    if target.opset not in (None, DEFAULT_OPSET):
-        parts.append(f"opset{target.opset}")
-    if target.exporter == "dynamo":
-        parts.append("dynamo")
-    return f"{checkpoint.name}/{'_'.join(parts)}{SUFFIXES[target.format]}"
+    """``scrfd_500m/scrfd_500m-seeded_shape640x640_fp16.onnx``.
+
+    Formats of several files have a folder of their own: two formats may use one suffix.
+    """
+    maker = target.maker
+    path = default_output(checkpoint.stem, "", target.shape, target.precision or FLOAT)
+    parts = [str(path), *_chosen(target)]
+    folder = f"{maker.name}/" if len(maker.suffixes) > 1 and not maker.bound_to_machine else ""
+    return f"{checkpoint.name}/{folder}{'_'.join(parts)}{maker.suffix}"
+
+
+def _chosen(target: Target) -> Iterator[str]:
+    """What options with another value than the default add to a name."""
+    for kind, field in fields_for(target.format, target.precision or FLOAT):
+        value = getattr(target.of(kind), field.name)
+        usual = (field.default, field.option.none_means)
+        if field.option.in_name and value not in usual:
+            yield field.option.in_name.format(value)
 
 
 def _require_unique(names: Sequence[str], path: Path) -> None:
@@ -140,97 +161,117 @@ class _Planner:
         self._images = cache(images_digest)
         self._source = cache(source_digest)
 
-    def add(self, checkpoint: CheckpointEntry, target: Target, wanted: frozenset[str]) -> Step:
-        """The step that makes ``target``; internal unless its name is among ``wanted``."""
-        name = artifact_name(checkpoint, target)
+    def add(self, checkpoint: CheckpointEntry, entry: TargetEntry, wanted: frozenset[str]) -> Step:
+        """The step that makes the target; internal unless its name is among ``wanted``."""
+        name = artifact_name(checkpoint, entry.target)
         if name not in wanted:
             name = f"{PARENTS_FOLDER}/{name}"
         if name not in self.steps:
-            before = _needed_by(target)
+            before = _needed_by(entry)
             parent = (
                 self.add(checkpoint, self._asked(checkpoint, before), wanted) if before else None
             )
-            self.steps[name] = self._step(name, checkpoint, target, parent)
+            self.steps[name] = self._step(name, checkpoint, entry, parent)
         return self.steps[name]
 
-    def _asked(self, checkpoint: CheckpointEntry, needed: Target) -> Target:
-        """The target of the recipe that makes the same file, with its own demands, if any."""
-        name = artifact_name(checkpoint, needed)
+    def _asked(self, checkpoint: CheckpointEntry, needed: TargetEntry) -> TargetEntry:
+        """The entry of the recipe that makes the same file, with its own demands, if any."""
+        name = artifact_name(checkpoint, needed.target)
         same = (
-            t for t in self._recipe.targets
-            if t.is_for(checkpoint) and artifact_name(checkpoint, t) == name
+            entry
+            for entry in self._recipe.targets
+            if entry.is_for(checkpoint) and artifact_name(checkpoint, entry.target) == name
         )
         return next(same, needed)
 
     def _step(
-        self, name: str, checkpoint: CheckpointEntry, target: Target, parent: Step | None
+        self, name: str, checkpoint: CheckpointEntry, entry: TargetEntry, parent: Step | None
     ) -> Step:
-        recipe = self._recipe
+        recipe, target = self._recipe, entry.target
         made_from = {
             "checkpoint": self._source(checkpoint),
             "options": json.dumps(options_of(target), sort_keys=True),
             "scrfdconv": code_digest(),
-            **_versions(_makers(target)),
+            **versions_of(target),
         }
         if parent:
             made_from["parent"] = parent.content
-        if target.precision != "fp32":  # FP16 keeps in float what leaves its range on them
+        if precisions()[target.precision or FLOAT].measures_images:
             made_from["calibration images"] = self._images(recipe.calibration)
+        demands = [asdict(entry.tolerance), asdict(entry.budgets), recipe.latency]
         measured = {
-            "demands": json.dumps(
-                [asdict(target.tolerance), asdict(target.budgets), recipe.latency], sort_keys=True
-            ),
+            "demands": json.dumps(demands, sort_keys=True),
             "test images": "" if checkpoint.seeded else self._images(recipe.test),
             **_versions(MEASURERS),
         }
-        if name.startswith(STATE_FOLDER):
-            measured = {}  # internal files are not measured: what is made of them is
-        parent_name = parent.name if parent else None
         return Step(
-            name, checkpoint, target, parent_name, content_digest(made_from), measured, made_from
+            name=name,
+            checkpoint=checkpoint,
+            entry=entry,
+            parent=parent.name if parent else None,
+            float_graph=self._float_graph(target, parent),
+            content=content_digest(made_from),
+            # Internal files are not measured: what is made of them is.
+            measured={} if name.startswith(STATE_FOLDER) else measured,
+            made_from=made_from,
         )
 
+    def _float_graph(self, target: Target, parent: Step | None) -> str | None:
+        """The float graph of the target's shape, for whatever is not that graph itself."""
+        graph = target.maker.chain()[0]
+        if target.precision == FLOAT and target.maker is graph:
+            return None
+        while parent and parent.target.precision != FLOAT:
+            parent = self.steps[parent.parent] if parent.parent else None
+        return parent.name if parent else None
 
-def _needed_by(target: Target) -> Target | None:
+
+def _needed_by(entry: TargetEntry) -> TargetEntry | None:
     """What a target is made from, if not from the checkpoint."""
-    if target.format != "onnx":
+    target = entry.target
+    maker = target.maker
+    graph = maker.chain()[0]
+    if maker.bound_to_machine or not graph.from_itself:
         return None
-    bare = replace(target, calibrator="minmax", tolerance=Tolerance(), checkpoints=("*",))
-    if target.precision != "fp32":
-        return replace(bare, precision="fp32")
-    return replace(bare, shape=None, batch=1) if target.shape else None
+    options: Any = target.of(graph.options)
+    if maker is not graph and target.precision not in (FLOAT, *maker.native_precisions):
+        return _bare(graph, target.precision, options)  # the graph in the target's precision
+    if maker is not graph or target.precision != FLOAT:
+        return _bare(graph, FLOAT, options)
+    return _bare(graph, FLOAT, dynamic(options)) if target.shape else None
+
+
+def _bare(graph: Format, precision: str | None, options: Any) -> TargetEntry:
+    kept = () if options == type(options)() else (options,)
+    return TargetEntry(target=Target(graph.name, precision, kept))
+
+
+def dynamic(options: Any) -> Any:
+    """The same options without a fixed shape."""
+    return replace(options, shape=None, batch=1)
 
 
 def options_of(target: Target) -> dict[str, object]:
     """What decides the bytes of a target's file, as plain types."""
-    found: dict[str, object] = {
-        "format": target.format,
-        "precision": target.precision,
-        "shape": list(target.shape) if target.shape else "dynamic",
-        "batch": target.batch,
-    }
-    if target.format != "torchscript":
-        found |= {"opset": target.opset or DEFAULT_OPSET, "exporter": target.exporter}
-    if target.precision == "int8":
-        found |= {
-            "calibrator": target.calibrator,
-            "max_face_loss": target.budgets.max_face_loss,
-        }
-    return found
+    found: dict[str, object] = {"format": target.format, "precision": target.precision}
+    for kind, field in fields_for(target.format, target.precision or FLOAT):
+        value = getattr(target.of(kind), field.name)
+        value = field.option.none_means if value is None else value
+        found[field.name] = list(value) if isinstance(value, tuple) else value
+    return found | {"shape": list(target.shape) if target.shape else DYNAMIC}
 
 
 # ---------------------------------------------------------------- libraries
 
 
-def _makers(target: Target) -> Iterator[str]:
-    yield from MAKERS.get((target.format, target.precision)) or MAKERS[target.format, ""]
-    if target.exporter == "dynamo":
-        yield "onnxscript"
-
-
 def versions_of(target: Target) -> dict[str, str]:
     """The libraries that a target's file is made with."""
-    return _versions(_makers(target))
+    precision = precisions()[target.precision or FLOAT]
+    maker = target.maker
+    own = maker.libraries_for(target.of(maker.options))
+    made_from_itself = maker.from_itself and precision.libraries  # its own graph decides the rest
+    names = precision.libraries if made_from_itself else (*own, *precision.libraries)
+    return _versions(dict.fromkeys(names))
 
 
 def _versions(names: Iterable[str]) -> dict[str, str]:

@@ -9,15 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal
 
-from scrfdconv.converters.precision.int8.calibration import Calibrator
-from scrfdconv.converters.formats.onnx.export import Exporter
+from scrfdconv.converters.precision.int8 import DEFAULT_FACE_LOSS
+from scrfdconv.recipes.target import Target
 
 DYNAMIC = "dynamic"
-DEFAULT_FACE_LOSS = 0.01
-
-Shape = tuple[int, int] | None  # (H, W); None: dynamic
 
 
 @dataclass(frozen=True)
@@ -29,7 +25,7 @@ class CheckpointEntry:
     model: str | None = None
     seed: int = 0
     sha256: str | None = None
-    recipe: str | None = None
+    architecture: str | None = None
     config: Path | None = None
     norm_groups: int | None = None
 
@@ -68,17 +64,11 @@ class Budgets:
     max_face_loss: float = DEFAULT_FACE_LOSS  # share of faces that INT8 may lose or add
 
 
-@dataclass(frozen=True)
-class Target:
-    """One artifact of every checkpoint that it is for."""
+@dataclass(frozen=True, kw_only=True)
+class TargetEntry:
+    """One artifact of every checkpoint that it is for, and what is demanded of it."""
 
-    format: str
-    shape: Shape = None
-    batch: int = 1
-    precision: str = "fp32"
-    opset: int | None = None
-    exporter: Exporter = "torchscript"
-    calibrator: Calibrator | Literal["auto"] = "minmax"
+    target: Target
     checkpoints: tuple[str, ...] = ("*",)
     tolerance: Tolerance = Tolerance()
     budgets: Budgets = Budgets()
@@ -86,7 +76,8 @@ class Target:
     @property
     def size(self) -> str:
         """``dynamic`` or ``640x640``."""
-        return f"{self.shape[0]}x{self.shape[1]}" if self.shape else DYNAMIC
+        shape = self.target.shape
+        return f"{shape[0]}x{shape[1]}" if shape else DYNAMIC
 
     def is_for(self, checkpoint: CheckpointEntry) -> bool:
         """True if one of the patterns matches the checkpoint's name."""
@@ -100,7 +91,7 @@ class Recipe:
     name: str
     path: Path
     checkpoints: tuple[CheckpointEntry, ...]
-    targets: tuple[Target, ...]
+    targets: tuple[TargetEntry, ...]
     calibration: tuple[Path, ...] = ()  # folders and files of photographs
     test: tuple[Path, ...] = ()
     latency: bool = True  # measure every artifact against the float ONNX

@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from scrfdconv.converters.network.architecture import known_name, require_shape
-from scrfdconv.converters.precision.int8.calibration import CALIBRATORS
 from scrfdconv.converters.errors import InputFileError, UsageError
-from scrfdconv.converters.formats.onnx.export import Exporter
+from scrfdconv.converters.formats import formats
+from scrfdconv.converters.network.architecture import known_name, require_shape
+from scrfdconv.converters.options import OptionField, option_fields
+from scrfdconv.converters.precision import FLOAT, precisions
+from scrfdconv.converters.precision.int8 import DEFAULT_FACE_LOSS
 from scrfdconv.recipes.build.recipe import (
-    DEFAULT_FACE_LOSS,
     DYNAMIC,
     Budgets,
     CheckpointEntry,
     Recipe,
-    Target,
+    TargetEntry,
     Tolerance,
 )
 from scrfdconv.recipes.table import Table, load_toml
+from scrfdconv.recipes.target import Target, fields_for, target_of
 
 VERSION = 1
-FORMATS = ("onnx", "torchscript", "tensorrt")
-PRECISIONS = ("fp32", "fp16", "int8")
-EXPORTERS: tuple[str, ...] = get_args(Exporter)
-CALIBRATIONS: tuple[str, ...] = (*CALIBRATORS, "auto")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")  # it becomes a folder
 
@@ -50,10 +49,10 @@ def load_recipe(path: Path) -> Recipe:
     checkpoints = tuple(_checkpoints(document))
     calibration, test = _images(document.table("images"))
     defaults = document.table("defaults")
-    targets = tuple(
-        target for table in document.tables("targets") for target in _targets(table.over(defaults))
-    )
+    tables = [table.over(defaults) for table in document.tables("targets")]
+    targets = tuple(target for table in tables for target in _targets(table))
     document.done()
+    defaults.done({key for table in tables for key in table.asked} if tables else None)
     recipe = Recipe(name, path, checkpoints, targets, calibration, test, latency)
     _require_sense(recipe, document)
     return recipe
@@ -70,9 +69,11 @@ def _require_sense(recipe: Recipe, document: Table) -> None:
         if target.budgets.max_latency_ratio is not None and not recipe.latency:
             raise document.error("latency", "is false, but a budget asks for max_latency_ratio")
         trained = [c.name for c in recipe.checkpoints if target.is_for(c) and not c.seeded]
-        if target.precision == "int8" and trained and not recipe.calibration:
+        needy = precisions()[target.target.precision or FLOAT].needs_images
+        if needy and trained and not recipe.calibration:
+            name = (target.target.precision or "").upper()
             raise document.error(
-                "images.calibration", f"is missing: INT8 of {trained[0]} needs photographs"
+                "images.calibration", f"is missing: {name} of {trained[0]} needs photographs"
             )
 
 
@@ -97,7 +98,7 @@ def _checkpoint(name: str, table: Table) -> CheckpointEntry:
         known_name(table.value("model", str, "")),
         table.value("seed", int, 0),
         table.value("sha256", str, None),
-        _recipe_option(table),
+        _architecture(table),
         _beside(table.path, config),
         table.value("norm_groups", int, None),
     )
@@ -111,9 +112,9 @@ def _checkpoint(name: str, table: Table) -> CheckpointEntry:
     return entry
 
 
-def _recipe_option(table: Table) -> str | None:
+def _architecture(table: Table) -> str | None:
     """An architecture: a built-in name, or a TOML file beside the recipe."""
-    found = table.value("recipe", str, None)
+    found = table.value("architecture", str, None) or table.value("recipe", str, None)
     return found if found is None or known_name(found) else str(_beside(table.path, found))
 
 
@@ -135,47 +136,123 @@ def _images(table: Table) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
 # ---------------------------------------------------------------- targets
 
 
-def _targets(table: Table) -> list[Target]:
+def _targets(table: Table) -> list[TargetEntry]:
     """All combinations of one ``[[targets]]`` table."""
-    formats = table.several("format", _one_of(FORMATS), _either(FORMATS), ())
-    if not formats:
-        raise table.error("format", f"is missing; it is {_either(FORMATS)}")
-    axes = (
-        formats,
-        table.several("shape", _shape, f'"{DYNAMIC}" or [height, width]', (DYNAMIC,)),
-        table.several("batch", _positive, "a positive integer", (1,)),
-        table.several("precision", _one_of(PRECISIONS), _either(PRECISIONS), ("fp32",)),
-        table.several("opset", _positive, "an opset", (0,)),
-        table.several("exporter", _one_of(EXPORTERS), _either(EXPORTERS), ("torchscript",)),
-    )
-    calibrator: Any = table.choice("calibrator", CALIBRATIONS, "minmax")
+    names = tuple(one.name for one in formats().values() if one.source is not None)
+    found = table.several("format", _one_of(names), _either(names), ())
+    if not found:
+        raise table.error("format", f"is missing; it is {_either(names)}")
+    _require_meaning(table, found)
+    every = tuple(precisions())
+    wanted = table.several("precision", _one_of(every), _either(every), (FLOAT,))
     patterns = table.several("checkpoints", _text, "a name or pattern", ("*",))
     tolerance, budgets = _tolerance(table.table("tolerance")), _budgets(table.table("budgets"))
-    table.done()
-    found = [
-        Target(
-            format_, None if shape == DYNAMIC else shape, batch, precision, opset or None, exporter,
-            calibrator, patterns, tolerance, budgets,
-        )
-        for format_, shape, batch, precision, opset, exporter in product(*axes)
+    targets = [
+        target
+        for name, precision in product(found, wanted)
+        for target in _combinations(table, name, precision, budgets)
     ]
-    for target in found:
-        _require_possible(target, table)
-    return found
+    table.done()
+    entries = [
+        TargetEntry(target=target, checkpoints=patterns, tolerance=tolerance, budgets=budgets)
+        for target in targets
+    ]
+    for entry in entries:
+        _require_possible(entry, table)
+    return entries
 
 
-def _require_possible(target: Target, table: Table) -> None:
+def _require_meaning(table: Table, names: tuple[str, ...]) -> None:
+    """Refuse an option that one of the formats would ignore in silence."""
+    meant = {
+        name: {field.name for kind in _option_classes(name) for field in option_fields(kind)}
+        for name in names
+    }
+    for key in table.own:
+        for name in names:
+            if key in set().union(*meant.values()) - meant[name]:
+                raise table.error(key, f"means nothing for {name}: give it a table of its own")
+
+
+def _option_classes(name: str) -> list[type]:
+    return [one.options for one in formats()[name].chain()]
+
+
+def _combinations(table: Table, name: str, precision: str, budgets: Budgets) -> Iterator[Target]:
+    """The targets of one format and precision: every combination of its options' values."""
+    if precision not in formats()[name].precisions:
+        have = " or ".join(formats()[name].precisions)
+        raise table.error("precision", f"of {formats()[name].title} is {have}, not {precision}")
+    fields = [field for _, field in fields_for(name, precision) if field.option.in_recipes]
+    axes = [_values(table, field) for field in fields]
+    for values in product(*axes):
+        given = dict(zip((field.name for field in fields), values, strict=True))
+        if "max_face_loss" in {field.name for _, field in fields_for(name, precision)}:
+            given["max_face_loss"] = budgets.max_face_loss
+        try:
+            yield target_of(name, precision, given)
+        except UsageError as error:
+            raise table.error("batch", "needs a fixed shape: a dynamic model takes any") from error
+
+
+def _values(table: Table, field: OptionField) -> tuple[Any, ...]:
+    """What a table says of an option: one value, or several in a list."""
+    what, read = _reader(field)
+    return table.several(field.name, read, what, (field.default,))
+
+
+def _reader(field: OptionField) -> tuple[str, Callable[[Any], Any]]:
+    """How a value of an option is called, and read; None stands for a wrong one."""
+    if field.name == "shape":
+        return f'"{DYNAMIC}" or [height, width]', _shape
+    if field.choices:
+        return _either(field.choices), _one_of(field.choices)
+    if field.repeated:
+        return "a list of texts", _texts
+    least, most = field.option.least, field.option.most
+    return _KINDS[field.kind], _typed(field.kind, least, most)
+
+
+_KINDS = {
+    bool: "true or false",
+    int: "a positive integer",
+    float: "a number",
+    str: "a text",
+    Path: "a file",
+    tuple[int, int]: "[height, width]",
+}
+
+
+def _typed(kind: Any, least: float | None, most: float | None) -> Callable[[Any], Any]:
+    def read(value: Any) -> Any:
+        if kind == tuple[int, int]:
+            return _shape(value)
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            return None
+        if kind is int and value < (1 if least is None else least):
+            return None
+        return None if most is not None and value > most else value
+
+    return read
+
+
+def _texts(value: Any) -> tuple[str, ...] | None:
+    good = isinstance(value, list) and all(isinstance(item, str) and item for item in value)
+    return tuple(value) if good else None
+
+
+def _require_possible(entry: TargetEntry, table: Table) -> None:
+    target = entry.target
     if target.shape:
         try:
             require_shape(target.shape, option="the shape")
         except UsageError as error:
             raise table.error("shape", f"cannot be: {str(error).rstrip('.')}") from error
-    elif target.batch != 1:
-        raise table.error("batch", "needs a fixed shape: a dynamic model takes any batch")
-    if target.format != "onnx" and target.budgets.max_latency_ratio is not None:
-        raise table.error("budgets.max_latency_ratio", "is for ONNX: others are not timed")
-    if target.format == "torchscript" and target.precision != "fp32":
-        raise table.error("precision", f"of TorchScript is fp32, not {target.precision}")
+    timed = target.maker.runs_on_cpu and target.maker.chain()[0].from_itself
+    if not timed and entry.budgets.max_latency_ratio is not None:
+        raise table.error(
+            "budgets.max_latency_ratio", f"is for ONNX and what is made of it, not {target.format}"
+        )
 
 
 def _tolerance(table: Table) -> Tolerance:
@@ -223,5 +300,6 @@ def _positive(value: Any) -> int | None:
 def _shape(value: Any) -> Any:
     if value == DYNAMIC:
         return value
+    # Lists of two sizes are one shape, not two of them.
     pair = isinstance(value, list) and [type(side) for side in value] == [int, int]
     return tuple(value) if pair else None

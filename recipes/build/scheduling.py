@@ -10,11 +10,12 @@ from typing import Protocol
 from scrfdconv.checks.reports.outcome import Outcome, Picture, State
 from scrfdconv.converters.artifact import writing_to
 from scrfdconv.converters.errors import ScrfdconvError
-from scrfdconv.recipes.build.step import Done, Job, run
+from scrfdconv.converters.precision import FLOAT
 from scrfdconv.recipes.build.cache import Cache, Record
 from scrfdconv.recipes.build.plan import Step
-from scrfdconv.recipes.processes import Died, Workers
 from scrfdconv.recipes.build.recipe import Recipe
+from scrfdconv.recipes.build.step import Done, Job, run
+from scrfdconv.recipes.processes import Died, Workers
 
 FAILED = 1
 
@@ -82,7 +83,7 @@ class Run:
     def _next(self) -> Step | None:
         """The heaviest step whose parent is there."""
         waiting = {*self._due, *self._running}
-        ready = [d.step for d in self._due.values() if d.step.parent not in waiting]
+        ready = [d.step for d in self._due.values() if not waiting.intersection(d.step.needs)]
         return max(ready, key=lambda step: step.weight, default=None)
 
     def _start(self, step: Step, workers: Workers[Job, Done]) -> None:
@@ -90,10 +91,19 @@ class Run:
         self._running[step.name] = step
         self._view.started(step.name)
         folder = self._cache.scratch_for(step)
-        parent = self._cache.folder / step.parent if step.parent else None
+        parent, float_graph = (
+            self._cache.folder / name if name else None for name in (step.parent, step.float_graph)
+        )
         # The bytes of a trace depend on what was traced before in the same process.
-        fresh = step.target.format == "torchscript"
-        workers.start(Job(step, self._recipe, parent, folder), fresh=fresh)
+        fresh = step.target.maker.fresh_process
+        job = Job(
+            step=step,
+            recipe=self._recipe,
+            parent=parent,
+            float_graph=float_graph,
+            folder=folder,
+        )
+        workers.start(job, fresh=fresh)
 
     # ------------------------------------------------------------ results
 
@@ -110,10 +120,15 @@ class Run:
 
     def _keep(self, step: Step, done: Done) -> None:
         assert done.path is not None
-        size = done.path.stat().st_size
         outcome = replace(
-            _blank(step, "built"), sha256=done.sha256, size=size, seconds=done.seconds,
-            report=done.report, histograms=done.histograms, faces=done.faces, latency=done.latency,
+            _blank(step, "built"),
+            sha256=done.sha256,
+            size=done.size,
+            seconds=done.seconds,
+            report=done.report,
+            histograms=done.histograms,
+            faces=done.faces,
+            latency=done.latency,
         )
         record = Record(step.key, step.ingredients, outcome, done.manifest or {})
         with writing_to(self._cache.folder / step.name):
@@ -134,7 +149,7 @@ class Run:
 
     def _fail(self, step: Step, done: Done) -> None:
         # An engine that cannot be built here is no fault of the model; everything else is.
-        skipped = done.missing and step.target.format == "tensorrt"
+        skipped = done.missing and step.target.maker.bound_to_machine
         state: State = "skipped" if skipped else "failed"
         if skipped:  # where a skip is a failure, it is a plain one
             done = replace(done, exit_code=FAILED)
@@ -146,8 +161,12 @@ class Run:
 
     def _lose(self, step: Step, state: State, why: str, done: Done) -> None:
         outcome = replace(
-            _blank(step, state), why=why, command=self._command(step),
-            seconds=done.seconds, report=done.report, exit_code=done.exit_code,
+            _blank(step, state),
+            why=why,
+            command=self._command(step),
+            seconds=done.seconds,
+            report=done.report,
+            exit_code=done.exit_code,
         )
         self._found[step.name] = outcome
         if not step.internal:
@@ -160,7 +179,7 @@ class Run:
         return shlex.join(words)
 
     def _drop_children(self, parent: Step) -> None:
-        children = [d.step for d in self._due.values() if d.step.parent == parent.name]
+        children = [d.step for d in self._due.values() if parent.name in d.step.needs]
         for child in children:
             self._drop(child, f"it is made from {parent.name}, which failed")
             self._drop_children(child)
@@ -173,8 +192,14 @@ class Run:
 def _blank(step: Step, state: State) -> Outcome:
     target = step.target
     return Outcome(
-        step.name, step.checkpoint.name, target.format, target.precision, target.size,
-        target.batch, state, parents=(step.parent or step.checkpoint.name,),
+        name=step.name,
+        checkpoint=step.checkpoint.name,
+        format=target.format,
+        precision=target.precision or FLOAT,
+        shape=step.entry.size,
+        batch=target.batch,
+        state=state,
+        parents=(step.parent or step.checkpoint.name,),
     )
 
 

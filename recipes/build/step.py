@@ -9,24 +9,26 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from scrfdconv.checks.faces.images import image_files
 from scrfdconv.checks.reports.outcome import FacesOn, Histogram, Latency, Picture
 from scrfdconv.checks.results import CheckResult, Report
 from scrfdconv.checks.verify import Demand
-from scrfdconv.converters.artifact import Artifact, artifact_at
+from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.errors import CheckFailed, InputFileError, MissingError, ScrfdconvError
-from scrfdconv.converters.formats import open_artifact
+from scrfdconv.converters.formats import format_of, open_artifact
+from scrfdconv.converters.precision import FLOAT, precisions
 from scrfdconv.converters.runner import Interface, Runner, limit_threads
+from scrfdconv.recipes.build.digests import FileDigest
 from scrfdconv.recipes.build.observer import Observer, latency
+from scrfdconv.recipes.build.plan import Step, library_version, options_of, versions_of
+from scrfdconv.recipes.build.recipe import CheckpointEntry, Recipe
 from scrfdconv.recipes.convert import Made, SourceOptions, convert, open_source
 from scrfdconv.recipes.pictures import synthetic_pictures
-from scrfdconv.recipes.build.plan import Step, library_version, options_of, versions_of
 from scrfdconv.recipes.processes import THREADS
-from scrfdconv.recipes.build.recipe import CheckpointEntry, Recipe
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +45,7 @@ class Job:
     step: Step
     recipe: Recipe
     parent: Path | None  # the file of the step's parent
+    float_graph: Path | None  # of the same shape, to compare times with
     folder: Path  # empty, to write to
 
 
@@ -51,7 +54,9 @@ class Done:
     """What came of it: a verified file, or an error."""
 
     path: Path | None = None
-    sha256: str = ""
+    sha256: str = ""  # over all files
+    size: int = 0  # bytes of all files
+    files: tuple[FileDigest, ...] = ()  # the main one first
     report: Report | None = None
     error: str = ""
     exit_code: int = 0
@@ -73,8 +78,10 @@ def run(job: Job) -> Done:
     except ScrfdconvError as error:
         report = error.report if isinstance(error, CheckFailed) else None
         done = Done(
-            report=report if isinstance(report, Report) else None, error=str(error),
-            exit_code=error.exit_code, missing=isinstance(error, MissingError),
+            report=report if isinstance(report, Report) else None,
+            error=str(error),
+            exit_code=error.exit_code,
+            missing=isinstance(error, MissingError),
         )
     except Exception as error:
         logger.exception("%s", job.step.name)
@@ -97,18 +104,28 @@ def _made(job: Job) -> Done:
     checkpoint = _checkpoint(job.step.checkpoint)
     observer = Observer()
     demand = _demand(job, observer)
-    made = _MAKERS[target.format](job, checkpoint, out, demand)
+    made = _convert(job, checkpoint, out, demand)
+    whole = Done(
+        path=out,
+        sha256=made.artifact.digest,
+        size=made.artifact.size,
+        files=tuple(map(FileDigest.of, made.artifact.files)),
+    )
     if job.step.internal:
-        return Done(out, made.artifact.digest)
+        return whole
     opened = open_artifact(out, THREADS)
     paced = _latency(job, opened)
-    report = _with_budgets(made.report, job, out, paced)
+    report = _with_budgets(made, job, paced)
     if not report.passed:
         raise CheckFailed(report.summary(), report)
-    return Done(
-        out, made.artifact.digest, report, histograms=observer.histograms(target.precision),
-        faces=tuple(observer.faces), pictures=tuple(observer.pictures), latency=paced,
-        manifest=_manifest(job, checkpoint, opened.interface),
+    return replace(
+        whole,
+        report=report,
+        histograms=observer.histograms(target.precision or FLOAT),
+        faces=tuple(observer.faces),
+        pictures=tuple(observer.pictures),
+        latency=paced,
+        manifest=_manifest(job, checkpoint, opened.interface, whole.files),
     )
 
 
@@ -118,7 +135,12 @@ def _made(job: Job) -> Done:
 @lru_cache(KEPT_CHECKPOINTS)
 def _checkpoint(entry: CheckpointEntry) -> Checkpoint:
     limit_threads(THREADS)
-    options = SourceOptions(entry.recipe, entry.config, entry.norm_groups, entry.seed)
+    options = SourceOptions(
+        architecture=entry.architecture,
+        config=entry.config,
+        groups=entry.norm_groups,
+        seed=entry.seed,
+    )
     source = open_source(entry.source, options)
     if not isinstance(source, Checkpoint):
         raise InputFileError(f"{entry.source}: is {source.format}; builds start from checkpoints.")
@@ -129,67 +151,26 @@ def _demand(job: Job, observer: Observer) -> Demand | None:
     if job.step.internal:
         return None  # what is made of it is verified, against the checkpoint
     images = () if job.step.checkpoint.seeded else image_files(job.recipe.test)
-    return Demand(images, job.step.target.tolerance.loosen, weights=False, observe=observer)
+    return Demand(images, job.step.entry.tolerance.loosen, weights=False, observe=observer)
 
 
 # ---------------------------------------------------------------- making
 
 
-def _onnx(job: Job, checkpoint: Checkpoint, out: Path, demand: Demand | None) -> Made:
-    target = job.step.target
-    parent = artifact_at(job.parent, "onnx") if job.parent else None
-    if target.precision == "int8":
-        assert parent is not None
-        return _int8(job, checkpoint, parent, out, demand)
-    if target.precision == "fp16":
-        from scrfdconv.recipes.fp16 import Fp16Recipe, fp16
-
-        images = image_files(job.recipe.calibration)
-        return fp16(checkpoint, out, Fp16Recipe(images=images), demand, parent=parent)
-    from scrfdconv.converters.formats.onnx.format import OnnxOptions
-
-    if parent:
-        options = OnnxOptions(target.shape, target.batch)
-    else:
-        options = OnnxOptions(None, 1, target.opset, target.exporter)
-    return convert(checkpoint, "onnx", out, options, demand, parent=parent)
-
-
-def _int8(
-    job: Job, checkpoint: Checkpoint, parent: Artifact, out: Path, demand: Demand | None
-) -> Made:
-    from scrfdconv.recipes.int8.int8 import int8
-    from scrfdconv.recipes.int8.request import Int8Recipe
-
+def _convert(job: Job, checkpoint: Checkpoint, out: Path, demand: Demand | None) -> Made:
     target = job.step.target
     images = image_files(job.recipe.calibration)
-    if checkpoint.seeded and not images:
+    needy = precisions()[target.precision or FLOAT].needs_images
+    if needy and checkpoint.seeded and not images:
         images = synthetic_pictures(job.folder / "pictures")
-    recipe = Int8Recipe(
-        images, calibrator=target.calibrator, max_face_loss=target.budgets.max_face_loss
-    )
-    return int8(checkpoint, out, recipe, demand, parent=parent).made
+    return convert(checkpoint, target, out, demand, images=images, parent=_parent(job))
 
 
-def _torchscript(job: Job, checkpoint: Checkpoint, out: Path, demand: Demand | None) -> Made:
-    from scrfdconv.converters.formats.torchscript import TorchScriptOptions
-
-    options = TorchScriptOptions(job.step.target.shape, job.step.target.batch)
-    return convert(checkpoint, "torchscript", out, options, demand)
-
-
-def _tensorrt(job: Job, checkpoint: Checkpoint, out: Path, demand: Demand | None) -> Made:
-    from scrfdconv.recipes.tensorrt import EngineRequest, build_engine, require_target_here
-
-    require_target_here()
-    target = job.step.target
-    images = image_files(job.recipe.calibration)
-    request = EngineRequest(target.precision, target.shape, target.batch, target.opset, images)
-    made, _ = build_engine(checkpoint, request, out, demand)
-    return made
-
-
-_MAKERS = {"onnx": _onnx, "torchscript": _torchscript, "tensorrt": _tensorrt}
+def _parent(job: Job) -> Artifact | None:
+    """What the step is made from; a graph in the precision of the target is the source itself."""
+    if job.parent is None:
+        return None
+    return format_of(job.parent).artifact_at(job.parent)
 
 
 # ---------------------------------------------------------------- measuring
@@ -197,21 +178,22 @@ _MAKERS = {"onnx": _onnx, "torchscript": _torchscript, "tensorrt": _tensorrt}
 
 def _latency(job: Job, opened: Runner) -> Latency | None:
     """Time against the float ONNX of the same shape, for artifacts that are made from one."""
-    if not job.recipe.latency or job.parent is None or job.step.target.precision == "fp32":
+    if not job.recipe.latency or job.float_graph is None:
         return None
-    return latency(open_artifact(job.parent, THREADS), opened)
+    return latency(open_artifact(job.float_graph, THREADS), opened)
 
 
-def _with_budgets(report: Report | None, job: Job, out: Path, paced: Latency | None) -> Report:
+def _with_budgets(made: Made, job: Job, paced: Latency | None) -> Report:
+    report = made.report
     assert report is not None
-    budgets, tolerance = job.step.target.budgets, job.step.target.tolerance
+    budgets, tolerance = job.step.entry.budgets, job.step.entry.tolerance
     results, notes = list(report.results), list(report.notes)
     if budgets.max_size_mb is not None:
-        size = out.stat().st_size / 1e6
+        size = made.artifact.size / 1e6
         results.append(CheckResult(CHECK, "file", "size_mb", size, budgets.max_size_mb))
     if budgets.max_latency_ratio is not None:
         ratio, detail = 1.0, "it is the float model itself"
-        if job.step.target.precision != "fp32":
+        if job.float_graph is not None:
             assert paced is not None  # the recipe was refused otherwise
             ratio = paced.ratio
             detail = f"{paced.artifact_ms:.1f} ms against {paced.float_ms:.1f} ms of float"
@@ -222,10 +204,17 @@ def _with_budgets(report: Report | None, job: Job, out: Path, paced: Latency | N
     return Report.of(results, notes)
 
 
-def _manifest(job: Job, checkpoint: Checkpoint, interface: Interface) -> dict[str, Any]:
+def _manifest(
+    job: Job, checkpoint: Checkpoint, interface: Interface, files: tuple[FileDigest, ...]
+) -> dict[str, Any]:
     """What the manifest says of the artifact besides its digest and its checks."""
     target, entry = job.step.target, job.step.checkpoint
+    folder = PurePosixPath(job.step.name).parent
     return {
+        "files": [
+            {"path": str(folder / one.name), "sha256": one.sha256, "size": one.size}
+            for one in files
+        ],
         "checkpoint": {
             "name": entry.name,
             "model": entry.model,
@@ -234,8 +223,8 @@ def _manifest(job: Job, checkpoint: Checkpoint, interface: Interface) -> dict[st
             "weights_sha256": checkpoint.weights_digest,
             "architecture": checkpoint.architecture.to_dict(),
         },
-        "parents": [artifact_at(job.parent, "onnx").digest] if job.parent else [],
-        "options": {**options_of(target), "tolerance": asdict(target.tolerance)},
+        "parents": [parent.digest] if (parent := _parent(job)) else [],
+        "options": {**options_of(target), "tolerance": asdict(job.step.entry.tolerance)},
         "libraries": {"scrfdconv": library_version("scrfdconv"), **versions_of(target)},
         "inputs": [interface.batch, interface.channels, interface.height, interface.width],
         "outputs": list(interface.outputs),

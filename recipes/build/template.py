@@ -8,9 +8,11 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from scrfdconv.converters.network.architecture import DEFAULT_MODEL, known_name
-from scrfdconv.converters.artifact import require_kind
 from scrfdconv.converters.errors import UsageError
+from scrfdconv.converters.formats import Format, formats, reference_format, require_format
+from scrfdconv.converters.network.architecture import DEFAULT_MODEL, known_name
+from scrfdconv.converters.options import option_fields
+from scrfdconv.converters.precision import precisions
 
 HEAD = """\
 # A recipe of `scrfdconv build`: which artifacts a release has, and what is demanded of them.
@@ -27,7 +29,7 @@ CHECKPOINT = """
 [checkpoints.{name}]
 {source}
 # sha256 = "..."              # refuse any other file
-# recipe = "scrfd_10g"        # the architecture: a built-in name or a TOML file; or
+# architecture = "scrfd_10g"  # the network: a built-in name or a TOML file; or
 # config = "config.py"        # an mmdet config, read as data; or
 # norm_groups = 16            # GroupNorm groups, where weights leave them open
 """
@@ -38,28 +40,18 @@ REST = """
 # calibration = "photos/calibration"
 # test = "photos/test"
 
-# ---- what holds for every target unless it says otherwise.
+# ---- what holds for every target that knows the key, unless the target says otherwise.
 [defaults]
-# opset = 17
-# exporter = "torchscript"    # or "dynamo"
+{defaults}
 # tolerance = {{ loosen = 2.0, reason = "why looser limits are right" }}
 # budgets = {{ max_size_mb = 20.0, max_latency_ratio = 1.0, max_face_loss = 0.01 }}
 
 # ---- artifacts. A list stands for all combinations.
 [[targets]]
-format = "onnx"
+format = "{graph}"
 shape = ["dynamic", [640, 640]]        # height, width
 precision = ["fp32", "fp16"]           # "int8", too, once there are calibration pictures
-# batch = 1
 # checkpoints = ["*"]                  # patterns of names; default: all
-
-# [[targets]]
-# format = "torchscript"
-
-# [[targets]]                          # skipped where neither TensorRT nor a GPU is
-# format = "tensorrt"
-# precision = "fp16"
-# shape = [640, 640]
 """
 
 
@@ -75,7 +67,41 @@ def recipe_text(sources: Sequence[str], file: Path) -> str:
             raise UsageError(f"--init: two checkpoints are called {name}; add one of them by hand.")
         names.append(name)
         parts.append(CHECKPOINT.format(name=json.dumps(name), source=line))
-    return "".join([*parts, REST.format()])
+    graph = next(one for one in formats().values() if one.from_itself)
+    defaults = "\n".join(_keys(graph.options))
+    rest = REST.format(defaults=defaults, graph=graph.name)
+    others = (one for one in formats().values() if one.source and one is not graph)
+    return "".join([*parts, rest, _precision_keys(graph), *map(_other_target, others)])
+
+
+def _keys(options: type) -> Iterator[str]:
+    """The keys of an options class as comments, each with its default and what it does."""
+    for field in option_fields(options):
+        if field.option.in_recipes and field.name != "shape":
+            default = field.option.none_means if field.default is None else field.default
+            shown = "..." if default is None else json.dumps(default)
+            yield f"# {f'{field.name} = {shown}':<28} # {field.option.help}"
+
+
+def _precision_keys(graph: Format) -> str:
+    """What can be said of the precisions of a target."""
+    parts = []
+    for name in graph.precisions:
+        keys = list(_keys(precisions()[name].options))
+        if keys:
+            parts += [f"# of {name}:", *keys]
+    return "\n".join([*parts, ""])
+
+
+def _other_target(one: Format) -> str:
+    """A target of a format as a comment, with the keys of its own."""
+    skipped = "skipped where it cannot be built" if one.bound_to_machine else one.title
+    lines = ["", f"# {'[[targets]]':<28} # {skipped}", f'# format = "{one.name}"']
+    if len(one.precisions) > 1:
+        lines.append(f"# precision = {json.dumps(list(one.precisions))}")
+    known = {field.name for before in one.chain()[:-1] for field in option_fields(before.options)}
+    lines += [line for line in _keys(one.options) if line.split()[1] not in known]
+    return "\n".join([*lines, ""])
 
 
 def _checkpoints(sources: Sequence[str], folder: Path) -> Iterator[tuple[str, str]]:
@@ -84,6 +110,6 @@ def _checkpoints(sources: Sequence[str], folder: Path) -> Iterator[tuple[str, st
         if known and not Path(source).exists():
             yield known, f'model = "{known}"   # seeded, untrained weights'
             continue
-        require_kind(Path(source), "pytorch")
+        require_format(Path(source), reference_format().name)
         relative = Path(os.path.relpath(source, folder)).as_posix()
         yield re.sub(r"[^\w.+-]", "_", Path(source).stem), f"path = {json.dumps(relative)}"

@@ -12,12 +12,12 @@ import numpy as np
 from scrfdconv.checks.faces.coverage import Coverage
 from scrfdconv.checks.results import Report
 from scrfdconv.converters.errors import CheckFailed, UsageError
-from scrfdconv.converters.formats.onnx_int8 import Int8Options
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
+from scrfdconv.converters.precision.int8.conversion import Int8Settings
+from scrfdconv.recipes.int8.conversion import Int8Conversion
 from scrfdconv.recipes.int8.measuring import Calibrated, calibrate, faces_seen, split
-from scrfdconv.recipes.int8.plan import Plan, load_plan, require_same
+from scrfdconv.recipes.int8.plan import Int8Plan, load_plan, require_same
 from scrfdconv.recipes.int8.search import Judge, Search, search
-from scrfdconv.recipes.int8.task import Task
 from scrfdconv.recipes.pictures import Pictures, load_pictures
 
 # Verification runs the reference twice on every picture, 1 s each in PyTorch (2.5G_KPS).
@@ -28,7 +28,7 @@ MOST_VERIFIED = 8
 class Decided:
     """How to quantize, why, and what to verify on."""
 
-    options: Int8Options
+    options: Int8Settings
     notes: tuple[str, ...]
     photographs: tuple[Path, ...] = ()  # for the verification
     coverage: Coverage | None = None
@@ -45,47 +45,49 @@ class Decided:
 # ---------------------------------------------------------------- a plan that is there already
 
 
-def replay(task: Task) -> Decided | None:
+def replay(conversion: Int8Conversion) -> Decided | None:
     """The plan's decisions, if there is a plan; pictures are verified on only."""
-    path = task.recipe.plan
+    path = conversion.options.plan
     if path is None or not path.is_file():
         return None
     plan = load_plan(path)
-    require_same(plan, path, task.source.digest, task.size)
-    _require_no_other_wishes(task, plan, path)
-    notes = [*task.notes(), f"replayed {path}: nothing was calibrated or searched"]
+    require_same(plan, path, conversion.source.digest, conversion.size)
+    _require_no_other_wishes(conversion, plan, path)
+    notes = [*conversion.notes(), f"replayed {path}: nothing was calibrated or searched"]
     photographs: tuple[Path, ...] = ()
-    if task.recipe.images and task.trained:
-        pictures = _load(task)
+    if conversion.images and conversion.trained:
+        pictures = _load(conversion)
         photographs = _spread(pictures.paths)
         notes += [*pictures.notes(), _verified_on(photographs, apart=False)]
     return Decided(plan.options, tuple(notes), photographs, replayed=True)
 
 
-def _require_no_other_wishes(task: Task, plan: Plan, path: Path) -> None:
-    if plan.options.target != task.recipe.target:
+def _require_no_other_wishes(conversion: Int8Conversion, plan: Int8Plan, path: Path) -> None:
+    if plan.options.target != conversion.arrangement:
         raise UsageError(f"{path}: is for --target {plan.options.target}; name a new file.")
-    if set(task.recipe.keep_float) - set(plan.options.keep_float):
+    if set(conversion.options.keep_float) - set(plan.options.keep_float):
         raise UsageError(f"{path}: was made with other --keep-float; name a new file.")
 
 
 # ---------------------------------------------------------------- measuring and searching
 
 
-def decide(task: Task) -> Decided:
+def decide(conversion: Int8Conversion) -> Decided:
     """Calibrate and search; raises CheckFailed where the accuracy budget cannot be kept."""
-    pictures = _load(task)
-    reference = OnnxRunner(task.parent.path)
-    faces = list(faces_seen(task, reference, pictures))
+    pictures = _load(conversion)
+    reference = OnnxRunner(conversion.parent.path)
+    faces = list(faces_seen(conversion, reference, pictures))
     parts = split(faces)
-    calibrated = calibrate(task, pictures.take(parts.inside), [faces[i] for i in parts.inside])
-    notes = [*task.notes(), *pictures.notes(), parts.note, *calibrated.notes]
-    options = task.options(calibrated.tables[0])
-    if not task.trained or not any(picture.faces for picture in faces):
-        notes += _no_faces(task)
+    calibrated = calibrate(
+        conversion, pictures.take(parts.inside), [faces[i] for i in parts.inside]
+    )
+    notes = [*conversion.notes(), *pictures.notes(), parts.note, *calibrated.notes]
+    options = conversion.settings(calibrated.tables[0])
+    if not conversion.trained or not any(picture.faces for picture in faces):
+        notes += _no_faces(conversion)
         return Decided(options, tuple(notes), coverage=calibrated.coverage)
     held = pictures.take(parts.held)
-    found = _searched(task, reference, held, calibrated)
+    found = _searched(conversion, reference, held, calibrated)
     if not found.holds:
         raise CheckFailed(_failure(found), Report.of(found.results(), notes))
     photographs = _spread((held if parts.apart else pictures).paths)
@@ -93,30 +95,32 @@ def decide(task: Task) -> Decided:
     return Decided(found.options, tuple(notes), photographs, calibrated.coverage, found)
 
 
-def _load(task: Task) -> Pictures:
-    if not task.recipe.images:
+def _load(conversion: Int8Conversion) -> Pictures:
+    if not conversion.images:
         raise UsageError(
             "INT8 needs photographs to calibrate on: --images DIR, 24 or more of what the "
             "detector will meet; or a --plan that is there already."
         )
-    with task.stage("reading pictures") as progress:
-        return load_pictures(task.recipe.images, task.size, progress)
+    with conversion.stage("reading pictures") as progress:
+        return load_pictures(conversion.images, conversion.size, progress)
 
 
-def _searched(task: Task, reference: OnnxRunner, held: Pictures, calibrated: Calibrated) -> Search:
-    with task.stage("searching within the accuracy budget") as progress:
+def _searched(
+    conversion: Int8Conversion, reference: OnnxRunner, held: Pictures, calibrated: Calibrated
+) -> Search:
+    with conversion.stage("searching within the accuracy budget") as progress:
         return search(
-            task.parent,
-            [task.options(table) for table in calibrated.tables],
-            Judge.of(reference, held.canvases, task.recipe.max_face_loss),
+            conversion.parent,
+            [conversion.settings(table) for table in calibrated.tables],
+            Judge.of(reference, held.canvases, conversion.options.max_face_loss),
             calibrated.canvases,
-            task.recipe.max_rounds,
+            conversion.options.max_rounds,
             progress,
         )
 
 
-def _no_faces(task: Task) -> Iterator[str]:
-    if task.trained:
+def _no_faces(conversion: Int8Conversion) -> Iterator[str]:
+    if conversion.trained:
         yield (
             "the reference finds no face on the pictures: limits of raw outputs apply, and "
             "nothing is said about faces"

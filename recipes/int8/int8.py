@@ -1,86 +1,82 @@
-"""INT8 from any source: calibrate, search within the accuracy budget, build, verify."""
+"""INT8: calibrate, search within the accuracy budget, and time what came of it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
-from scrfdconv.checks.faces.coverage import Coverage
-from scrfdconv.checks.results import Report
-from scrfdconv.checks.verify import Demand
-from scrfdconv.converters.formats import Source
-from scrfdconv.converters.formats.onnx_int8 import Int8Options
-from scrfdconv.recipes.convert import Made, convert
+from scrfdconv.converters.artifact import Artifact
+from scrfdconv.converters.formats import formats
+from scrfdconv.recipes.int8.conversion import Int8Conversion
 from scrfdconv.recipes.int8.decision import Decided, decide, replay
-from scrfdconv.recipes.int8.plan import Plan
-from scrfdconv.recipes.int8.request import Int8Recipe, Stage, float_parent, onnx_steps, silent
-from scrfdconv.recipes.int8.search import Search
-from scrfdconv.recipes.int8.task import Task
+from scrfdconv.recipes.int8.plan import Int8Plan
+from scrfdconv.recipes.int8.speed import measured_speed
+from scrfdconv.recipes.precision import Order, Settled
 
 
-@dataclass(frozen=True)
-class Int8Made:
-    """The artifact, and everything that was measured on the way."""
+def settle_int8(order: Order) -> Settled:
+    """The settings of a plan that is there, or those that measuring and searching find.
 
-    made: Made
-    options: Int8Options
-    coverage: Coverage | None
-    search: Search | None
-    notes: tuple[str, ...] = ()
-    replayed: bool = False
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What the calibration pictures lack."""
-        return self.coverage.warnings if self.coverage else ()
-
-
-def int8(
-    source: Source,
-    out: Path,
-    recipe: Int8Recipe,
-    demand: Demand | None,
-    stage: Stage = silent,
-    *,
-    parent: Source | None = None,
-) -> Int8Made:
-    """Build and verify an INT8 artifact at ``out``; ``demand`` None skips the verification.
-
-    ``parent`` is the float ONNX of ``source``, where it is there already.
     Raises CheckFailed, with all rounds in its report, where the accuracy budget cannot be kept.
     """
-    start = parent or source
-    steps = onnx_steps(start, recipe)
-    with float_parent(start, steps) as float_onnx:
-        task = Task.of(source, float_onnx, recipe, stage)
-        decided = replay(task) or decide(task)
-    with stage("building and verifying"):
-        images = decided.photographs + (demand.images if demand else ())
-        wanted = demand and replace(demand, images=images, weights=False)
-        made = convert(
-            source, "onnx_int8", out, decided.options, wanted, parent=parent, on_the_way=steps
-        )
-    _keep(decided, recipe)
-    return Int8Made(
-        Made(made.artifact, _with_budget(made.report, decided)),
-        decided.options,
-        decided.coverage,
-        decided.search,
-        decided.notes,
-        decided.replayed,
+    conversion = Int8Conversion.of(order)
+    decided = replay(conversion) or decide(conversion)
+    demand = order.demand
+    if demand:
+        # Of the pictures that were measured on, only those that were chosen to verify on.
+        others = tuple(path for path in demand.images if path not in order.images)
+        demand = replace(demand, images=decided.photographs + others, weights=False)
+
+    def keep() -> None:
+        _keep(decided, conversion)
+
+    def timed(artifact: Artifact) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+        return _timed(artifact, conversion)
+
+    return Settled(
+        settings=decided.options,
+        demand=demand,
+        results=tuple(decided.search.results() if decided.search else ()),
+        notes=decided.notes,
+        warnings=decided.coverage.warnings if decided.coverage else (),
+        facts=_facts(decided, conversion),
+        lines=(decided.coverage.sentence(),) if decided.coverage else (),
+        afterwards=timed if order.demand else None,
+        keep=keep,
     )
 
 
-def _keep(decided: Decided, recipe: Int8Recipe) -> None:
+def _facts(decided: Decided, conversion: Int8Conversion) -> dict[str, Any]:
+    coverage = decided.coverage
+    return {
+        "calibrator": decided.options.table.calibrator,
+        "target": conversion.arrangement,
+        "coverage": coverage.to_dict() if coverage else None,
+        "rounds": [one.to_dict() for one in decided.search.rounds] if decided.search else [],
+        "replayed": decided.replayed,
+        "speed": None,
+        "warnings": list(coverage.warnings if coverage else ()),
+        "notes": list(decided.notes),
+    }
+
+
+def _keep(decided: Decided, conversion: Int8Conversion) -> None:
     """Write what is to be used again."""
-    if recipe.plan and not decided.replayed:
-        Plan(decided.options, decided.budget).save(recipe.plan)
-    if recipe.save_calibration:
-        decided.options.table.save(recipe.save_calibration)
+    options = conversion.options
+    if options.plan and not decided.replayed:
+        Int8Plan(decided.options, decided.budget).save(options.plan)
+    if options.save_calibration:
+        decided.options.table.save(options.save_calibration)
 
 
-def _with_budget(report: Report | None, decided: Decided) -> Report | None:
-    if report is None:
-        return None
-    budget = decided.search.results() if decided.search else []
-    return Report.of([*report.results, *budget], [*report.notes, *decided.notes])
+def _timed(
+    artifact: Artifact, conversion: Int8Conversion
+) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """The time of the artifact beside that of the float graph, where this machine runs it."""
+    maker = formats()[artifact.format]
+    if not maker.runs_on_cpu or conversion.arrangement != maker.int8_target:
+        return {}, ()
+    with conversion.stage("timing"):
+        speed = measured_speed(conversion.parent, artifact.path, conversion.size)
+    return {"speed": speed.to_dict()}, tuple(speed.lines())

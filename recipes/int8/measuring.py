@@ -22,8 +22,7 @@ from scrfdconv.converters.precision.int8.calibration import (
     load_table,
     widest,
 )
-from scrfdconv.recipes.int8.request import counted
-from scrfdconv.recipes.int8.task import Task
+from scrfdconv.recipes.int8.conversion import Int8Conversion, counted
 from scrfdconv.recipes.pictures import Pictures, batches, mosaics
 
 # A quarter is held back to judge by, where enough remain to calibrate on; of hundreds no more than
@@ -69,11 +68,13 @@ def split(faces: Sequence[Seen]) -> Split:
     return Split(tuple(inside), tuple(held), note)
 
 
-def faces_seen(task: Task, reference: OnnxRunner, pictures: Pictures) -> Iterator[Seen]:
+def faces_seen(
+    conversion: Int8Conversion, reference: OnnxRunner, pictures: Pictures
+) -> Iterator[Seen]:
     """What the float model finds on each picture."""
-    for images in batches(pictures.canvases, task.batch)():
+    for images in batches(pictures.canvases, conversion.batch)():
         outputs = reference.run(images)
-        yield seen({name: value[:1] for name, value in outputs.items()}, task.size)
+        yield seen({name: value[:1] for name, value in outputs.items()}, conversion.size)
 
 
 @dataclass(frozen=True)
@@ -86,28 +87,28 @@ class Calibrated:
     notes: tuple[str, ...] = ()
 
 
-def calibrate(task: Task, pictures: Pictures, faces: Sequence[Seen]) -> Calibrated:
+def calibrate(conversion: Int8Conversion, pictures: Pictures, faces: Sequence[Seen]) -> Calibrated:
     """Measure ranges on ``pictures``, with mosaics of them where they show too little."""
-    with task.stage("calibrating") as progress:
-        images = counted(batches(pictures.canvases, task.batch), len(pictures), progress)
-        parts = list(extremes(task.model(), images))
-    shown = coverage(faces, parts, trained=task.trained)
+    with conversion.stage("calibrating") as progress:
+        images = counted(batches(pictures.canvases, conversion.batch), len(pictures), progress)
+        parts = list(extremes(conversion.model(), images))
+    shown = coverage(faces, parts, trained=conversion.trained)
     canvases, notes = pictures.canvases, []
     if shown.warnings:
         extra = mosaics(canvases)
-        parts += extremes(task.model(), batches(extra, task.batch))
+        parts += extremes(conversion.model(), batches(extra, conversion.batch))
         canvases = (*canvases, *extra)
         notes.append(
             f"the calibration set is poor: {len(extra)} mosaics of its pictures at half and "
             "quarter size were added"
         )
-    tables = tuple(_tables(task, pictures, canvases, widest(parts)))
+    tables = tuple(_tables(conversion, pictures, canvases, widest(parts)))
     return Calibrated(shown, tables, canvases, tuple(notes))
 
 
-def _given_table(task: Task, path: Path) -> Table:
+def _given_table(conversion: Int8Conversion, path: Path) -> Table:
     table = load_table(path)
-    if table.source_sha256 != task.source.digest:
+    if table.source_sha256 != conversion.source.digest:
         raise InputFileError(
             f"{path}: was measured on another source (sha256 {table.source_sha256[:12]}...); "
             "calibrate anew with --images."
@@ -116,24 +117,24 @@ def _given_table(task: Task, path: Path) -> Table:
 
 
 def _tables(
-    task: Task, pictures: Pictures, canvases: Sequence[UInt8], whole: Extremes
+    conversion: Int8Conversion, pictures: Pictures, canvases: Sequence[UInt8], whole: Extremes
 ) -> Iterator[Table]:
-    if task.recipe.calibration_table:
-        yield _given_table(task, task.recipe.calibration_table)
+    if conversion.options.calibration_table:
+        yield _given_table(conversion, conversion.options.calibration_table)
         return
-    model = task.model()
+    model = conversion.model()
     reach = whole.ranges(image_input(model).name)
     means = {name: values.tolist() for name, values in whole.mean.items()}
-    wanted = task.recipe.calibrator
+    wanted = conversion.options.calibrator
     for calibrator in CALIBRATORS if wanted == "auto" else (wanted,):
-        with task.stage(f"calibrating ({calibrator})") as progress:
-            images = counted(batches(canvases, task.batch), len(canvases), progress)
+        with conversion.stage(f"calibrating ({calibrator})") as progress:
+            images = counted(batches(canvases, conversion.batch), len(canvases), progress)
             ranges = chosen_ranges(model, reach, calibrator, images)
         yield Table(
-            task.source.digest,
+            conversion.source.digest,
             pictures.digest,
             len(pictures),
-            task.size,
+            conversion.size,
             calibrator,
             ranges,
             means,

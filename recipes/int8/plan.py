@@ -14,18 +14,18 @@ from typing import Any, get_args
 
 from scrfdconv.converters.artifact import load_json, replacing
 from scrfdconv.converters.errors import InputFileError, UsageError
-from scrfdconv.converters.formats.onnx_int8 import Int8Options
+from scrfdconv.converters.precision.int8 import Arrangement
 from scrfdconv.converters.precision.int8.calibration import Table
-from scrfdconv.converters.precision.int8.float_nodes import Target
+from scrfdconv.converters.precision.int8.conversion import Int8Settings
 
 VERSION = 1
 
 
 @dataclass(frozen=True)
-class Plan:
+class Int8Plan:
     """Options of the format, and on what they were judged."""
 
-    options: Int8Options
+    options: Int8Settings
     budget: Mapping[str, Any]  # what the search measured; for people, not for the replay
 
     def save(self, path: Path) -> None:
@@ -40,22 +40,22 @@ class Plan:
             part.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 
 
-def load_plan(path: Path) -> Plan:
+def load_plan(path: Path) -> Int8Plan:
     """Read a plan; raises InputFileError for other files."""
     content = load_json(path)
     try:
         if content["scrfdconv_int8_plan"] != VERSION:
             raise ValueError("of another version")
-        if content["target"] not in get_args(Target):
+        if content["target"] not in get_args(Arrangement):
             raise ValueError(f"for an unknown target {content['target']}")
-        options = Int8Options(
+        options = Int8Settings(
             Table.from_dict(content["table"], path),
             content["target"],
             bool(content["reduce_range"]),
             tuple(map(str, content["keep_float"])),
             tuple(map(str, content["sensitive"])),
         )
-        return Plan(options, dict(content["budget"]))
+        return Int8Plan(options, dict(content["budget"]))
     except (KeyError, TypeError, ValueError) as error:
         raise InputFileError(
             f"{path}: is no INT8 plan of scrfdconv ({error}); name a file that is not there yet to "
@@ -63,7 +63,7 @@ def load_plan(path: Path) -> Plan:
         ) from error
 
 
-def require_same(plan: Plan, path: Path, source_sha256: str, shape: tuple[int, int]) -> None:
+def require_same(plan: Int8Plan, path: Path, source_sha256: str, shape: tuple[int, int]) -> None:
     """Raise InputFileError for a plan of another source, UsageError for one of another size."""
     table = plan.options.table
     if table.source_sha256 != source_sha256:

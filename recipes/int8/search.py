@@ -20,9 +20,13 @@ from scrfdconv.checks.faces.images import UInt8, normalise
 from scrfdconv.checks.faces.matching import Agreement, agreement
 from scrfdconv.checks.results import CheckResult
 from scrfdconv.converters.artifact import Artifact
-from scrfdconv.converters.formats.onnx_int8 import Int8Options, OnnxInt8, before_rounding
-from scrfdconv.converters.graph.model_file import load_onnx
+from scrfdconv.converters.graph.model_file import load_onnx, serialised
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
+from scrfdconv.converters.precision.int8.conversion import (
+    Int8Settings,
+    before_rounding,
+    int8_from_float,
+)
 from scrfdconv.converters.precision.int8.quantization import quantizable
 from scrfdconv.converters.precision.int8.sensitivity import layer_sqnr
 from scrfdconv.recipes.pictures import batches, views
@@ -95,7 +99,7 @@ class Round:
 class Search:
     """What was tried until the budget held, or until the rounds were used up."""
 
-    options: Int8Options
+    options: Int8Settings
     rounds: tuple[Round, ...]
     holds: bool
     allowed: int
@@ -116,7 +120,7 @@ class Search:
 
 def search(
     parent: Artifact,
-    candidates: Sequence[Int8Options],
+    candidates: Sequence[Int8Settings],
     judge: Judge,
     pictures: Sequence[UInt8],
     max_rounds: int,
@@ -126,7 +130,10 @@ def search(
 
     ``pictures`` are calibration pictures, to measure the layers' sensitivity on.
     """
-    judged = [(options, judge.judge(OnnxInt8().build(parent, options))) for options in candidates]
+    judged = [
+        (options, judge.judge(serialised(int8_from_float(parent, options))))
+        for options in candidates
+    ]
     options, found = max(judged, key=lambda pair: _quality(pair[1]))
     rounds = [Round("", np.inf, found)]
     waiting: list[tuple[str, float]] = []
@@ -138,7 +145,7 @@ def search(
             break
         name, sqnr = waiting.pop(0)
         options = replace(options, sensitive=(*options.sensitive, name))
-        found = judge.judge(OnnxInt8().build(parent, options))
+        found = judge.judge(serialised(int8_from_float(parent, options)))
         rounds.append(Round(name, sqnr, found))
     return Search(options, tuple(rounds), judge.holds(found), judge.allowed(found))
 
@@ -151,12 +158,10 @@ def _quality(found: Agreement) -> tuple[float, float]:
 
 
 def _sensitive(
-    parent: Artifact, options: Int8Options, pictures: Sequence[UInt8]
+    parent: Artifact, options: Int8Settings, pictures: Sequence[UInt8]
 ) -> list[tuple[str, float]]:
     """Quantized convolutions with their SQNR, the most sensitive ones first."""
-    import onnx
-
-    int8 = onnx.load_from_string(OnnxInt8().build(parent, options))
+    int8 = int8_from_float(parent, options)
     interface = OnnxRunner(parent.path).interface
     model = before_rounding(quantizable(load_onnx(parent.path)), interface.outputs, options)
     images = batches(pictures[:SENSITIVITY_IMAGES], interface.batch or 1)

@@ -6,17 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from scrfdconv.checks.benchmark import Load, measure, ratio
 from scrfdconv.converters.artifact import Artifact
-from scrfdconv.converters.checkpoint.loading import Checkpoint
-from scrfdconv.converters.formats import Source, formats
-from scrfdconv.converters.formats.onnx.format import OnnxOptions
-from scrfdconv.converters.graph.onnx_runner import OnnxRunner
+from scrfdconv.converters.formats import open_artifact
 from scrfdconv.converters.runner import Interface
-from scrfdconv.recipes.int8.request import DEFAULT_SIZE, Int8Recipe
 
 RUNS, WARM_UP = 12, 2  # 3 s for 2.5G_KPS; the median of ratios is within 3 % on an idle machine
 
@@ -71,24 +66,14 @@ class Speed:
         }
 
 
-def measured_speed(source: Source, int8: Path, recipe: Int8Recipe) -> Speed:
-    """Time the float ONNX of ``source`` against ``int8`` on this machine."""
-    with TemporaryDirectory(prefix="scrfdconv-") as folder:
-        path = _float_onnx(source, recipe, Path(folder, "float.onnx"))
-        paces, load = [], None
-        for threads in (1, None):
-            pace, load = _pace(path, int8, threads, recipe.calibration_size or DEFAULT_SIZE)
-            paces.append(pace)
+def measured_speed(reference: Artifact, int8: Path, size: tuple[int, int]) -> Speed:
+    """Time a float artifact against an INT8 one on this machine; ``size`` is for dynamic ones."""
+    paces, load = [], None
+    for threads in (1, None):
+        pace, load = _pace(reference.path, int8, threads, size)
+        paces.append(pace)
     assert load is not None
     return Speed(load.shape, load.batch, tuple(paces))
-
-
-def _float_onnx(source: Source, recipe: Int8Recipe, path: Path) -> Path:
-    options = OnnxOptions(recipe.shape, recipe.batch, recipe.opset)
-    if isinstance(source, Checkpoint) or recipe.shape:
-        return formats()["onnx"].convert(source, path, options, None).path
-    assert isinstance(source, Artifact)
-    return source.path
 
 
 def _pace(path: Path, int8: Path, threads: int | None, size: tuple[int, int]) -> tuple[Pace, Load]:
@@ -97,7 +82,8 @@ def _pace(path: Path, int8: Path, threads: int | None, size: tuple[int, int]) ->
         return Load(first.batch or 1, first.shape or size, RUNS, WARM_UP)
 
     models = {
-        name: partial(OnnxRunner, file, threads) for name, file in (("float", path), ("int8", int8))
+        name: partial(open_artifact, file, threads)
+        for name, file in (("float", path), ("int8", int8))
     }
     (first, second), done = measure(models, load, threads)
     speedup = 1 / ratio(second, first).median

@@ -19,10 +19,9 @@ from scrfdconv.checks.faces.decode import LOW_THRESHOLD, decode
 from scrfdconv.checks.faces.images import find_images
 from scrfdconv.checks.faces.matching import agreement
 from scrfdconv.checks.precision import audit
-from scrfdconv.converters.artifact import artifact_at
 from scrfdconv.converters.checkpoint.loading import load_checkpoint
 from scrfdconv.converters.formats import formats
-from scrfdconv.converters.formats.onnx.format import OnnxOptions
+from scrfdconv.converters.formats.onnx import OnnxOptions
 from scrfdconv.converters.formats.onnx_fp16 import Fp16Options
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 
@@ -50,10 +49,10 @@ def main() -> int:
 
 def measure(path, folder, images, *, all_fp16):
     parent = folder / "float.onnx"
-    formats()["onnx"].convert(load_checkpoint(path), parent, OnnxOptions(SIZE), None)
+    formats()["onnx"].convert(load_checkpoint(path), parent, OnnxOptions(shape=SIZE), None)
     made = folder / "fp16.onnx"
     options = Fp16Options(all_fp16=all_fp16)
-    formats()["onnx_fp16"].convert(artifact_at(parent, "onnx"), made, options, None)
+    formats()["onnx_fp16"].convert(formats()["onnx"].artifact_at(parent), made, options, None)
     reference, artifact = OnnxRunner(parent, threads=1), OnnxRunner(made, threads=1)
 
     pairs, differences = [], []

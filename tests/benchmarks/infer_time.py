@@ -19,14 +19,14 @@ import numpy as np
 from scrfdconv.checks.benchmark import environment
 from scrfdconv.converters.checkpoint.loading import seeded_checkpoint
 from scrfdconv.converters.formats import formats
-from scrfdconv.converters.formats.onnx.format import OnnxOptions
-from scrfdconv.converters.formats.torchscript import TorchScriptOptions
+from scrfdconv.converters.formats.onnx import OnnxOptions
 from scrfdconv.converters.network.architecture import BUILTIN, PUBLISHED
+from scrfdconv.converters.options import SizeOptions
 from scrfdconv.recipes.bench import Contest, compare_speed
 from scrfdconv.recipes.convert import SourceOptions
 
 VGA = (480, 640)  # height, width
-OPTIONS = {"onnx": OnnxOptions(VGA), "torchscript": TorchScriptOptions(VGA)}
+OPTIONS = {"onnx": OnnxOptions(shape=VGA), "torchscript": SizeOptions(shape=VGA)}
 
 
 def main():

@@ -21,7 +21,7 @@ import onnxruntime
 from scrfdconv.checks.faces.compare import detect
 from scrfdconv.checks.faces.images import find_images, letterbox, normalise, read_image
 from scrfdconv.checks.faces.matching import agreement
-from scrfdconv.converters.formats.onnx.format import Onnx, OnnxOptions
+from scrfdconv.converters.formats.onnx import Onnx, OnnxOptions
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.recipes.convert import SourceOptions, open_source
 from scrfdconv.recipes.int8.int8 import int8
@@ -52,7 +52,7 @@ def main() -> int:
 def measured(source, data, folder):
     opened = open_source(source, SourceOptions())
     name, trained = opened.architecture.name, not opened.seeded
-    parent = Onnx().convert(opened, folder / "float.onnx", OnnxOptions(SHAPE), None).path
+    parent = Onnx().convert(opened, folder / "float.onnx", OnnxOptions(shape=SHAPE), None).path
     photographs = tuple(find_images([data / "images/calibration"]))
     start = time.perf_counter()
     made = int8(opened, folder / "int8.onnx", Int8Recipe(photographs, SHAPE), None)

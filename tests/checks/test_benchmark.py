@@ -19,7 +19,8 @@ from scrfdconv.checks.benchmark import (
 )
 from scrfdconv.converters.checkpoint.loading import seeded_checkpoint
 from scrfdconv.converters.formats import open_artifact
-from scrfdconv.converters.formats.onnx.format import OnnxOptions, onnx_from_checkpoint
+from scrfdconv.converters.formats.onnx import OnnxOptions
+from scrfdconv.converters.formats.onnx.building import onnx_from_checkpoint
 from scrfdconv.converters.graph.model_file import serialised
 from scrfdconv.converters.network.architecture import BUILTIN
 

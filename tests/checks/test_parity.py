@@ -19,13 +19,15 @@ from scrfdconv.checks.results import Report
 from scrfdconv.checks.stimuli import STIMULI, stimuli, stimulus
 from scrfdconv.checks.tolerances import LIMITS, limits_for
 from scrfdconv.checks.verify import Demand, verify
-from scrfdconv.converters.artifact import artifact_at
 from scrfdconv.converters.checkpoint.loading import load_checkpoint, seeded_checkpoint
 from scrfdconv.converters.errors import ArtifactError, MissingError, UsageError
-from scrfdconv.converters.formats.onnx.format import OnnxOptions, onnx_from_checkpoint
+from scrfdconv.converters.formats import formats
+from scrfdconv.converters.formats.onnx import OnnxOptions
+from scrfdconv.converters.formats.onnx.building import onnx_from_checkpoint
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.runner import Interface, Runner
-from scrfdconv.recipes.fp16 import Fp16Recipe, fp16
+from scrfdconv.recipes.convert import convert
+from scrfdconv.recipes.target import target_of
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +158,7 @@ def test_one_weight_changed_by_one_percent_fails(index, rank, kps, kps_model, tm
 @pytest.fixture(scope="module")
 def half_model(kps, tmp_path_factory):
     path = tmp_path_factory.mktemp("half") / "half.onnx"
-    fp16(kps, path, Fp16Recipe(), None)
+    convert(kps, target_of("onnx", "fp16"), path, None)
     return onnx.load(path)
 
 
@@ -203,7 +205,7 @@ def test_weights_of_another_training_fail(kps, tmp_path):
 
 def test_another_baked_size_fails(kps, kps_model, tmp_path):
     """Upsampling to the sizes of 320x320 in a model that declares itself dynamic."""
-    fixed = onnx_from_checkpoint(kps, OnnxOptions((320, 320)))
+    fixed = onnx_from_checkpoint(kps, OnnxOptions(shape=(320, 320)))
     baked = onnx.ModelProto()
     baked.CopyFrom(fixed)
     del baked.graph.input[:], baked.graph.output[:]
@@ -217,7 +219,7 @@ def test_another_baked_size_fails(kps, kps_model, tmp_path):
 
 
 def test_a_baked_batch_fails(kps, kps_model, tmp_path):
-    fixed = onnx_from_checkpoint(kps, OnnxOptions((64, 96), batch=1))
+    fixed = onnx_from_checkpoint(kps, OnnxOptions(shape=(64, 96), batch=1))
     fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
     for node in fixed.graph.node:
         if node.op_type == "Reshape":
@@ -233,7 +235,7 @@ def test_a_baked_batch_fails(kps, kps_model, tmp_path):
 
 
 def test_metadata_of_another_size_fail(kps, tmp_path):
-    fixed = onnx_from_checkpoint(kps, OnnxOptions((64, 96)))
+    fixed = onnx_from_checkpoint(kps, OnnxOptions(shape=(64, 96)))
     entry = next(p for p in fixed.metadata_props if p.key == "scrfdconv.shape")
     entry.value = "640x640"
 
@@ -344,7 +346,7 @@ def test_a_model_with_fewer_outputs_than_it_declares_fails():
 
 
 def test_a_mix_up_of_batch_slots_fails(tiny):
-    from scrfdconv.converters.formats.pytorch import EagerRunner
+    from scrfdconv.converters.formats.pytorch.runner import EagerRunner
 
     class Shuffled(EagerRunner):
         def _run(self, images):
@@ -359,7 +361,7 @@ def test_a_mix_up_of_batch_slots_fails(tiny):
 
 
 def test_a_model_that_fails_to_run_fails_the_report_and_the_rest_is_still_measured(tiny):
-    from scrfdconv.converters.formats.pytorch import EagerRunner
+    from scrfdconv.converters.formats.pytorch.runner import EagerRunner
 
     class Fails(EagerRunner):
         def _run(self, images):
@@ -460,7 +462,7 @@ def test_released_files_of_other_models_are_told_apart(data):
     reference = load_checkpoint(data / "checkpoints" / "scrfd_500m_bnkps.pth")
 
     assert not verify(reference, data / "onnx" / "det_2.5g.onnx").passed
-    other = artifact_at(data / "onnx" / "scrfd_500m_bnkps_shape640x640.onnx", "onnx")
+    other = formats()["onnx"].artifact_at(data / "onnx" / "scrfd_500m_bnkps_shape640x640.onnx")
     assert verify(other, data / "onnx" / "det_500m.onnx").passed
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import onnx
 import pytest
 
-from scrfdconv.converters.formats.onnx.format import OnnxOptions, onnx_from_checkpoint
+from scrfdconv.converters.formats.onnx import OnnxOptions
+from scrfdconv.converters.formats.onnx.building import onnx_from_checkpoint
 from scrfdconv.converters.graph.model_file import serialised
 
 
 @pytest.fixture(scope="session")
 def tiny_fixed(tiny, tmp_path_factory):
     path = tmp_path_factory.mktemp("fixed") / "fixed.onnx"
-    path.write_bytes(serialised(onnx_from_checkpoint(tiny, OnnxOptions((64, 96), 2))))
+    path.write_bytes(serialised(onnx_from_checkpoint(tiny, OnnxOptions(shape=(64, 96), batch=2))))
     return path
 
 

@@ -8,9 +8,10 @@ import zipfile
 import pytest
 import torch
 
-from scrfdconv.converters.artifact import digest_of, kind_of, replacing, require_kind
+from scrfdconv.converters.artifact import digest_of, replacing
 from scrfdconv.converters.errors import ArtifactError, InputFileError, OutputError
-from scrfdconv.converters.formats.torchscript import without_deprecation
+from scrfdconv.converters.formats import format_of, require_format
+from scrfdconv.converters.formats.torchscript.runner import without_deprecation
 
 
 @pytest.mark.parametrize(
@@ -27,7 +28,7 @@ def test_a_file_of_no_known_kind_is_named(content, said, tmp_path):
     path.write_bytes(content)
 
     with pytest.raises(InputFileError, match=said):
-        kind_of(path)
+        format_of(path)
 
 
 def test_missing_files_folders_and_foreign_archives_are_told_apart(tmp_path):
@@ -38,7 +39,7 @@ def test_missing_files_folders_and_foreign_archives_are_told_apart(tmp_path):
     for path, said in ((tmp_path / "none", "no such file"), (tmp_path, "is a folder"),
                        (archive, "holds no torch model")):  # fmt: skip
         with pytest.raises(InputFileError, match=said):
-            kind_of(path)
+            format_of(path)
 
 
 def test_the_content_decides_not_the_suffix(tiny_onnx, tiny_pth, tmp_path):
@@ -48,11 +49,11 @@ def test_the_content_decides_not_the_suffix(tiny_onnx, tiny_pth, tmp_path):
     with without_deprecation():
         torch.jit.save(torch.jit.script(torch.nn.Identity()), script)
 
-    kinds = [kind_of(p) for p in (tiny_onnx, tiny_pth, plan, script)]
+    kinds = [format_of(p).name for p in (tiny_onnx, tiny_pth, plan, script)]
 
     assert kinds == ["onnx", "pytorch", "tensorrt", "torchscript"]
     with pytest.raises(ArtifactError, match="is of kind onnx, expected pytorch"):
-        require_kind(tiny_onnx, "pytorch")
+        require_format(tiny_onnx, "pytorch")
 
 
 def test_a_new_file_appears_whole(tmp_path):
@@ -84,7 +85,8 @@ def test_leftovers_of_killed_processes_are_removed_and_living_ones_kept(tmp_path
     dead, alive = tmp_path / ".a.onnx.4194305.part", tmp_path / f".a.onnx.{os.getppid()}.part"
     other = tmp_path / ".b.onnx.4194305.part"
     for path in (dead, alive, other):
-        path.write_bytes(b"half")
+        path.mkdir()
+        (path / "half").write_bytes(b"half")
 
     with replacing(out) as part:
         part.write_bytes(b"new")

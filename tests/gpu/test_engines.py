@@ -19,11 +19,10 @@ import numpy as np
 import pytest
 
 from scrfdconv.checks.verify import Demand, verify
-from scrfdconv.converters.artifact import artifact_at
 from scrfdconv.converters.checkpoint.loading import load_source
 from scrfdconv.converters.errors import ArtifactError, MissingError
 from scrfdconv.converters.formats import formats, open_artifact
-from scrfdconv.converters.formats.tensorrt.plan import TensorRTOptions
+from scrfdconv.converters.formats.tensorrt import TensorRTOptions
 from scrfdconv.converters.formats.tensorrt.progress import listening
 from scrfdconv.converters.formats.tensorrt.sidecar import read_sidecar, sidecar_path
 from scrfdconv.recipes.tensorrt import EngineRequest, build_engine, plan_engine, require_target_here
@@ -145,7 +144,7 @@ def test_parser_errors_name_the_node(tiny_onnx, tmp_path):
 
     with pytest.raises(ArtifactError, match="NoSuchOperator"):
         formats()["tensorrt"].convert(
-            artifact_at(broken, "onnx"), tmp_path / "m.engine", SMALL, None
+            formats()["onnx"].artifact_at(broken), tmp_path / "m.engine", SMALL, None
         )
 
 

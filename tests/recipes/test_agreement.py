@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from scrfdconv.converters.errors import CheckFailed, UsageError
-from scrfdconv.converters.formats.onnx.format import OnnxOptions, onnx_from_checkpoint
+from scrfdconv.converters.formats.onnx import OnnxOptions
+from scrfdconv.converters.formats.onnx.building import onnx_from_checkpoint
 from scrfdconv.converters.graph.model_file import serialised
 from scrfdconv.recipes.agreement import score_agreement
 from scrfdconv.recipes.convert import SourceOptions
@@ -44,7 +45,7 @@ def test_models_of_different_sizes_never_see_the_same_image(tiny, widerface, tmp
     models = []
     for side in (64, 96):
         models.append(tmp_path / f"{side}.onnx")
-        content = serialised(onnx_from_checkpoint(tiny, OnnxOptions((side, 64))))
+        content = serialised(onnx_from_checkpoint(tiny, OnnxOptions(shape=(side, 64))))
         models[-1].write_bytes(content)
 
     with pytest.raises(UsageError, match="fixed to 64x64 and 96x64"):

@@ -11,15 +11,15 @@ import pytest
 
 from scrfdconv.checks.faces.images import read_image
 from scrfdconv.checks.faces.matching import box_ious
-from scrfdconv.converters.artifact import artifact_at
 from scrfdconv.converters.checkpoint.loading import load_checkpoint
 from scrfdconv.converters.errors import ArtifactError, OutputError, UsageError
 from scrfdconv.converters.formats import formats, open_artifact
-from scrfdconv.converters.formats.onnx.format import OnnxOptions, onnx_from_checkpoint
-from scrfdconv.converters.formats.pytorch import EagerRunner
-from scrfdconv.converters.formats.torchscript import TorchScriptOptions
+from scrfdconv.converters.formats.onnx import OnnxOptions
+from scrfdconv.converters.formats.onnx.building import onnx_from_checkpoint
+from scrfdconv.converters.formats.pytorch.runner import EagerRunner
 from scrfdconv.converters.graph.model_file import serialised
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
+from scrfdconv.converters.options import SizeOptions
 from scrfdconv.converters.runner import Interface
 from scrfdconv.recipes.detect import (
     DetectOptions,
@@ -55,7 +55,7 @@ def same_faces(one, other, pixels=1e-2):
 
 
 def test_checkpoint_onnx_and_torchscript_find_the_same_faces(tiny, tiny_onnx, tmp_path):
-    formats()["torchscript"].convert(tiny, tmp_path / "t.pt", TorchScriptOptions(), None)
+    formats()["torchscript"].convert(tiny, tmp_path / "t.pt", SizeOptions(), None)
     runners = [EagerRunner(tiny), open_artifact(tiny_onnx), open_artifact(tmp_path / "t.pt")]
 
     eager, *others = [Detector(runner, SMALL).detect([noise(0)])[0] for runner in runners]
@@ -66,7 +66,7 @@ def test_checkpoint_onnx_and_torchscript_find_the_same_faces(tiny, tiny_onnx, tm
 
 def test_a_model_of_fixed_shape_and_batch_uses_them_and_fills_its_slots(tiny, tmp_path):
     path = tmp_path / "fixed.onnx"
-    path.write_bytes(serialised(onnx_from_checkpoint(tiny, OnnxOptions((64, 96), 3))))
+    path.write_bytes(serialised(onnx_from_checkpoint(tiny, OnnxOptions(shape=(64, 96), batch=3))))
     single = Detector(EagerRunner(tiny), SMALL)
     fixed = Detector(OnnxRunner(path), DetectOptions(threshold=0.1))
     images = [noise(1), noise(2, 200, 50)]  # fewer than three, of different sizes
@@ -80,7 +80,7 @@ def test_a_model_of_fixed_shape_and_batch_uses_them_and_fills_its_slots(tiny, tm
 
 def test_a_source_of_any_kind_opens(tiny, tiny_onnx):
     assert isinstance(open_runner(tiny), EagerRunner)
-    assert isinstance(open_runner(artifact_at(tiny_onnx, "onnx"), threads=1), OnnxRunner)
+    assert isinstance(open_runner(formats()["onnx"].artifact_at(tiny_onnx), threads=1), OnnxRunner)
 
 
 def test_at_most_so_many_faces_are_kept(tiny):

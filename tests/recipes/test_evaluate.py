@@ -22,8 +22,9 @@ from scrfdconv.converters.errors import (
     OutputError,
     UsageError,
 )
-from scrfdconv.converters.formats.onnx.format import OnnxOptions, onnx_from_checkpoint
-from scrfdconv.converters.formats.pytorch import EagerRunner
+from scrfdconv.converters.formats.onnx import OnnxOptions
+from scrfdconv.converters.formats.onnx.building import onnx_from_checkpoint
+from scrfdconv.converters.formats.pytorch.runner import EagerRunner
 from scrfdconv.converters.graph.model_file import serialised
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.network.architecture import BUILTIN, PUBLISHED
@@ -51,7 +52,9 @@ def files(folder):
 def tiny_batch(tiny, tmp_path_factory):
     """``tiny`` for exactly three images of 64x64."""
     path = tmp_path_factory.mktemp("batch") / "tiny_batch.onnx"
-    path.write_bytes(serialised(onnx_from_checkpoint(tiny, OnnxOptions((SIZE, SIZE), 3))))
+    path.write_bytes(
+        serialised(onnx_from_checkpoint(tiny, OnnxOptions(shape=(SIZE, SIZE), batch=3)))
+    )
     return path
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -11,19 +10,26 @@ import pytest
 
 from scrfdconv.checks.faces.coverage import Seen
 from scrfdconv.checks.verify import Demand
-from scrfdconv.converters.artifact import artifact_at
 from scrfdconv.converters.checkpoint.loading import load_checkpoint
 from scrfdconv.converters.errors import CheckFailed, InputFileError, UsageError
-from scrfdconv.converters.formats.onnx.format import OnnxOptions, onnx_from_checkpoint
+from scrfdconv.converters.formats import formats
+from scrfdconv.converters.formats.onnx import OnnxOptions
+from scrfdconv.converters.formats.onnx.building import onnx_from_checkpoint
 from scrfdconv.converters.graph.model_file import serialised
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
-from scrfdconv.recipes.int8.int8 import int8
+from scrfdconv.recipes.convert import convert
 from scrfdconv.recipes.int8.measuring import split
-from scrfdconv.recipes.int8.request import Int8Recipe
+from scrfdconv.recipes.int8.plan import load_plan
 from scrfdconv.recipes.int8.search import Judge, search
 from scrfdconv.recipes.pictures import load_pictures, mosaics, views
+from scrfdconv.recipes.target import target_of
 
 SHAPE = (96, 128)
+
+
+def int8(source, out, images, demand=None, shape=SHAPE, **options):
+    target = target_of("onnx", "int8", {"shape": shape, **options})
+    return convert(source, target, out, demand, images=tuple(images))
 
 
 @pytest.fixture(scope="module")
@@ -49,24 +55,25 @@ def trained(tiny_pth):
 
 
 def test_a_seeded_model_is_quantized_without_a_word_about_faces(tiny, images, tmp_path):
-    made = int8(tiny, tmp_path / "out.onnx", Int8Recipe(images, SHAPE), Demand(weights=False))
+    made = int8(tiny, tmp_path / "out.onnx", images, Demand(weights=False))
 
-    checks = {result.check for result in made.made.report.results}
-    assert made.made.report.passed
-    assert made.search is None
+    checks = {result.check for result in made.report.results}
+    assert made.report.passed
+    assert not made.facts["rounds"]
     assert not checks & {"faces", "budget"}
     assert any("nothing is said about faces" in note for note in made.notes)
 
 
 def test_the_budget_is_judged_on_pictures_that_were_held_back(trained, images, tmp_path):
-    recipe = Int8Recipe(images, SHAPE, max_face_loss=0.2)
+    out, demand = tmp_path / "out.onnx", Demand(weights=False)
 
-    made = int8(trained, tmp_path / "out.onnx", recipe, Demand(weights=False))
+    made = int8(trained, out, images, demand, max_face_loss=0.2)
 
     assert "calibrated on 15 pictures, judged on 5 others" in " ".join(made.notes)
-    assert made.search.rounds[0].found.images == 25  # five views each
-    assert {r.metric for r in made.made.report.results if r.check == "budget"} == {"lost", "extra"}
-    assert made.made.report.passed
+    details = [r.detail for r in made.report.results if r.check == "budget"]
+    assert all("in 25 views" in detail for detail in details)  # five views each
+    assert {r.metric for r in made.report.results if r.check == "budget"} == {"lost", "extra"}
+    assert made.report.passed
 
 
 @pytest.mark.parametrize(("count", "held"), [(16, 4), (24, 6), (96, 24), (300, 25)])
@@ -81,9 +88,7 @@ def test_some_pictures_of_each_kind_are_held_back_and_never_hundreds(count, held
 
 
 def test_few_pictures_are_judged_on_themselves_and_warned_about(trained, images, tmp_path):
-    recipe = Int8Recipe(images[:3], SHAPE, max_face_loss=0.3)
-
-    made = int8(trained, tmp_path / "out.onnx", recipe, None)
+    made = int8(trained, tmp_path / "out.onnx", images[:3], max_face_loss=0.3)
 
     assert "only 3 calibration pictures" in made.warnings[0]
     assert any("judged on the calibration pictures" in note for note in made.notes)
@@ -92,23 +97,24 @@ def test_few_pictures_are_judged_on_themselves_and_warned_about(trained, images,
 
 def test_a_budget_that_cannot_be_kept_fails_with_its_rounds(trained, images, tmp_path):
     out = tmp_path / "out.onnx"
-    recipe = Int8Recipe(images, SHAPE, max_face_loss=0.0, max_rounds=2)
 
     with pytest.raises(CheckFailed, match=r"after 3 rounds .* 0 allowed") as failed:
-        int8(trained, out, recipe, None)
+        int8(trained, out, images, max_face_loss=0.0, max_rounds=2)
 
     assert not failed.value.report.passed
     assert not out.exists()
 
 
 def test_layers_go_back_to_float_until_the_budget_holds(trained, images, tmp_path):
-    made = int8(trained, tmp_path / "a.onnx", Int8Recipe(images, SHAPE, max_face_loss=1.0), None)
+    plan = tmp_path / "plan.json"
+    int8(trained, tmp_path / "a.onnx", images, max_face_loss=1.0, plan=plan)
     parent = tmp_path / "parent.onnx"
-    parent.write_bytes(serialised(onnx_from_checkpoint(trained, OnnxOptions(SHAPE))))
+    parent.write_bytes(serialised(onnx_from_checkpoint(trained, OnnxOptions(shape=SHAPE))))
     canvases = load_pictures(images[:6], SHAPE).canvases
     strict = Judge.of(OnnxRunner(parent), canvases, 0.0)
 
-    found = search(artifact_at(parent, "onnx"), [made.options], strict, canvases, 100)
+    artifact = formats()["onnx"].artifact_at(parent)
+    found = search(artifact, [load_plan(plan).options], strict, canvases, 100)
 
     assert len(found.rounds) > 2
     assert not found.rounds[-2].found.recall == found.rounds[-2].found.precision == 1
@@ -119,58 +125,56 @@ def test_layers_go_back_to_float_until_the_budget_holds(trained, images, tmp_pat
 
 def test_a_plan_repeats_the_bytes_without_pictures(tiny, images, tmp_path):
     plan = tmp_path / "plan.json"
-    first = int8(tiny, tmp_path / "a.onnx", Int8Recipe(images, SHAPE, plan=plan), None)
-    again = int8(tiny, tmp_path / "b.onnx", Int8Recipe((), SHAPE, plan=plan), None)
+    first = int8(tiny, tmp_path / "a.onnx", images, plan=plan)
+    again = int8(tiny, tmp_path / "b.onnx", (), plan=plan)
 
-    assert again.replayed
-    assert not first.replayed
-    assert first.made.artifact.digest == again.made.artifact.digest
+    assert again.facts["replayed"]
+    assert not first.facts["replayed"]
+    assert first.artifact.digest == again.artifact.digest
 
 
 def test_a_plan_of_something_else_is_refused(tiny, tiny_gn, images, tmp_path):
     plan = tmp_path / "plan.json"
-    recipe = Int8Recipe(images[:2], SHAPE, plan=plan)
-    int8(tiny, tmp_path / "a.onnx", recipe, None)
+    int8(tiny, tmp_path / "a.onnx", images[:2], plan=plan)
 
     with pytest.raises(InputFileError, match="plan of another source"):
-        int8(tiny_gn, tmp_path / "b.onnx", recipe, None)
+        int8(tiny_gn, tmp_path / "b.onnx", images[:2], plan=plan)
     with pytest.raises(UsageError, match="made for 96x128, not 64x96"):
-        int8(tiny, tmp_path / "b.onnx", replace(recipe, shape=(64, 96)), None)
+        int8(tiny, tmp_path / "b.onnx", images[:2], shape=(64, 96), plan=plan)
     with pytest.raises(UsageError, match="--target cpu"):
-        int8(tiny, tmp_path / "b.onnx", replace(recipe, target="tensorrt"), None)
+        int8(tiny, tmp_path / "b.onnx", images[:2], target="tensorrt", plan=plan)
     plan.write_text(json.dumps({"scrfdconv_int8_plan": 99}))
     with pytest.raises(InputFileError, match="no INT8 plan"):
-        int8(tiny, tmp_path / "b.onnx", recipe, None)
+        int8(tiny, tmp_path / "b.onnx", images[:2], plan=plan)
 
 
 def test_a_calibration_table_is_reused(tiny, images, tmp_path):
     table = tmp_path / "table.json"
-    first = int8(tiny, tmp_path / "a.onnx", Int8Recipe(images, SHAPE, save_calibration=table), None)
+    first = int8(tiny, tmp_path / "a.onnx", images, save_calibration=table)
 
-    again = int8(
-        tiny, tmp_path / "b.onnx", Int8Recipe(images[:2], SHAPE, calibration_table=table), None
-    )
+    again = int8(tiny, tmp_path / "b.onnx", images[:2], calibration_table=table)
 
-    assert first.made.artifact.digest == again.made.artifact.digest
+    assert first.artifact.digest == again.artifact.digest
 
 
 def test_a_dynamic_model_stays_dynamic(tiny, images, tmp_path):
-    recipe = Int8Recipe(images[:2], calibration_size=SHAPE)
+    out, plan = tmp_path / "out.onnx", tmp_path / "plan.json"
 
-    made = int8(tiny, tmp_path / "out.onnx", recipe, Demand(weights=False))
+    demand = Demand(weights=False)
+    made = int8(tiny, out, images[:2], demand, shape=None, calibration_size=SHAPE, plan=plan)
 
-    assert made.made.report.passed
-    assert OnnxRunner(made.made.artifact.path).interface.shape is None
-    assert made.options.table.shape == SHAPE
+    assert made.report.passed
+    assert OnnxRunner(made.artifact.path).interface.shape is None
+    assert load_plan(plan).options.table.shape == SHAPE
 
 
 def test_auto_tries_every_calibrator(trained, images, tmp_path):
-    recipe = Int8Recipe(images, SHAPE, calibrator="auto", max_face_loss=1.0)
+    out, plan = tmp_path / "out.onnx", tmp_path / "plan.json"
 
-    made = int8(trained, tmp_path / "out.onnx", recipe, None)
+    made = int8(trained, out, images, calibrator="auto", max_face_loss=1.0, plan=plan)
 
-    assert made.options.table.calibrator in ("minmax", "entropy", "percentile")
-    assert made.search.holds
+    assert made.facts["calibrator"] in ("minmax", "entropy", "percentile")
+    assert load_plan(plan).budget["held"]
 
 
 def test_unreadable_pictures_are_counted_and_named(images, tmp_path):

@@ -139,6 +139,22 @@ def require_gpu() -> Gpu:
     )
 
 
+def why_no_engine() -> str:
+    """Why no engine can be built here, with what can be done instead; "" if it can."""
+    reasons = []
+    for require in (tensorrt, require_gpu):
+        try:
+            require()
+        except MissingError as error:
+            reasons.append(str(error))
+    if len(reasons) <= 1:
+        return "".join(reasons)
+    return (
+        f"No engine can be built here: {why_no_gpu()}, and the package tensorrt is not usable. "
+        f"Without them, {PLAN_HINT}."
+    )
+
+
 def plainly_missing() -> str:
     """What an engine lacks on this machine as far as can be told without torch; "" for nothing."""
     if importlib.util.find_spec("tensorrt") is None:

@@ -16,10 +16,10 @@ from scrfdconv.converters.artifact import replacing
 from scrfdconv.converters.errors import (
     ArtifactError,
     InputFileError,
-    MissingError,
     OutputError,
     ScrfdconvError,
 )
+from scrfdconv.converters.formats.tensorrt import TensorRTOptions
 from scrfdconv.converters.formats.tensorrt.api import (
     guarded,
     log,
@@ -27,7 +27,7 @@ from scrfdconv.converters.formats.tensorrt.api import (
     take_errors,
     tensorrt,
 )
-from scrfdconv.converters.formats.tensorrt.plan import HARDWARE, EnginePlan, TensorRTOptions
+from scrfdconv.converters.formats.tensorrt.plan import HARDWARE, EnginePlan
 from scrfdconv.converters.formats.tensorrt.profile import nchw
 from scrfdconv.converters.formats.tensorrt.progress import Progress, cancellable, monitor_for
 
@@ -72,7 +72,7 @@ def _build(model: bytes, plan: EnginePlan, progress: Progress) -> bytes:
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     _parse(trt, network, model)
     config = builder.create_builder_config()
-    _configure(trt, builder, config, options)
+    _configure(trt, config, options)
     for profile in plan.profiles:
         shapes = builder.create_optimization_profile()
         shapes.set_shape(plan.facts.input, nchw(profile.min), nchw(profile.opt), nchw(profile.max))
@@ -123,7 +123,7 @@ def _fault(parser_error: Any) -> str:
 # ---------------------------------------------------------------- options
 
 
-def _configure(trt: Any, builder: Any, config: Any, options: TensorRTOptions) -> None:
+def _configure(trt: Any, config: Any, options: TensorRTOptions) -> None:
     if options.tf32:
         config.set_flag(trt.BuilderFlag.TF32)
     else:
@@ -134,8 +134,6 @@ def _configure(trt: Any, builder: Any, config: Any, options: TensorRTOptions) ->
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace * MIB)
     if options.level is not None:
         config.builder_optimization_level = options.level
-    if options.max_aux_streams is not None:
-        config.max_aux_streams = options.max_aux_streams
     if options.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     if options.refit:
@@ -144,26 +142,12 @@ def _configure(trt: Any, builder: Any, config: Any, options: TensorRTOptions) ->
         config.set_flag(trt.BuilderFlag.STRIP_PLAN)
     if options.hardware != "none":
         config.hardware_compatibility_level = _hardware_level(trt, options.hardware)
-    if options.dla is not None:
-        _use_dla(trt, builder, config, options.dla)
 
 
 def _hardware_level(trt: Any, hardware: str) -> Any:
     if hardware == "ampere+":
         return trt.HardwareCompatibilityLevel.AMPERE_PLUS
     return guarded(trt, f"HardwareCompatibilityLevel.{HARDWARE[hardware][0]}")
-
-
-def _use_dla(trt: Any, builder: Any, config: Any, core: int) -> None:
-    cores = builder.num_DLA_cores
-    if core >= cores:
-        raise MissingError(
-            f"--dla {core}: TensorRT {trt.__version__} finds {cores} DLA cores here; they are on "
-            "Jetson and DRIVE devices, and TensorRT 11.0 to 11.4 do not support them."
-        )
-    config.default_device_type = trt.DeviceType.DLA
-    config.DLA_core = core
-    config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
 
 
 # ---------------------------------------------------------------- timing cache
@@ -179,7 +163,7 @@ def _timing_cache(config: Any, options: TensorRTOptions) -> Iterator[None]:
     if options.timing_cache is None:
         yield
         return
-    path = Path(options.timing_cache)
+    path = options.timing_cache
     with _locked(path):
         cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
     if cache is None or not config.set_timing_cache(cache, False):

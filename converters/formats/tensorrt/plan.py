@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from scrfdconv.converters.errors import UsageError
+from scrfdconv.converters.formats.tensorrt import TensorRTOptions
 from scrfdconv.converters.formats.tensorrt.profile import (
     Free,
     Profile,
@@ -26,53 +27,15 @@ if TYPE_CHECKING:
 
     import onnx
 
-PRECISIONS = ("fp32", "fp16", "int8")
 HARDWARE = {  # option -> (member of HardwareCompatibilityLevel, trtexec's word)
     "none": ("NONE", "none"),
     "ampere+": ("AMPERE_PLUS", "ampere+"),
     "same-compute-capability": ("SAME_COMPUTE_CAPABILITY", "sameComputeCapability"),
 }
-LEVELS = range(6)  # builder optimization levels, by TensorRT's documentation
 # Input, output and working buffers of the engine against its largest layer alone: the factor that
 # verification in float32 measured for PyTorch. An engine needs less; nothing was measured on one.
 ENGINE_MEMORY_FACTOR = 6
 SCRIPT = "build_engine.sh"
-
-
-@dataclass(frozen=True)
-class TensorRTOptions:
-    """How an engine is built; the precision is that of the ONNX and must be named here, too."""
-
-    precision: str = "fp32"  # a check: the ONNX decides, and another one is refused
-    # Profiles as NxHxW texts, one of each per profile; none: the defaults, or a fixed model.
-    min: tuple[str, ...] = ()
-    opt: tuple[str, ...] = ()
-    max: tuple[str, ...] = ()
-    tf32: bool = False  # convolutions of float32 with 10-bit mantissas: faster, errors of 1e-3
-    workspace: int | None = None  # MiB; None: TensorRT's default, all of the GPU's memory
-    timing_cache: str | None = None  # a file, created if missing
-    level: int | None = None  # builder optimization level; None: TensorRT's default, 3
-    version_compatible: bool = False  # runs on later versions of TensorRT, too
-    hardware: str = "none"  # on which other GPUs it runs: a key of HARDWARE
-    refit: bool = False  # weights can be replaced later
-    strip_plan: bool = False  # weights are left out; the plan cannot run before a refit
-    max_aux_streams: int | None = None
-    dla: int | None = None  # the DLA core to run on, with the GPU for what it cannot do
-
-    def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise UsageError(f"precision {self.precision}: known are {', '.join(PRECISIONS)}.")
-        if self.hardware not in HARDWARE:
-            raise UsageError(
-                f"hardware compatibility {self.hardware}: known are {', '.join(HARDWARE)}."
-            )
-        if self.level is not None and self.level not in LEVELS:
-            raise UsageError(f"--level {self.level}: must be 0 to {LEVELS.stop - 1}.")
-
-    @property
-    def label(self) -> str:
-        """The precision as limits and reports name it."""
-        return "tf32" if self.tf32 and self.precision == "fp32" else self.precision
 
 
 @dataclass(frozen=True)
@@ -96,17 +59,29 @@ class EnginePlan:
     profiles: tuple[Profile, ...]
     options: TensorRTOptions
 
+    @property
+    def label(self) -> str:
+        """The precision as limits and reports name it: tf32 for float32 with TF32 convolutions."""
+        precision = self.facts.precision
+        return "tf32" if self.options.tf32 and precision == "fp32" else precision
+
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``."""
         return {
             "onnx_sha256": self.onnx_sha256,
             "input": self.facts.input,
             "outputs": list(self.facts.outputs),
-            "precision": self.options.label,
+            "precision": self.label,
             "convolutions": dict(self.facts.convolutions),
             "profiles": [profile.to_dict() for profile in self.profiles],
-            "options": asdict(self.options),
+            "options": options_as_dict(self.options),
         }
+
+
+def options_as_dict(options: TensorRTOptions) -> dict[str, Any]:
+    """The options as JSON can hold them."""
+    values = asdict(options)
+    return values | {"timing_cache": values["timing_cache"] and str(values["timing_cache"])}
 
 
 def facts_of(model: onnx.ModelProto, where: Path) -> OnnxFacts:
@@ -138,12 +113,6 @@ def plan_for(
 
     Raises UsageError where the options contradict each other or the model.
     """
-    if facts.precision != options.precision:
-        raise UsageError(
-            f"The ONNX computes in {facts.precision}, asked for is {options.precision}: an engine "
-            "has the precision of its ONNX, so make one with `scrfdconv fp16` or `int8 --target "
-            "tensorrt` from a float model, or leave --precision out."
-        )
     if not facts.convolutions.get(facts.precision):
         raise UsageError(
             f"The ONNX stores {facts.precision}, but none of its convolutions computes in it "
@@ -201,12 +170,8 @@ def trtexec_arguments(plan: EnginePlan, onnx: str, engine: str) -> list[str]:
         arguments.append("--versionCompatible")
     if options.hardware != "none":
         arguments.append(f"--hardwareCompatibilityLevel={HARDWARE[options.hardware][1]}")
-    if options.max_aux_streams is not None:
-        arguments.append(f"--maxAuxStreams={options.max_aux_streams}")
     arguments += ["--refit"] if options.refit else []
     arguments += ["--stripWeights"] if options.strip_plan else []
-    if options.dla is not None:
-        arguments += [f"--useDLACore={options.dla}", "--allowGPUFallback"]
     return arguments
 
 
@@ -221,7 +186,7 @@ def build_script(plan: EnginePlan, onnx: str, engine: str) -> str:
     arguments = " \\\n    ".join(shlex.quote(a) for a in trtexec_arguments(plan, onnx, engine))
     return f"""\
 #!/bin/sh
-# Builds {engine} from {onnx} ({plan.options.label}) with TensorRT's trtexec, 10.3 or later and 11.
+# Builds {engine} from {onnx} ({plan.label}) with TensorRT's trtexec, 10.3 or later and 11.
 # Written by scrfdconv {package_version()} as a plan: nothing was built or run on a GPU so far.
 # Afterwards: scrfdconv verify {shlex.quote(engine)} --reference CHECKPOINT
 set -eu

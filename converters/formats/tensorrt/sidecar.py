@@ -7,7 +7,6 @@ Triton take it as it is.
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,12 @@ from typing import Any
 from scrfdconv.converters.artifact import digest_of
 from scrfdconv.converters.errors import ArtifactError, MissingError
 from scrfdconv.converters.formats.tensorrt.api import Gpu, version_numbers
-from scrfdconv.converters.formats.tensorrt.plan import EnginePlan
+from scrfdconv.converters.formats.tensorrt.plan import EnginePlan, options_as_dict
 from scrfdconv.converters.formats.tensorrt.profile import Profile
 from scrfdconv.converters.metadata import package_version
 
 SCHEMA = 1
 AMPERE = 8  # major compute capability
-_PART = re.compile(r"\.(.+)\.(\d+)\.part")  # of artifact.replacing
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class Sidecar:
             gpu.name,
             gpu.compute_capability,
             gpu.driver,
-            plan.options.label,
+            plan.label,
             facts.input,
             dict(facts.outputs),
             plan.profiles,
@@ -62,7 +60,7 @@ class Sidecar:
             dict(facts.convolutions),
             digest_of(engine),
             plan.onnx_sha256,
-            asdict(plan.options),
+            options_as_dict(plan.options),
             dict(facts.metadata),
         )
 
@@ -119,10 +117,7 @@ class Sidecar:
 
 
 def sidecar_path(engine: Path) -> Path:
-    """``model.engine.json``; for an engine that has no final name yet, that of its own part."""
-    part = _PART.fullmatch(engine.name)
-    if part:
-        return engine.with_name(f".{part[1]}.json.{part[2]}.part")
+    """``model.engine.json``."""
     return engine.with_name(f"{engine.name}.json")
 
 

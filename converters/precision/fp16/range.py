@@ -16,6 +16,7 @@ import numpy as np
 
 from scrfdconv.converters.graph.edits import float_tensors, replace_all
 from scrfdconv.converters.graph.inference import Images, outputs_of
+from scrfdconv.converters.graph.kept_float import KeptFloat
 from scrfdconv.converters.precision.fp16.half import wants_half
 
 if TYPE_CHECKING:
@@ -38,23 +39,17 @@ MOVED_OUTPUT = 1e-4
 
 
 @dataclass(frozen=True)
-class Kept:
-    """Nodes that must stay float32, with the reason."""
-
-    reason: str
-    nodes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class _Suspect:
     """Values that FP16 would round badly: one weight, with what is left of it, or one value."""
 
-    kept: Kept
+    kept: KeptFloat
     weights: Mapping[str, np.ndarray] = field(default_factory=dict)
     activations: frozenset[str] = frozenset()
 
 
-def out_of_range(model: onnx.ModelProto, keep: Collection[str], images: Images) -> Iterator[Kept]:
+def out_of_range(
+    model: onnx.ModelProto, keep: Collection[str], images: Images
+) -> Iterator[KeptFloat]:
     """Yield the nodes of a prepared model that FP16 does not suit, besides those in ``keep``."""
     weights = _float_weights(model, keep)
     beyond = [k for name, w in weights.items() for k in _weight_beyond(model, name, w, keep)]
@@ -62,7 +57,7 @@ def out_of_range(model: onnx.ModelProto, keep: Collection[str], images: Images) 
     largest = _largest_activations(model, keep, images)
     for name, value in largest.items():
         if not value * HEADROOM <= LARGEST:
-            yield Kept(_beyond("activations", value), _around(model, name))
+            yield KeptFloat(_beyond("activations", value), _around(model, name))
     covered = {node for kept in beyond for node in kept.nodes}
     suspects = [
         *_suspect_weights(model, weights, {*keep, *covered}),
@@ -98,11 +93,11 @@ def _float_weights(model: onnx.ModelProto, keep: Collection[str]) -> dict[str, n
 
 def _weight_beyond(
     model: onnx.ModelProto, name: str, weight: np.ndarray, keep: Collection[str]
-) -> Iterator[Kept]:
+) -> Iterator[KeptFloat]:
     largest = float(np.abs(weight).max(initial=0))
     if not largest <= LARGEST:
         readers = tuple(node for node in _readers(model, name) if node not in keep)
-        yield Kept(_beyond("weights", largest), readers)
+        yield KeptFloat(_beyond("weights", largest), readers)
 
 
 def _suspect_weights(
@@ -116,7 +111,7 @@ def _suspect_weights(
         if lost.max(initial=0) > LOST_WEIGHTS:
             share = lost.max()
             reason = f"weights lose {share:.2g} of a channel's norm among FP16's subnormals"
-            yield _Suspect(Kept(reason, readers), weights={name: _without(weight, lost)})
+            yield _Suspect(KeptFloat(reason, readers), weights={name: _without(weight, lost)})
 
 
 def _losses(weight: np.ndarray) -> np.ndarray:
@@ -184,7 +179,7 @@ def _suspect_activations(model: onnx.ModelProto, largest: dict[str, float]) -> I
     for name, value in largest.items():
         if 0 < value < SMALL_ACTIVATIONS:
             reason = f"activations reach no more than {value:.2g}; FP16 keeps few of their digits"
-            yield _Suspect(Kept(reason, _around(model, name)), activations=frozenset({name}))
+            yield _Suspect(KeptFloat(reason, _around(model, name)), activations=frozenset({name}))
 
 
 def _around(model: onnx.ModelProto, name: str) -> tuple[str, ...]:

@@ -18,17 +18,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from scrfdconv.converters.graph.heads import Heads
+from scrfdconv.converters.graph.kept_float import KeptFloat
 from scrfdconv.converters.graph.number_types import nodes_asked_for
 from scrfdconv.converters.network.architecture import CHANNELS
+from scrfdconv.converters.precision.int8 import Arrangement
 
 if TYPE_CHECKING:
     import onnx
 
-Target = Literal["cpu", "tensorrt"]
 
 OPERATORS = ("Conv", "Relu", "Add", "MaxPool", "AveragePool", "Resize")
 ASKED_FOR = "asked for (--keep-float)"
@@ -45,20 +45,12 @@ RELU_REASON = "ReLU of float values"
 _LEAN_AT_START, _LEAN_BEFORE_NORM = 32, 96
 
 
-@dataclass(frozen=True)
-class Kept:
-    """Nodes that stay float, and why."""
-
-    reason: str
-    nodes: tuple[str, ...]
-
-
 def kept_nodes(
     model: onnx.ModelProto,
     outputs: Sequence[str],
-    target: Target = "cpu",
+    target: Arrangement = "cpu",
     keep_float: Sequence[str] = (),
-) -> list[Kept]:
+) -> list[KeptFloat]:
     """What stays float in a quantizable model, each node once, with its first reason.
 
     ``outputs`` are its canonical names, in order. Raises UsageError for a name in ``keep_float``
@@ -77,9 +69,9 @@ def kept_nodes(
     seen: set[str] = set()
     kept = []
     for reason, names in found:
-        kept.append(Kept(reason, tuple(name for name in names if name not in seen)))
+        kept.append(KeptFloat(reason, tuple(name for name in names if name not in seen)))
         seen.update(names)
-    kept.append(Kept(RELU_REASON, tuple(_float_relus(model, seen))))
+    kept.append(KeptFloat(RELU_REASON, tuple(_float_relus(model, seen))))
     return [entry for entry in kept if entry.nodes]
 
 

@@ -17,7 +17,8 @@ import numpy as np
 from scrfdconv.converters.errors import ArtifactError
 from scrfdconv.converters.graph.edits import prepared
 from scrfdconv.converters.graph.model_file import opset_of
-from scrfdconv.converters.precision.int8.float_nodes import OPERATORS, Target
+from scrfdconv.converters.precision.int8 import Arrangement
+from scrfdconv.converters.precision.int8.float_nodes import OPERATORS
 
 if TYPE_CHECKING:
     import onnx
@@ -87,7 +88,7 @@ def quantized(
     model: onnx.ModelProto,
     ranges: Ranges,
     keep: Collection[str],
-    target: Target,
+    target: Arrangement,
     *,
     reduce_range: bool = False,
 ) -> onnx.ModelProto:

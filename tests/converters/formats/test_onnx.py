@@ -16,14 +16,9 @@ from scrfdconv.checks.parity import compare, samples_for
 from scrfdconv.checks.stimuli import stimuli
 from scrfdconv.converters.checkpoint.loading import load_checkpoint, seeded_checkpoint
 from scrfdconv.converters.errors import ArtifactError, MissingError, UsageError
-from scrfdconv.converters.formats.onnx.format import (
-    OPSETS,
-    Onnx,
-    OnnxOptions,
-    onnx_from_checkpoint,
-    simplified,
-)
-from scrfdconv.converters.formats.pytorch import EagerRunner
+from scrfdconv.converters.formats.onnx import Onnx, OnnxOptions
+from scrfdconv.converters.formats.onnx.building import OPSETS, onnx_from_checkpoint, simplified
+from scrfdconv.converters.formats.pytorch.runner import EagerRunner
 from scrfdconv.converters.graph.model_file import load_onnx, opset_of, serialised
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.network.architecture import BUILTIN
@@ -178,9 +173,11 @@ CODE = """
 from pathlib import Path
 from scrfdconv.converters.network.architecture import BUILTIN
 from scrfdconv.converters.checkpoint.loading import seeded_checkpoint
-from scrfdconv.converters.formats.onnx.format import OnnxOptions, onnx_from_checkpoint, serialised
+from scrfdconv.converters.formats.onnx import OnnxOptions
+from scrfdconv.converters.formats.onnx.building import onnx_from_checkpoint
+from scrfdconv.converters.graph.model_file import serialised
 for shape in (None, (640, 640)):
-    model = onnx_from_checkpoint(seeded_checkpoint(BUILTIN["scrfd_500m"]), OnnxOptions(shape))
+    model = onnx_from_checkpoint(seeded_checkpoint(BUILTIN["scrfd_500m"]), OnnxOptions(shape=shape))
     Path(f"{shape}.onnx").write_bytes(serialised(model))
 """
 
@@ -313,9 +310,11 @@ def test_exports_of_released_checkpoints_match_the_released_onnx(
 
 @pytest.mark.parametrize("name", ["tiny", "tiny_gn"])
 def test_a_fixed_model_is_the_same_whether_exported_or_derived(name, request, tmp_path):
-    checkpoint, options = request.getfixturevalue(name), OnnxOptions((64, 96), 2)
+    checkpoint, options = request.getfixturevalue(name), OnnxOptions(shape=(64, 96), batch=2)
     dynamic = Onnx().convert(checkpoint, tmp_path / "dynamic.onnx", OnnxOptions(), None)
 
     derived = Onnx().convert(dynamic, tmp_path / "derived.onnx", options, None)
 
-    assert derived.path.read_bytes() == Onnx().build(checkpoint, options)
+    exported = Onnx().convert(checkpoint, tmp_path / "exported.onnx", options, None)
+
+    assert derived.path.read_bytes() == exported.path.read_bytes()

@@ -8,10 +8,9 @@ import numpy as np
 import onnx
 import pytest
 
-from scrfdconv.converters.artifact import artifact_at
 from scrfdconv.converters.errors import ArtifactError, MissingError
 from scrfdconv.converters.formats import formats, open_artifact
-from scrfdconv.converters.formats.tensorrt.plan import TensorRTOptions
+from scrfdconv.converters.formats.tensorrt import TensorRTOptions
 from scrfdconv.converters.formats.tensorrt.sidecar import read_sidecar, sidecar_path
 
 TWO = TensorRTOptions(
@@ -24,7 +23,7 @@ IMAGES = np.linspace(-1, 1, 2 * 3 * 64 * 96, dtype=np.float32).reshape(2, 3, 64,
 def build(tiny_onnx, tmp_path):
     def build(options=TWO, source=tiny_onnx):
         path = tmp_path / "tiny.engine"
-        formats()["tensorrt"].convert(artifact_at(source, "onnx"), path, options, None)
+        formats()["tensorrt"].convert(formats()["onnx"].artifact_at(source), path, options, None)
         return path
 
     return build
@@ -84,7 +83,7 @@ def test_scores_that_are_all_zero_fail(machine, build):
 
 
 def test_a_fixed_model_needs_no_profile(machine, build, tiny, tmp_path):
-    from scrfdconv.converters.formats.onnx.format import OnnxOptions
+    from scrfdconv.converters.formats.onnx import OnnxOptions
 
     fixed = tmp_path / "fixed.onnx"
     formats()["onnx"].convert(tiny, fixed, OnnxOptions(shape=(64, 96), batch=2), None)
@@ -220,13 +219,13 @@ def test_outputs_with_numbers_for_names_are_told_by_their_shapes(
 
 
 def test_inspect_describes_an_engine_with_and_without_tensorrt(newest_machine, build, monkeypatch):
-    from scrfdconv.recipes.describe import describe
+    from scrfdconv.recipes.describe import facts_of_file
 
     path = build()
 
-    here = describe(path)
+    here = facts_of_file(path)
     monkeypatch.setitem(__import__("sys").modules, "tensorrt", None)
-    elsewhere = describe(path)
+    elsewhere = facts_of_file(path)
 
     json.dumps(here)
     assert here["runs_here"] and here["kind"] == "tensorrt"

@@ -19,19 +19,16 @@ from scrfdconv.checks.stimuli import stimuli
 from scrfdconv.checks.verify import verify
 from scrfdconv.converters.checkpoint.loading import seeded_checkpoint
 from scrfdconv.converters.errors import ArtifactError, UsageError
-from scrfdconv.converters.formats.pytorch import EagerRunner
-from scrfdconv.converters.formats.torchscript import (
-    TorchScript,
-    TorchScriptOptions,
-    TorchScriptRunner,
-    without_deprecation,
-)
+from scrfdconv.converters.formats.pytorch.runner import EagerRunner
+from scrfdconv.converters.formats.torchscript import TorchScript
+from scrfdconv.converters.formats.torchscript.runner import TorchScriptRunner, without_deprecation
 from scrfdconv.converters.network.architecture import BUILTIN
+from scrfdconv.converters.options import SizeOptions
 
 
 def made(checkpoint, tmp_path, **options):
     path = tmp_path / "model.pt"
-    path.write_bytes(TorchScript().build(checkpoint, TorchScriptOptions(**options)))
+    TorchScript().build(checkpoint, SizeOptions(**options), path, "fp32")
     return path
 
 
@@ -66,9 +63,9 @@ def test_a_fixed_model_of_any_size_costs_no_memory_to_make(tiny, tmp_path):
     assert TorchScriptRunner(path).interface.shape == (64_000, 64_000)
 
 
-def test_a_shape_off_the_grid_is_refused(tiny):
+def test_a_shape_off_the_grid_is_refused(tiny, tmp_path):
     with pytest.raises(UsageError):
-        TorchScript().build(tiny, TorchScriptOptions((650, 490)))
+        TorchScript().build(tiny, SizeOptions(shape=(650, 490)), tmp_path / "t.pt", "fp32")
 
 
 def test_it_loads_where_only_torch_is(tiny, tmp_path):
@@ -122,8 +119,8 @@ def test_the_bytes_repeat_in_a_fresh_process(tmp_path):
     code = (
         "import hashlib\n"
         "from scrfdconv.converters.checkpoint.loading import load_source\n"
-        "from scrfdconv.converters.formats.torchscript import *\n"
-        "made = TorchScript().build(load_source('scrfd_500m_kps'), TorchScriptOptions())\n"
+        "from scrfdconv.converters.formats.torchscript.tracing import *\n"
+        "made = torchscript_from_checkpoint(load_source('scrfd_500m_kps'), SizeOptions())\n"
         "print(hashlib.sha256(made).hexdigest())"
     )
     first, second = (subprocess.check_output([sys.executable, "-c", code]) for _ in range(2))

@@ -12,7 +12,7 @@ import torch
 
 from scrfdconv.checks.stimuli import STIMULI, stimulus
 from scrfdconv.converters.checkpoint.loading import seeded_checkpoint
-from scrfdconv.converters.formats.pytorch import EagerRunner
+from scrfdconv.converters.formats.pytorch.runner import EagerRunner
 from scrfdconv.converters.network import seeded
 from scrfdconv.converters.network.architecture import BUILTIN
 

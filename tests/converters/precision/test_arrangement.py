@@ -13,7 +13,8 @@ from onnx import numpy_helper
 
 from scrfdconv.checks.stimuli import stimuli
 from scrfdconv.converters.checkpoint.loading import seeded_checkpoint
-from scrfdconv.converters.formats.onnx.format import OnnxOptions, onnx_from_checkpoint
+from scrfdconv.converters.formats.onnx import OnnxOptions
+from scrfdconv.converters.formats.onnx.building import onnx_from_checkpoint
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.network.architecture import BUILTIN
 from scrfdconv.converters.precision.int8.arrangement import KERNEL_CHANNELS, arranged

@@ -13,17 +13,20 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from scrfdconv.checks.parity import compare, samples_for
-from scrfdconv.converters.artifact import artifact_at
 from scrfdconv.converters.checkpoint.loading import seeded_checkpoint
 from scrfdconv.converters.errors import ArtifactError, UsageError
 from scrfdconv.converters.formats import formats
-from scrfdconv.converters.formats.onnx.format import OPSETS, OnnxOptions, onnx_from_checkpoint
-from scrfdconv.converters.formats.onnx_fp16 import Fp16Options, kept_float
+from scrfdconv.converters.formats.onnx import OnnxOptions
+from scrfdconv.converters.formats.onnx.building import OPSETS, onnx_from_checkpoint
+from scrfdconv.converters.graph.edits import prepared as prepared_for_edits
+from scrfdconv.converters.graph.kept_float import kept_float
 from scrfdconv.converters.graph.model_file import opset_of, serialised
 from scrfdconv.converters.graph.number_types import convolutions, precision_of
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.network.architecture import BUILTIN
+from scrfdconv.converters.precision.fp16 import Fp16Options
 from scrfdconv.converters.precision.fp16 import half as float16
+from scrfdconv.converters.precision.fp16.conversion import Fp16Settings
 from scrfdconv.converters.precision.fp16.range import LARGEST
 
 SHAPE = (64, 96)  # small: most tests look at the graph, not at accuracy
@@ -44,9 +47,11 @@ def export(name, path, **options):
     return path
 
 
-def convert(path, **options):
+def convert(path, images=None, **options):
     out = path.with_name(f"{path.stem}_fp16.onnx")
-    formats()["onnx_fp16"].convert(artifact_at(path, "onnx"), out, Fp16Options(**options), None)
+    settings = Fp16Settings(Fp16Options(**options), images)
+    onnx_format = formats()["onnx"]
+    onnx_format.convert(onnx_format.artifact_at(path), out, settings, None, "fp16")
     return out
 
 
@@ -181,7 +186,7 @@ def test_metadata_are_the_parents_with_precision_and_what_stayed_float(parent):
         k: v for k, v in before.items() if k not in added
     }
     assert after["precision"] == "fp16"
-    assert after["parent_sha256"] == artifact_at(parent, "onnx").digest
+    assert after["parent_sha256"] == formats()["onnx"].artifact_at(parent).digest
     assert json.loads(after["kept_float"])
 
 
@@ -219,7 +224,7 @@ def test_an_output_that_is_read_inside_keeps_its_name_and_type(tmp_path, parent)
     final.graph.output[-1].name = "score_8"
     del final.graph.output[0]
     final.graph.output.insert(0, final.graph.output.pop())
-    prepared = float16.prepared(final)
+    prepared = prepared_for_edits(final)
 
     result = float16.half_from_float(prepared, [])
 

@@ -11,20 +11,21 @@ from onnx import numpy_helper
 
 from scrfdconv.checks.precision import audit
 from scrfdconv.checks.stimuli import stimuli
-from scrfdconv.converters.artifact import artifact_at
 from scrfdconv.converters.checkpoint.loading import seeded_checkpoint
 from scrfdconv.converters.errors import ArtifactError, UsageError
-from scrfdconv.converters.formats.onnx.format import OnnxOptions, onnx_from_checkpoint
-from scrfdconv.converters.formats.onnx_int8 import (
-    Int8Options,
-    OnnxInt8,
-    before_rounding,
-    needs_reduced_range,
-)
+from scrfdconv.converters.formats import formats
+from scrfdconv.converters.formats.onnx import OnnxOptions
+from scrfdconv.converters.formats.onnx.building import onnx_from_checkpoint
 from scrfdconv.converters.graph.model_file import load_onnx, serialised
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.network.architecture import BUILTIN
 from scrfdconv.converters.precision.int8.calibration import Table, chosen_ranges, extremes, widest
+from scrfdconv.converters.precision.int8.conversion import (
+    Int8Settings,
+    before_rounding,
+    int8_from_float,
+    needs_reduced_range,
+)
 from scrfdconv.converters.precision.int8.float_nodes import (
     AFFINE_REASON,
     BEHIND_REASON,
@@ -58,7 +59,8 @@ def exported(checkpoint, path, **options):
 
 
 def built(path, out, **options):
-    out.write_bytes(OnnxInt8().build(artifact_at(path, "onnx"), Int8Options(**options)))
+    parent = formats()["onnx"].artifact_at(path)
+    out.write_bytes(serialised(int8_from_float(parent, Int8Settings(**options))))
     return out
 
 
@@ -192,7 +194,7 @@ def test_a_layer_with_a_range_far_too_small_is_the_most_sensitive_one(tiny_onnx,
     broken = Table("", "", 4, (96, 128), "minmax", ranges)
     int8 = onnx.load(built(tiny_onnx, tmp_path / "int8.onnx", table=broken))
 
-    exact = before_rounding(model, OnnxRunner(tiny_onnx).output_names, Int8Options(broken))
+    exact = before_rounding(model, OnnxRunner(tiny_onnx).output_names, Int8Settings(broken))
     levels = layer_sqnr(exact, int8, pictures)
 
     readers = {n.name for n in model.graph.node if n.op_type == "Conv" and name in n.input}

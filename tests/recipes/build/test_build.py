@@ -18,11 +18,19 @@ from scrfdconv.recipes.build import scheduling as build_run
 from scrfdconv.recipes.build import step as build_step
 from scrfdconv.recipes.build.build import BuildOptions, build, decisions
 from scrfdconv.recipes.build.manifest import NAME
-from scrfdconv.recipes.build.recipe import Budgets, CheckpointEntry, Recipe, Target
+from scrfdconv.recipes.build.recipe import Budgets, CheckpointEntry, Recipe, TargetEntry
+from scrfdconv.recipes.target import target_of
 
 SHAPE = (64, 96)
-DYNAMIC, FIXED, HALF = Target("onnx"), Target("onnx", SHAPE), Target("onnx", SHAPE, 1, "fp16")
-ENGINE = Target("tensorrt", SHAPE)
+
+
+def entry(name, precision="fp32", **options):
+    return TargetEntry(target=target_of(name, precision, options))
+
+
+DYNAMIC, FIXED = entry("onnx"), entry("onnx", shape=SHAPE)
+HALF = entry("onnx", "fp16", shape=SHAPE)
+ENGINE = entry("tensorrt", shape=SHAPE)
 ONNX, ONNX_FIXED, ONNX_HALF = "a/a.onnx", "a/a_shape64x96.onnx", "a/a_shape64x96_fp16.onnx"
 
 
@@ -255,7 +263,7 @@ def test_leftovers_of_a_killed_build_are_removed(here, recipe, out):
 def test_a_dry_run_says_why_and_touches_nothing(here, recipe, out, first):
     (out / ONNX_FIXED).write_bytes(b"broken")
     before = files(out)
-    other = replace(recipe, targets=(DYNAMIC, FIXED, replace(HALF, batch=2)))
+    other = replace(recipe, targets=(DYNAMIC, FIXED, entry("onnx", "fp16", shape=SHAPE, batch=2)))
 
     found = {d.step.name: d.why for d in decisions(other, out, BuildOptions())}
 
@@ -275,7 +283,7 @@ IMPOSSIBLE = replace(FIXED, budgets=Budgets(max_size_mb=1e-6))
 
 
 def test_a_failed_artifact_does_not_hide_the_others_and_gets_no_name(here, recipe, out):
-    recipe = replace(recipe, targets=(DYNAMIC, IMPOSSIBLE, HALF, Target("torchscript")))
+    recipe = replace(recipe, targets=(DYNAMIC, IMPOSSIBLE, HALF, entry("torchscript")))
 
     result, _ = run(recipe, out)
 
@@ -309,7 +317,7 @@ def test_a_failure_is_tried_again_the_next_time(here, recipe, out):
 
 def test_fail_fast_starts_nothing_more(here, recipe, out):
     first = replace(DYNAMIC, budgets=Budgets(max_size_mb=1e-6))
-    recipe = replace(recipe, targets=(first, Target("torchscript")))
+    recipe = replace(recipe, targets=(first, entry("torchscript")))
 
     result, ran = run(recipe, out, fail_fast=True)
 
@@ -392,9 +400,9 @@ def test_only_keeps_what_the_manifest_says_of_other_artifacts(here, recipe, out,
 
 
 def test_untrained_networks_calibrate_on_synthetic_pictures(here, out, tmp_path, monkeypatch):
-    entry = CheckpointEntry("s", model="scrfd_500m")
-    target = Target("onnx", SHAPE, 1, "int8")
-    recipe = Recipe("r", tmp_path / "r.toml", (entry,), (target,), latency=False)
+    checkpoint = CheckpointEntry("s", model="scrfd_500m")
+    target = entry("onnx", "int8", shape=SHAPE)
+    recipe = Recipe("r", tmp_path / "r.toml", (checkpoint,), (target,), latency=False)
 
     result, _ = run(recipe, out)
 

@@ -10,13 +10,25 @@ import pytest
 from scrfdconv.converters.errors import InputFileError, UsageError
 from scrfdconv.recipes.build import plan as planning
 from scrfdconv.recipes.build.plan import artifact_name, plan
-from scrfdconv.recipes.build.recipe import CheckpointEntry, Recipe, Target, Tolerance
+from scrfdconv.recipes.build.recipe import (
+    Budgets,
+    CheckpointEntry,
+    Recipe,
+    TargetEntry,
+    Tolerance,
+)
+from scrfdconv.recipes.target import target_of
 
 SHAPE = (64, 96)
 ENTRY = CheckpointEntry("a", model="scrfd_500m")
 
 
-def recipe(*targets: Target, checkpoints=(ENTRY,), **more) -> Recipe:
+def entry(name, precision="fp32", budgets=None, **options) -> TargetEntry:
+    target = target_of(name, precision, options)
+    return TargetEntry(target=target, budgets=budgets or Budgets())
+
+
+def recipe(*targets: TargetEntry, checkpoints=(ENTRY,), **more) -> Recipe:
     return Recipe("r", None, tuple(checkpoints), targets, **more)
 
 
@@ -31,10 +43,10 @@ def changed(before: Recipe, after: Recipe) -> set[str]:
 
 
 ALL = [
-    Target("onnx", shape, 1, precision)
+    entry("onnx", precision, shape=shape)
     for shape in (None, SHAPE)
     for precision in ("fp32", "fp16", "int8")
-] + [Target("torchscript")]
+] + [entry("torchscript")]
 
 
 def test_every_artifact_is_made_from_the_nearest_one():
@@ -53,7 +65,7 @@ def test_every_artifact_is_made_from_the_nearest_one():
 
 
 def test_what_nobody_asked_for_is_an_internal_step_and_made_once():
-    steps = plan(recipe(Target("onnx", SHAPE, 1, "fp16"), Target("onnx", SHAPE, 1, "int8")))
+    steps = plan(recipe(entry("onnx", "fp16", shape=SHAPE), entry("onnx", "int8", shape=SHAPE)))
 
     assert [(step.name, step.internal) for step in steps] == [
         (".scrfdconv/parents/a/scrfd_500m-seeded.onnx", True),
@@ -70,22 +82,25 @@ def test_a_plan_is_the_same_every_time():
 @pytest.mark.parametrize(
     ("target", "name"),
     [
-        (Target("onnx"), "scrfd_500m-seeded.onnx"),
-        (Target("onnx", SHAPE, 4, "fp16"), "scrfd_500m-seeded_shape64x96_fp16_batch4.onnx"),
-        (Target("onnx", opset=13), "scrfd_500m-seeded_opset13.onnx"),
-        (Target("onnx", opset=17), "scrfd_500m-seeded.onnx"),
-        (Target("onnx", exporter="dynamo"), "scrfd_500m-seeded_dynamo.onnx"),
-        (Target("torchscript", SHAPE), "scrfd_500m-seeded_shape64x96.pt"),
-        (Target("tensorrt", SHAPE, 1, "fp16"), "scrfd_500m-seeded_shape64x96_fp16.engine"),
+        (entry("onnx"), "scrfd_500m-seeded.onnx"),
+        (
+            entry("onnx", "fp16", shape=SHAPE, batch=4),
+            "scrfd_500m-seeded_shape64x96_fp16_batch4.onnx",
+        ),
+        (entry("onnx", opset=13), "scrfd_500m-seeded_opset13.onnx"),
+        (entry("onnx", opset=17), "scrfd_500m-seeded.onnx"),
+        (entry("onnx", exporter="dynamo"), "scrfd_500m-seeded_dynamo.onnx"),
+        (entry("torchscript", shape=SHAPE), "scrfd_500m-seeded_shape64x96.pt"),
+        (entry("tensorrt", "fp16", shape=SHAPE), "scrfd_500m-seeded_shape64x96_fp16.engine"),
     ],
 )
 def test_names_say_what_is_special(target, name):
-    assert artifact_name(ENTRY, target) == f"a/{name}"
+    assert artifact_name(ENTRY, target.target) == f"a/{name}"
 
 
 def test_one_name_for_two_targets_is_refused():
     with pytest.raises(UsageError, match="asked for twice, first a/scrfd_500m"):
-        plan(recipe(Target("onnx"), Target("onnx", opset=17)))
+        plan(recipe(entry("onnx"), entry("onnx", opset=17)))
 
 
 def test_only_takes_patterns_of_names_with_what_they_need():
@@ -157,7 +172,7 @@ def test_a_tolerance_reaches_its_own_artifact_alone():
 
 
 def test_a_face_budget_reaches_int8_alone():
-    strict = replace(ALL[2], budgets=replace(ALL[2].budgets, max_face_loss=0.0))
+    strict = entry("onnx", "int8", Budgets(max_face_loss=0.0), max_face_loss=0.0)
 
     assert changed(recipe(*ALL), recipe(*ALL[:2], strict, *ALL[3:])) == {"500m-seeded_int8.onnx"}
 

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scrfdconv.checks.results import CheckResult
+from scrfdconv.converters.formats import Finding, Lint
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import onnx
 
 CHECK = "lint"
@@ -102,7 +104,7 @@ UNSUPPORTED = frozenset(
 
 
 @dataclass(frozen=True)
-class Finding:
+class LintFinding:
     """One thing that TensorRT will refuse (fatal) or a user should know."""
 
     rule: str
@@ -114,27 +116,44 @@ class Finding:
         return f"{self.where}: {self.text}" if self.where else self.text
 
 
-def lint(model: onnx.ModelProto) -> list[Finding]:
+def lint(model: onnx.ModelProto) -> list[LintFinding]:
     """All findings, by rule."""
     checks = (_opset, _operators, _types, _resizes, _quantization, _names, _axes)
     return [finding for check in checks for finding in check(model)]
 
 
-def lint_results(findings: list[Finding]) -> Iterator[CheckResult]:
-    """The findings as results, one per rule: fatal ones are faults, and none are allowed."""
+def lint_of(path: Path) -> Lint:
+    """The findings of an ONNX file, one for each rule: fatal ones are faults, none are allowed."""
+    from scrfdconv.converters.graph.model_file import load_onnx
+
+    found = lint(load_onnx(path))
+    return Lint(
+        findings=tuple(by_rule(found)),
+        remarks=tuple(str(finding) for finding in found if not finding.fatal),
+    )
+
+
+def by_rule(found: list[LintFinding]) -> Iterator[Finding]:
+    """Yield the number of faults against each rule; none are allowed."""
     for rule in RULES:
-        mine = [finding for finding in findings if finding.rule == rule]
+        mine = [finding for finding in found if finding.rule == rule]
         fatal = [finding for finding in mine if finding.fatal]
-        detail = "; ".join(map(str, fatal or mine))
-        yield CheckResult(CHECK, rule, "faults", len(fatal), 0, detail=detail)
+        yield Finding(
+            check=CHECK,
+            subject=rule,
+            metric="faults",
+            measured=len(fatal),
+            limit=0,
+            detail="; ".join(map(str, fatal or mine)),
+        )
 
 
-def _opset(model: onnx.ModelProto) -> Iterator[Finding]:
+def _opset(model: onnx.ModelProto) -> Iterator[LintFinding]:
     from scrfdconv.converters.graph.model_file import opset_of
 
     opset = opset_of(model)
     if opset not in OPSETS:
-        yield Finding(
+        yield LintFinding(
             "opset",
             "",
             f"opset {opset}; TensorRT 10.3 to 11 take {OPSETS.start} to "
@@ -144,34 +163,36 @@ def _opset(model: onnx.ModelProto) -> Iterator[Finding]:
     used = {node.domain for node in model.graph.node}
     for domain in strangers:
         if domain in used:
-            yield Finding("opset", "", f"operators of {domain} are ONNX Runtime's own: export anew")
+            yield LintFinding(
+                "opset", "", f"operators of {domain} are ONNX Runtime's own: export anew"
+            )
 
 
-def _operators(model: onnx.ModelProto) -> Iterator[Finding]:
+def _operators(model: onnx.ModelProto) -> Iterator[LintFinding]:
     counts = Counter(node.op_type for node in model.graph.node if node.domain in ("", "ai.onnx"))
     for name in sorted(counts.keys() - SUPPORTED):
         fatal = name in UNSUPPORTED
         text = "TensorRT has none of it" if fatal else "not in the table of checked operators"
-        yield Finding("operators", f"{counts[name]} {name}", text, fatal)
+        yield LintFinding("operators", f"{counts[name]} {name}", text, fatal)
 
 
-def _types(model: onnx.ModelProto) -> Iterator[Finding]:
+def _types(model: onnx.ModelProto) -> Iterator[LintFinding]:
     from onnx import TensorProto
 
     kinds = TensorProto.DataType
     for value in (*model.graph.input, *model.graph.output):
         kind = value.type.tensor_type.elem_type
         if kind not in (TensorProto.FLOAT, TensorProto.FLOAT16):
-            yield Finding(
+            yield LintFinding(
                 "types", value.name, f"is {kinds.Name(kind)}; images and outputs are float"
             )
     for tensor in model.graph.initializer:
         if tensor.data_type == TensorProto.DOUBLE:
             # A strongly typed network has no double, and no place where it would be cast.
-            yield Finding("types", tensor.name, "is double; make it float")
+            yield LintFinding("types", tensor.name, "is double; make it float")
 
 
-def _resizes(model: onnx.ModelProto) -> Iterator[Finding]:
+def _resizes(model: onnx.ModelProto) -> Iterator[LintFinding]:
     """Sizes of a Resize come from constants or shapes; an empty `scales` had better not be there.
 
     NVIDIA/TensorRT#4476: opset 11 wants `scales` even beside `sizes`, exporters write an empty
@@ -188,7 +209,7 @@ def _resizes(model: onnx.ModelProto) -> Iterator[Finding]:
         scales, sizes = inputs[2], inputs[3]
         empty = scales in constants and constants[scales].size == 0
         if empty and opset_of(model) < RESIZE_WITHOUT_SCALES:
-            yield Finding(
+            yield LintFinding(
                 "resize",
                 where,
                 "has empty scales, as opset 11 wants them, which TensorRT 10.11 "
@@ -197,9 +218,9 @@ def _resizes(model: onnx.ModelProto) -> Iterator[Finding]:
             )
         target = sizes or ("" if empty else scales)
         if not target:
-            yield Finding("resize", where, "has neither scales nor sizes")
+            yield LintFinding("resize", where, "has neither scales nor sizes")
         elif target not in constants and target not in shaped:
-            yield Finding(
+            yield LintFinding(
                 "resize",
                 where,
                 f"{target} is computed from values, not from shapes: simplify "
@@ -207,7 +228,7 @@ def _resizes(model: onnx.ModelProto) -> Iterator[Finding]:
             )
 
 
-def _quantization(model: onnx.ModelProto) -> Iterator[Finding]:
+def _quantization(model: onnx.ModelProto) -> Iterator[LintFinding]:
     """Symmetric int8 alone, biases in float: TensorRT has no other kind."""
     constants = _constants(model)
     makers = {output: node for node in model.graph.node for output in node.output}
@@ -217,61 +238,63 @@ def _quantization(model: onnx.ModelProto) -> Iterator[Finding]:
         where = node.name or node.output[0]
         scale = constants.get(node.input[1])
         if scale is None or not (np.isfinite(scale).all() and (scale > 0).all()):
-            yield Finding("quantization", where, "its scale is no positive constant")
+            yield LintFinding("quantization", where, "its scale is no positive constant")
         yield from _zero_point_faults(node, constants, where)
         if node.op_type == "DequantizeLinear":
             source = constants.get(node.input[0])
             if source is not None and source.dtype != np.int8:
                 what = "an INT32 bias" if source.dtype == np.int32 else f"{source.dtype}"
-                yield Finding(
+                yield LintFinding(
                     "quantization",
                     where,
                     f"dequantizes {what}; keep biases in float "
                     "(`scrfdconv int8 --target tensorrt`)",
                 )
             elif source is None and makers.get(node.input[0], node).op_type != "QuantizeLinear":
-                yield Finding("quantization", where, "reads what no QuantizeLinear wrote")
+                yield LintFinding("quantization", where, "reads what no QuantizeLinear wrote")
 
 
 def _zero_point_faults(
     node: onnx.NodeProto, constants: dict[str, np.ndarray], where: str
-) -> Iterator[Finding]:
+) -> Iterator[LintFinding]:
     name = node.input[2] if len(node.input) > 2 else ""  # noqa: PLR2004 - x, scale, zero point
     if not name:
         if node.op_type == "QuantizeLinear":
-            yield Finding("quantization", where, "without a zero point it makes uint8; use int8")
+            yield LintFinding(
+                "quantization", where, "without a zero point it makes uint8; use int8"
+            )
         return
     zero = constants.get(name)
     if zero is None or zero.any():
-        yield Finding("quantization", where, "its zero point is not 0: quantize symmetrically")
+        yield LintFinding("quantization", where, "its zero point is not 0: quantize symmetrically")
     elif zero.dtype not in (np.int8, np.int32):
-        yield Finding("quantization", where, f"works in {zero.dtype}; TensorRT has int8")
+        yield LintFinding("quantization", where, f"works in {zero.dtype}; TensorRT has int8")
 
 
-def _names(model: onnx.ModelProto) -> Iterator[Finding]:
+def _names(model: onnx.ModelProto) -> Iterator[LintFinding]:
     names = [output for node in model.graph.node for output in node.output if output]
     for name, count in Counter(names).items():
         if count > 1:
-            yield Finding("names", name, f"is written by {count} nodes")
+            yield LintFinding("names", name, f"is written by {count} nodes")
     unnamed = sum(not node.name for node in model.graph.node)
     if unnamed:
-        yield Finding("names", f"{unnamed} nodes", "have no name to be found by", fatal=False)
+        yield LintFinding("names", f"{unnamed} nodes", "have no name to be found by", fatal=False)
     numbers = [value.name for value in model.graph.output if value.name.isdigit()]
     if numbers:
         text = "numbers for names: engines have no order of outputs; address them by these names"
-        yield Finding("names", ", ".join(numbers), text, fatal=False)
+        yield LintFinding("names", ", ".join(numbers), text, fatal=False)
 
 
-def _axes(model: onnx.ModelProto) -> Iterator[Finding]:
+def _axes(model: onnx.ModelProto) -> Iterator[LintFinding]:
     """One name per size: runtimes take equal names for equal sizes (microsoft/onnxruntime#2756)."""
     for value in model.graph.input:
         dims = value.type.tensor_type.shape.dim
         free = [dim.dim_param for dim in dims if not dim.dim_value]
         named = [name for name in free if name and name != "?"]
         if len(named) != len(set(named)):
-            yield Finding("axes", value.name, f"axes share a name: {', '.join(free)}")
+            yield LintFinding("axes", value.name, f"axes share a name: {', '.join(free)}")
         elif len(named) != len(free):
-            yield Finding("axes", value.name, "free axes without names", fatal=False)
+            yield LintFinding("axes", value.name, "free axes without names", fatal=False)
     by_name: dict[str, set[str]] = {}
     for value in model.graph.output:
         for dim in value.type.tensor_type.shape.dim:
@@ -279,7 +302,7 @@ def _axes(model: onnx.ModelProto) -> Iterator[Finding]:
                 by_name.setdefault(dim.dim_param, set()).add(value.name.rpartition("_")[2])
     for name, strides in by_name.items():
         if len(strides) > 1:
-            yield Finding("axes", name, f"names the anchors of strides {', '.join(strides)}")
+            yield LintFinding("axes", name, f"names the anchors of strides {', '.join(strides)}")
 
 
 def _constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:

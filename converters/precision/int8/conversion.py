@@ -6,7 +6,6 @@ What stays float is `precision.int8.quantization`'s matter, ranges are
 
 from __future__ import annotations
 
-import json
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +13,18 @@ from typing import TYPE_CHECKING
 
 from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.errors import UsageError
-from scrfdconv.converters.formats import Format, Source
-from scrfdconv.converters.formats.onnx_fp16 import KEPT, require_convertible
-from scrfdconv.converters.graph.model_file import load_onnx, serialised
-from scrfdconv.converters.graph.onnx_runner import OnnxRunner
-from scrfdconv.converters.metadata import PREFIX
+from scrfdconv.converters.graph.kept_float import (
+    KeptFloat,
+    describe_reduced,
+    require_convertible,
+)
+from scrfdconv.converters.graph.model_file import load_onnx
+from scrfdconv.converters.precision.int8 import Arrangement
 from scrfdconv.converters.precision.int8.arrangement import arranged
 from scrfdconv.converters.precision.int8.calibration import Table
-from scrfdconv.converters.precision.int8.float_nodes import Kept, Target, kept_nodes
+from scrfdconv.converters.precision.int8.float_nodes import kept_nodes
 from scrfdconv.converters.precision.int8.quantization import quantizable, quantized
 from scrfdconv.converters.precision.int8.rounding import with_corrected_biases
-from scrfdconv.converters.runner import Runner
 
 if TYPE_CHECKING:
     import onnx
@@ -38,61 +38,45 @@ _X86 = ("x86_64", "AMD64", "i686", "x86")
 
 
 @dataclass(frozen=True)
-class Int8Options:
+class Int8Settings:
     """What was measured, and what is quantized with it."""
 
     table: Table
-    target: Target = "cpu"
+    target: Arrangement = "cpu"
     reduce_range: bool = False  # 7-bit weights, for x86 processors without VNNI
     keep_float: tuple[str, ...] = ()  # nodes or operators, by the user's wish
     sensitive: tuple[str, ...] = ()  # nodes that the accuracy budget put back
 
 
-class OnnxInt8(Format):
-    """Quantized ONNX in Q/DQ form."""
-
-    name = "onnx_int8"
-    suffix = ".onnx"
-    sources = ("onnx",)
-    options = Int8Options
-
-    def precision(self, options: Int8Options) -> str:
-        """INT8, whatever stays float inside."""
-        return "int8"
-
-    def build(self, source: Source, options: Int8Options) -> bytes:
-        """Quantize a float ONNX model; names, order and shapes are its own."""
-        assert isinstance(source, Artifact)
-        interface = require_convertible(source.path)
-        model = quantizable(load_onnx(source.path))
-        kept = kept_for(model, interface.outputs, options)
-        require_ranges(model, options.table)
-        nodes = {name for entry in kept for name in entry.nodes}
-        result = quantized(
-            before_rounding(model, interface.outputs, options),
-            options.table.ranges,
-            nodes,
-            options.target,
-            reduce_range=options.reduce_range,
-        )
-        _describe(result, kept, options, source.digest)
-        return serialised(result)
-
-    def open(self, path: Path, threads: int | None = None) -> Runner:
-        """Open with ONNX Runtime on the CPU."""
-        return OnnxRunner(path, threads)
+def int8_from_float(source: Artifact, settings: Int8Settings) -> onnx.ModelProto:
+    """Quantize a float ONNX model; names, order and shapes are its own."""
+    interface = require_convertible(source.path)
+    model = quantizable(load_onnx(source.path))
+    kept = kept_for(model, interface.outputs, settings)
+    require_ranges(model, settings.table)
+    result = quantized(
+        before_rounding(model, interface.outputs, settings),
+        settings.table.ranges,
+        {name for entry in kept for name in entry.nodes},
+        settings.target,
+        reduce_range=settings.reduce_range,
+    )
+    describe_reduced(result, kept, _said(settings), source)
+    return result
 
 
-def kept_for(model: onnx.ModelProto, outputs: tuple[str, ...], options: Int8Options) -> list[Kept]:
+def kept_for(
+    model: onnx.ModelProto, outputs: tuple[str, ...], options: Int8Settings
+) -> list[KeptFloat]:
     """What stays float in a quantizable model, each node once."""
     found = kept_nodes(model, outputs, options.target, options.keep_float)
     if options.sensitive:
-        found.append(Kept(SENSITIVE_REASON, options.sensitive))
+        found.append(KeptFloat(SENSITIVE_REASON, options.sensitive))
     return found
 
 
 def before_rounding(
-    model: onnx.ModelProto, outputs: tuple[str, ...], options: Int8Options
+    model: onnx.ModelProto, outputs: tuple[str, ...], options: Int8Settings
 ) -> onnx.ModelProto:
     """The float model that is rounded: arranged for its target, with corrected biases.
 
@@ -126,24 +110,14 @@ def needs_reduced_range(cpuinfo: Path = _CPUINFO) -> bool:
     return not any(flag in cpuinfo.read_text("utf-8", "replace") for flag in _VNNI)
 
 
-def _describe(model: onnx.ModelProto, kept: list[Kept], options: Int8Options, parent: str) -> None:
-    import onnx
-
-    by_reason: dict[str, list[str]] = {}
-    for entry in kept:
-        by_reason.setdefault(entry.reason, []).extend(entry.nodes)
-    table = options.table
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
-    own = {
+def _said(settings: Int8Settings) -> dict[str, str]:
+    """What the metadata say of a quantized model."""
+    table = settings.table
+    return {
         "precision": "int8",
         "calibrator": table.calibrator,
         "calibration_images": str(table.images),
         "calibration_sha256": table.images_sha256,
-        "target": options.target,
-        "reduce_range": str(options.reduce_range).lower(),
-        KEPT: json.dumps(by_reason),
-        "parent_sha256": parent,
+        "target": settings.target,
+        "reduce_range": str(settings.reduce_range).lower(),
     }
-    metadata |= {PREFIX + key: value for key, value in own.items()}
-    del model.metadata_props[:]
-    onnx.helper.set_model_props(model, dict(sorted(metadata.items())))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from scrfdconv.checks.results import CheckResult
+from scrfdconv.converters.formats import Finding
 
 if TYPE_CHECKING:
     from scrfdconv.converters.formats.tensorrt.inspect import EngineLayers
@@ -22,7 +22,7 @@ SLACK = 0.9
 FOREIGN_SHARE = 0.5
 
 
-def audit(runner: TensorRTRunner) -> Iterator[CheckResult]:
+def audit(runner: TensorRTRunner) -> Iterator[Finding]:
     """Yield the share of convolutions in the engine's precision, against that in its ONNX."""
     meant = runner.sidecar.convolutions if runner.sidecar else {}
     yield from audit_layers(runner.layers, runner.precision, meant)
@@ -30,7 +30,7 @@ def audit(runner: TensorRTRunner) -> Iterator[CheckResult]:
 
 def audit_layers(
     layers: EngineLayers, precision: str, meant: Mapping[str, int]
-) -> Iterator[CheckResult]:
+) -> Iterator[Finding]:
     """The audit itself; ``meant`` counts the ONNX's convolutions by precision (empty: unknown)."""
     found = layers.convolutions
     total = sum(found.values())
@@ -39,7 +39,7 @@ def audit_layers(
         detail = "the engine was built without detailed profiling verbosity and says only names"
     elif not total:
         detail = f"none of the engine's {layers.layers} layers is known as a convolution"
-    yield CheckResult(CHECK, "convolutions", "known", total, 1, at_least=True, detail=detail)
+    yield _finding("known", total, 1, detail)
     if not total:
         return
     kind = "fp32" if precision == "tf32" else precision  # TF32 is no type of a tensor
@@ -47,8 +47,18 @@ def audit_layers(
     if kind == "fp32":
         limit = 1.0  # nothing may be computed in less than was asked for
     share = _share(found, kind)
-    yield CheckResult(
-        CHECK, "convolutions", f"{kind} share", share, limit, at_least=True, detail=detail
+    yield _finding(f"{kind} share", share, limit, detail)
+
+
+def _finding(metric: str, measured: float, limit: float, detail: str) -> Finding:
+    return Finding(
+        check=CHECK,
+        subject="convolutions",
+        metric=metric,
+        measured=measured,
+        limit=limit,
+        at_least=True,
+        detail=detail,
     )
 
 

@@ -10,22 +10,18 @@ time of a new export. Rules that every written model keeps:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.checkpoint.metadata import metadata_for
 from scrfdconv.converters.errors import UsageError
-from scrfdconv.converters.formats import Format, Source
-from scrfdconv.converters.formats.onnx.export import Exporter, exported
+from scrfdconv.converters.formats.onnx import DEFAULT_OPSET, OnnxOptions
+from scrfdconv.converters.formats.onnx.export import exported
 from scrfdconv.converters.graph.model_file import (
     image_input,
     load_onnx,
     opset_of,
-    serialised,
 )
-from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.graph.passes import (
     constants_as_initializers,
     declare_outputs,
@@ -40,52 +36,21 @@ from scrfdconv.converters.graph.passes import (
 from scrfdconv.converters.metadata import PREFIX, architecture_from_metadata
 from scrfdconv.converters.metadata import own_metadata as _own
 from scrfdconv.converters.network.architecture import require_shape
-from scrfdconv.converters.runner import (
-    Runner,
-)
 
 if TYPE_CHECKING:
     import onnx
 
+    from scrfdconv.converters.formats import Source
+
 OPSETS = range(11, 21)
-# 17 runs on every ONNX Runtime since 1.12 and every TensorRT since 8.5; the CUDA provider of
-# ONNX Runtime lacks kernels of opset 19 and later.
-DEFAULT_OPSET = 17
 SIMPLIFIER = "onnxsim."  # prefix of the metadata that it leaves
 
 
-@dataclass(frozen=True)
-class OnnxOptions:
-    """Dynamic unless ``shape`` (H, W) is given; then ``batch`` images of that shape."""
-
-    shape: tuple[int, int] | None = None
-    batch: int = 1
-    opset: int | None = None  # None: 17 for exports, unchanged for a model that is ONNX already
-    exporter: Exporter = "torchscript"
-
-
-class Onnx(Format):
-    """Float ONNX, simplified."""
-
-    name = "onnx"
-    suffix = ".onnx"
-    sources = ("pytorch", "onnx")
-    options = OnnxOptions
-
-    def build(self, source: Source, options: OnnxOptions) -> bytes:
-        """Export a checkpoint, or simplify a model that is ONNX already."""
-        if isinstance(source, Checkpoint):
-            model = onnx_from_checkpoint(source, options)
-        else:
-            model = simplified(load_onnx(source.path), options)
-        return serialised(model)
-
-    def open(self, path: Path, threads: int | None = None) -> Runner:
-        """Open ours, upstream's or a released model with ONNX Runtime on the CPU."""
-        return OnnxRunner(path, threads)
-
-
-# ---------------------------------------------------------------- building
+def onnx_from_source(source: Source, options: OnnxOptions) -> onnx.ModelProto:
+    """Export a checkpoint, or simplify a model that is ONNX already."""
+    if isinstance(source, Checkpoint):
+        return onnx_from_checkpoint(source, options)
+    return simplified(load_onnx(source.path), options)
 
 
 def onnx_from_checkpoint(checkpoint: Checkpoint, options: OnnxOptions) -> onnx.ModelProto:

@@ -6,12 +6,13 @@ import json
 
 import pytest
 
-from scrfdconv.checks.engine import audit, audit_layers
-from scrfdconv.converters.artifact import artifact_at
 from scrfdconv.converters.errors import ArtifactError, CheckFailed
 from scrfdconv.converters.formats import formats, open_artifact
+from scrfdconv.converters.formats.tensorrt import TensorRTOptions
+from scrfdconv.converters.formats.tensorrt.audit import audit, audit_layers
 from scrfdconv.converters.formats.tensorrt.inspect import layers_from_json
-from scrfdconv.converters.formats.tensorrt.plan import TensorRTOptions
+from scrfdconv.recipes.convert import convert
+from scrfdconv.recipes.target import target_of
 
 
 def tensor(word, new):
@@ -106,13 +107,11 @@ def test_an_unknown_form_is_an_error(text):
 def test_an_engine_asked_for_fp16_that_runs_fp32_fails_the_build(
     machine, tiny, tmp_path, monkeypatch
 ):
-    from scrfdconv.recipes.tensorrt import EngineRequest, build_engine
-
     machine.builds_fp32 = True
     out = tmp_path / "tiny_fp16.engine"
 
     with pytest.raises(CheckFailed, match=r"fp16 share: 0, at least 0\.\d+ allowed"):
-        build_engine(tiny, EngineRequest("fp16", (64, 64)), out, None)
+        convert(tiny, target_of("tensorrt", "fp16", {"shape": (64, 64)}), out, None)
 
     assert list(tmp_path.iterdir()) == []
 
@@ -120,7 +119,7 @@ def test_an_engine_asked_for_fp16_that_runs_fp32_fails_the_build(
 def test_the_audit_of_a_good_engine_passes(machine, tiny_onnx, tmp_path):
     path = tmp_path / "tiny.engine"
     options = TensorRTOptions(min=("1x64x64",), opt=("1x64x64",), max=("1x64x64",))
-    formats()["tensorrt"].convert(artifact_at(tiny_onnx, "onnx"), path, options, None)
+    formats()["tensorrt"].convert(formats()["onnx"].artifact_at(tiny_onnx), path, options, None)
 
     results = list(audit(open_artifact(path)))
 

@@ -1,0 +1,42 @@
+"""The verb simplify: a smaller graph that is the same function."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scrfdconv.cli import options as o
+from scrfdconv.cli import output
+from scrfdconv.cli.main import MAKE, app
+from scrfdconv.cli.making import show_made
+
+
+@app.command(rich_help_panel=MAKE)
+def simplify(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="Any ONNX model.")],
+    shape: o.Shape = None,
+    batch: o.Batch = 1,
+    out: o.Output = None,
+    no_verify: o.NoVerify = False,
+    json: o.Json = False,
+) -> None:
+    """Simplify any ONNX model and verify the result against it; --shape makes it fixed."""
+    from scrfdconv.checks.verify import Demand
+    from scrfdconv.converters.formats import require_format
+    from scrfdconv.converters.graph.model_file import node_count
+    from scrfdconv.recipes.convert import convert
+    from scrfdconv.recipes.naming import default_output
+    from scrfdconv.recipes.target import target_of
+
+    target = target_of("onnx", None, {"shape": shape, "batch": batch})
+    maker = require_format(model, target.format)
+    name = model.stem if shape else f"{model.stem}_simplified"
+    path = out or default_output(name, maker.suffix, shape)
+    before = node_count(model)
+    demand = None if no_verify else Demand()
+    made = convert(maker.artifact_at(model), target, path, demand, stage=output.progress)
+    after = node_count(path)
+    show_made(made, {"nodes": {"before": before, "after": after}})
+    output.show(f"{before} nodes before, {after} after")

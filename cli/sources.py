@@ -1,0 +1,48 @@
+"""SOURCE and REFERENCE: opened, with options that mean nothing for them refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from scrfdconv.cli import output
+
+if TYPE_CHECKING:
+    from scrfdconv.converters.formats import Source
+
+
+def open_for_making(
+    source: str | None, architecture: str | None, config: Path | None, groups: int | None, seed: int
+) -> Source:
+    """SOURCE; options that mean nothing for it are refused, not ignored."""
+    from scrfdconv.converters.checkpoint.loading import Checkpoint
+    from scrfdconv.recipes.convert import SourceOptions, open_source
+
+    options = SourceOptions(architecture=architecture, config=config, groups=groups, seed=seed)
+    opened = open_source(source, options)
+    said = {"--architecture": architecture, "--config": config, "--norm-groups": groups}
+    given = [option for option, value in said.items() if value is not None]
+    if given and not isinstance(opened, Checkpoint):
+        raise typer.BadParameter(
+            f"{given[0]} says what a checkpoint is; {opened.path} is {opened.format}."
+        )
+    seeded = isinstance(opened, Checkpoint) and opened.seeded
+    if groups is not None and seeded:
+        raise typer.BadParameter(f"--norm-groups is for checkpoint files, not for {opened.name}.")
+    if seed and not seeded:
+        raise typer.BadParameter(f"--seed draws the weights of built-in models; {source} has some.")
+    return opened
+
+
+def tell_source(source: Source) -> None:
+    """Say which network a checkpoint is, and loudly if its weights are untrained."""
+    from scrfdconv.converters.checkpoint.loading import Checkpoint
+
+    if not isinstance(source, Checkpoint):
+        return
+    output.say(f"{source.name}: {source.architecture.name}, by {source.recognised_by}")
+    for note in source.notes:
+        output.say(f"note: {note}")
+    output.say_if_seeded(source)

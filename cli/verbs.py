@@ -1,0 +1,213 @@
+"""The verbs that make artifacts: one for each format, and one for each reduced precision of ONNX.
+
+Their options are made of the declarations in ``converters``: those of the formats on the way, of
+the precisions, and what every verb asks for (the source, what to prove, where to write).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from scrfdconv.cli import options as o
+from scrfdconv.cli.making import Wish, make
+from scrfdconv.converters.formats import Format, formats
+from scrfdconv.converters.options import NoOptions, OptionField, option_fields
+from scrfdconv.converters.precision import FLOAT, Precision, precisions
+
+GRAPH = next(one for one in formats().values() if one.from_itself)
+PLAN_ONLY = Annotated[
+    bool,
+    typer.Option(
+        "--plan-only",
+        help="Build nothing: write what another machine needs to build it. Needs none of the "
+        "libraries.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb: artifacts of a format, in a precision of its own or in one that is asked for."""
+
+    name: str
+    summary: str
+    format: Format
+    precision: str | None = None  # None: --precision says
+
+    @property
+    def short_help(self) -> str:
+        """The first sentence, for the list of verbs."""
+        return self.summary.partition("\n")[0]
+
+
+def making_verbs() -> dict[str, Verb]:
+    """All of them by name, in the order of formats and precisions."""
+    of_formats = (
+        Verb(one.name.replace("_", "-"), one.summary, one)
+        for one in formats().values()
+        if one.source is not None
+    )
+    of_precisions = (
+        Verb(name, one.summary, GRAPH, name) for name, one in precisions().items() if one.summary
+    )
+    return {verb.name: verb for verb in (*of_formats, *of_precisions)}
+
+
+def command_of(verb: Verb) -> Any:
+    """The function that typer makes a command of."""
+
+    def run(context: typer.Context, **values: Any) -> None:
+        source = context.get_parameter_source
+        given = {name for name in values if getattr(source(name), "name", "") == "COMMANDLINE"}
+        make(_wish(verb, values, given))
+
+    parameters = [
+        inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
+        *_parameters(verb),
+    ]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    run.__name__ = verb.name
+    run.__doc__ = inspect.cleandoc(verb.summary)
+    return run
+
+
+# ---------------------------------------------------------------- options
+
+
+def _parameters(verb: Verb) -> Iterator[inspect.Parameter]:
+    yield _parameter("source", o.Source, None)
+    for field in _format_fields(verb):
+        yield _parameter(field.name, _annotation(field), _default(field))
+    if verb.precision is None and verb.format.precisions != (FLOAT,):
+        named: Any = StrEnum("Precision", {p: p for p in verb.format.precisions})  # type: ignore[misc]
+        option = typer.Option(
+            "--precision",
+            help="Of the weights and the arithmetic; int8 needs --images.",
+            show_default="the source's",
+        )
+        yield _parameter("precision", Annotated[named | None, option], None)
+    for field in _precision_fields(verb):
+        yield _parameter(field.name, _annotation(field, _heading(verb, field)), _default(field))
+    if _plans(verb.format):
+        yield _parameter("plan_only", PLAN_ONLY, default=False)
+    yield _parameter("out", o.Output, None)
+    yield _parameter("images", o.Images, None)
+    yield _parameter("architecture", o.Architecture, None)
+    yield _parameter("config", o.Config, None)
+    yield _parameter("norm_groups", o.NormGroups, None)
+    yield _parameter("seed", o.Seed, 0)
+    yield _parameter("loosen", o.Loosen, 1.0)
+    yield _parameter("no_verify", o.NoVerify, default=False)
+    yield _parameter("json", o.Json, default=False)
+
+
+def _format_fields(verb: Verb) -> list[OptionField]:
+    kinds = dict.fromkeys(one.options for one in verb.format.chain())
+    return [field for kind in kinds for field in option_fields(kind)]
+
+
+def _precisions_of(verb: Verb) -> list[Precision]:
+    names = (verb.precision,) if verb.precision else verb.format.precisions
+    native = verb.format.native_precisions
+    return [one for name, one in precisions().items() if name in names and name not in native]
+
+
+def _precision_fields(verb: Verb) -> list[OptionField]:
+    """Options of all precisions of the verb; one that two of them have stands once."""
+    found: dict[str, OptionField] = {}
+    for one in _precisions_of(verb):
+        for field in option_fields(one.options):
+            found.setdefault(field.name, field)
+    return list(found.values())
+
+
+def _heading(verb: Verb, field: OptionField) -> str:
+    """``For --precision int8``, where the verb leaves the precision open."""
+    if verb.precision:
+        return ""
+    names = [p.name for p in _precisions_of(verb) if field in option_fields(p.options)]
+    return f"For --precision {' or '.join(names)}"
+
+
+def _plans(one: Format) -> bool:
+    return type(one).instructions is not Format.instructions
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+    )
+
+
+def _annotation(field: OptionField, group: str = "") -> Any:
+    """A field as typer declares options."""
+    kind, option = field.kind, field.option
+    if field.choices:
+        kind = _choices(field)
+    elif field.repeated:
+        kind = list[str]
+    declared = typer.Option(
+        field.flag,
+        help=option.help,
+        metavar=option.metavar or None,
+        min=option.least,
+        max=option.most,
+        show_default=option.shown_default or True,
+        rich_help_panel=option.group or group or None,
+    )
+    wanted = kind | None if field.optional or field.repeated else kind
+    return Annotated[wanted, declared]
+
+
+def _choices(field: OptionField) -> Any:
+    """An enumeration, as typer wants choices."""
+    return StrEnum(field.name.title(), {choice: choice for choice in field.choices})
+
+
+def _default(field: OptionField) -> Any:
+    if field.repeated:
+        return None
+    return field.default
+
+
+# ---------------------------------------------------------------- what was asked for
+
+
+def _wish(verb: Verb, values: Mapping[str, Any], given: set[str]) -> Wish:
+    """The values of the command line, sorted by what they are for."""
+    precision = verb.precision or (values.get("precision") and str(values["precision"]))
+    fields = {f.name: f for f in (*_format_fields(verb), *_precision_fields(verb))}
+    return Wish(
+        format=verb.format,
+        precision=precision or None,
+        chosen={name: _value(fields[name], values[name]) for name in fields if name in given},
+        flags={name: field.flag for name, field in fields.items()},
+        source=values["source"],
+        plan_only=values.get("plan_only", False),
+        out=values["out"],
+        images=values["images"],
+        architecture=values["architecture"],
+        config=values["config"],
+        norm_groups=values["norm_groups"],
+        seed=values["seed"],
+        loosen=values["loosen"] if "loosen" in given else None,
+        verify=not values["no_verify"],
+    )
+
+
+def _value(field: OptionField, value: Any) -> Any:
+    if field.choices and value is not None:
+        return str(value)
+    if field.repeated:
+        return tuple(value or ())
+    return tuple(value) if isinstance(value, list) else value
+
+
+__all__ = ["NoOptions", "Verb", "command_of", "making_verbs"]

@@ -1,0 +1,51 @@
+"""TorchScript: traced, frozen, one file that loads with torch alone.
+
+torch deprecates it: a DeprecationWarning in 2.13, a FutureWarning in 2.15. It still runs
+everywhere that libtorch runs, so it stays, and the one warning is kept away on purpose.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scrfdconv.converters.artifact import archive_members
+from scrfdconv.converters.formats import Format, Source
+from scrfdconv.converters.options import SizeOptions
+
+if TYPE_CHECKING:
+    from scrfdconv.converters.runner import Runner
+
+
+class TorchScript(Format):
+    """A traced and frozen module."""
+
+    name = "torchscript"
+    title = "TorchScript"
+    summary = "Trace and freeze to TorchScript and verify; dynamic unless --shape."
+    suffixes = (".pt",)
+    source = "pytorch"
+    options = SizeOptions
+    libraries = ("torch",)
+    modules = ("torch",)
+    fresh_process = True
+
+    def recognises(self, path: Path, head: bytes) -> bool:
+        """True for torch's archives with code in them."""
+        return "constants.pkl" in (archive_members(path) or ())
+
+    def build(self, source: Source, options: Any, out: Path, precision: str) -> None:
+        """Trace the network; it reads sizes from its input, unless the shape is fixed."""
+        from scrfdconv.converters.formats.torchscript.tracing import torchscript_from_checkpoint
+
+        out.write_bytes(torchscript_from_checkpoint(source, options))  # type: ignore[arg-type]
+
+    def open(self, path: Path, threads: int | None = None) -> Runner:
+        """Load a TorchScript file with the outputs of an SCRFD."""
+        from scrfdconv.converters.formats.torchscript.runner import TorchScriptRunner
+
+        return TorchScriptRunner(path, threads)
+
+    def remark(self, precision: str) -> str:
+        """TorchScript is on its way out."""
+        return "torch calls it deprecated; it still runs"

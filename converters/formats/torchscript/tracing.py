@@ -1,0 +1,81 @@
+"""TorchScript: traced, frozen, one file that loads with torch alone.
+
+torch deprecates it: a DeprecationWarning in 2.13, a FutureWarning in 2.15. It still runs
+everywhere that libtorch runs, so it stays, and the one warning is kept away on purpose.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+import zipfile
+from typing import TYPE_CHECKING, Any
+
+from scrfdconv.converters.checkpoint.loading import Checkpoint
+from scrfdconv.converters.checkpoint.metadata import metadata_for
+from scrfdconv.converters.network.architecture import CHANNELS, require_shape, trace_size
+from scrfdconv.converters.options import SizeOptions
+
+if TYPE_CHECKING:
+    import torch
+
+METADATA_FILE = "scrfdconv.json"  # inside the archive, read through `_extra_files`
+PROBE_SIZE = (128, 128)  # whole cells at every stride up to 128
+
+
+def torchscript_from_checkpoint(source: Checkpoint, options: SizeOptions) -> bytes:
+    """Trace the network; it reads sizes from its input, unless the shape is fixed."""
+    import torch
+
+    a = source.architecture
+    if options.shape:
+        require_shape(options.shape, a.size_multiple)
+    # A batch of 2: tracing does not tell a size of 1 from a constant in every operator.
+    images = torch.zeros(2, CHANNELS, *trace_size(a))
+    metadata = metadata_for(source, "fp32", options.shape, options.batch)
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), torch.inference_mode():
+        # Deprecation is known, and what the tracer suspects the checks at several sizes find.
+        warnings.simplefilter("ignore")
+        module = torch.jit.trace(  # type: ignore[no-untyped-call]
+            source.model(), images, check_trace=False
+        )
+        if options.shape:
+            shape = (options.batch, CHANNELS, *options.shape)
+            module = _of_one_shape(module, shape)
+        frozen = torch.jit.freeze(module.eval())
+        torch.jit.save(frozen, buffer, {METADATA_FILE: json.dumps(metadata)})
+    return _without_paths(buffer)
+
+
+def _without_paths(saved: io.BytesIO) -> bytes:
+    """The archive without its optional debug files: they hold the paths of this machine."""
+    stripped = io.BytesIO()
+    with zipfile.ZipFile(saved) as old, zipfile.ZipFile(stripped, "w") as new:
+        for name in old.namelist():
+            if not name.endswith(".debug_pkl"):
+                new.writestr(zipfile.ZipInfo(name), old.read(name))
+    return stripped.getvalue()
+
+
+def _of_one_shape(traced: Any, shape: tuple[int, ...]) -> Any:
+    """``traced`` that refuses images of another shape, as a fixed ONNX model does.
+
+    Around the dynamic trace, so that a fixed model of any size costs no memory to make.
+    """
+    import torch
+
+    class OneShape(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = traced
+            self.shape = list(shape)
+
+        # TorchScript finds the type of what is returned, and reads every comment behind `def`.
+        def forward(self, images: torch.Tensor):  # type: ignore[no-untyped-def]
+            if list(images.shape) != self.shape:
+                raise ValueError(f"images must have the shape {self.shape}")
+            return self.model(images)
+
+    return torch.jit.script(OneShape().eval())

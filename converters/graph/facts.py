@@ -1,0 +1,66 @@
+"""What ``inspect`` says of model files, whatever their format."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from scrfdconv.converters.metadata import architecture_from_metadata
+from scrfdconv.converters.network.architecture import Architecture
+from scrfdconv.converters.network.complexity import complexity
+from scrfdconv.converters.runner import Runner
+
+_TYPES = {1: "float32", 2: "uint8", 3: "int8", 10: "float16"}  # onnx.TensorProto.DataType
+
+
+def facts_of_architecture(architecture: Architecture) -> dict[str, Any]:
+    """Name, size and cost of a network, and everything that determines it."""
+    cost = complexity(architecture)
+    return {
+        "model": architecture.name,
+        "parameters": cost.parameters,
+        "gflops_vga": round(cost.flops / 1e9, 4),
+        "architecture": architecture.to_dict(),
+        "outputs": list(architecture.output_names),
+    }
+
+
+def facts_of_runner(runner: Runner) -> dict[str, Any]:
+    """What an opened model takes and returns, and what it says of itself."""
+    interface = runner.interface
+    dims = [interface.batch, interface.channels, interface.height, interface.width]
+    facts: dict[str, Any] = {
+        "takes": [dim or "any" for dim in dims],
+        "returns": list(interface.outputs),
+        "precision": runner.precision,
+        "metadata": {k: v for k, v in runner.metadata.items() if k != "architecture"},
+    }
+    architecture = architecture_from_metadata(runner.metadata)
+    return {**facts_of_architecture(architecture), **facts} if architecture else facts
+
+
+def facts_of_onnx(path: Path) -> dict[str, Any]:
+    """What an ONNX file declares."""
+    from onnx import numpy_helper
+
+    from scrfdconv.converters.graph.model_file import load_onnx, opset_of
+
+    model = load_onnx(path)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return {
+        "opset": opset_of(model),
+        "ir_version": model.ir_version,
+        "producer": f"{model.producer_name} {model.producer_version}".strip(),
+        "inputs": {v.name: _declared(v) for v in model.graph.input if v.name not in constants},
+        "declared_outputs": {v.name: _declared(v) for v in model.graph.output},
+        "nodes": len(model.graph.node),
+        "operators": dict(Counter(node.op_type for node in model.graph.node).most_common()),
+        "constants": sum(numpy_helper.to_array(t).size for t in model.graph.initializer),
+    }
+
+
+def _declared(value: Any) -> str:
+    tensor = value.type.tensor_type
+    dims = [d.dim_param or d.dim_value or "?" for d in tensor.shape.dim]
+    return f"{_TYPES.get(tensor.elem_type, tensor.elem_type)} {dims}".replace("'", "")

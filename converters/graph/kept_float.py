@@ -1,0 +1,98 @@
+"""What stays float32 in a model of reduced precision, and why; and what can be reduced at all."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scrfdconv.converters.artifact import Artifact
+from scrfdconv.converters.errors import ArtifactError
+from scrfdconv.converters.graph.onnx_runner import OnnxRunner
+from scrfdconv.converters.metadata import PREFIX
+from scrfdconv.converters.network.architecture import BOX_SIDES
+from scrfdconv.converters.network.seeded import seeded_pictures
+from scrfdconv.converters.runner import Interface
+
+if TYPE_CHECKING:
+    import onnx
+
+KEY = "kept_float"  # metadata: {reason: [node, ...]} as JSON
+_PROBE_SEED = 0
+_WIDTHS = {"bbox": BOX_SIDES}  # last dimension; scores have as many as classes
+
+
+@dataclass(frozen=True)
+class KeptFloat:
+    """Nodes that stay float32, with the reason."""
+
+    reason: str
+    nodes: tuple[str, ...]
+
+
+def kept_float(metadata: Mapping[str, str]) -> dict[str, list[str]]:
+    """What stayed float32, by reason, from the metadata of an artifact of ours."""
+    content: dict[str, list[str]] = json.loads(metadata.get(KEY, "{}"))
+    return content
+
+
+def describe_reduced(
+    model: onnx.ModelProto, kept: Iterable[KeptFloat], own: Mapping[str, str], source: Artifact
+) -> None:
+    """Write into the metadata what the model is, what stayed float and what it was made from."""
+    import onnx
+
+    by_reason: dict[str, list[str]] = {}
+    for entry in kept:
+        by_reason.setdefault(entry.reason, []).extend(entry.nodes)
+    said = {**own, KEY: json.dumps(by_reason), "parent_sha256": source.digest}
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    metadata |= {PREFIX + key: value for key, value in said.items()}
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, dict(sorted(metadata.items())))
+
+
+# ---------------------------------------------------------------- what can be reduced
+
+
+def require_convertible(path: Path) -> Interface:
+    """The interface of a float SCRFD in ONNX; raises ArtifactError for other files.
+
+    Runs once on a built-in picture: other detectors have six or nine outputs, too.
+    """
+    runner = OnnxRunner(path)
+    if runner.precision != "fp32":
+        raise ArtifactError(
+            f"{path}: is {runner.precision} already, at least in part; convert from the float32 "
+            "model."
+        )
+    picture = built_in_pictures(runner.interface)[0]
+    outputs = runner.run(np.repeat(picture[None], runner.interface.batch or 1, axis=0))
+    for name, value in outputs.items():
+        _require_head(path, name, value.shape, picture.shape[1:])
+    return runner.interface
+
+
+def built_in_pictures(interface: Interface) -> np.ndarray:
+    """Structure at every scale and noise, (N, 3, H, W), of a size that the model takes."""
+    pictures = seeded_pictures(_PROBE_SEED).astype(np.float32)
+    height = interface.height or pictures.shape[2]
+    width = interface.width or pictures.shape[3]
+    down, across = -(-height // pictures.shape[2]), -(-width // pictures.shape[3])
+    return np.tile(pictures, (1, 1, down, across))[:, :, :height, :width]
+
+
+def _require_head(path: Path, name: str, shape: tuple[int, ...], image: tuple[int, ...]) -> None:
+    kind, _, stride = name.partition("_")
+    cells = math.prod(side // int(stride) for side in image)
+    rows, width = shape[-2:] if len(shape) > 1 else (0, 0)
+    if not rows or rows % cells or width != _WIDTHS.get(kind, width):
+        raise ArtifactError(
+            f"{path}: is not an SCRFD: {name} has the shape {list(shape)}, for {cells} cells at "
+            f"stride {stride}."
+        )

@@ -1,0 +1,115 @@
+"""Options of formats and precisions, declared once as the fields of a frozen class.
+
+The command line makes its options of these declarations, recipes their keys, and builds their
+cache keys. No library is imported here: every ``--help`` reads the declarations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, fields
+from functools import cache
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from scrfdconv.converters.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """How one field of an options class is asked for, on the command line and in recipes."""
+
+    help: str
+    flag: str = ""  # "": the field's name with dashes
+    metavar: str = ""
+    least: float | None = None
+    most: float | None = None
+    shown_default: str = ""  # what --help shows where None stands for more
+    in_name: str = ""  # what another value than the default adds to a file's name: "opset{}"
+    none_means: Any = None  # the value that None has in builds, which start from checkpoints
+    in_recipes: bool = True
+    group: str = ""  # heading in --help
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptionField:
+    """One field of an options class, with everything that its declaration says."""
+
+    name: str
+    kind: Any  # the type without None
+    optional: bool
+    default: Any
+    option: Option
+
+    @property
+    def flag(self) -> str:
+        """``--keep-float``, as the command line has it."""
+        return self.option.flag or f"--{self.name.replace('_', '-')}"
+
+    @property
+    def choices(self) -> tuple[Any, ...]:
+        """All values, where only these are possible."""
+        return get_args(self.kind) if get_origin(self.kind) is Literal else ()
+
+    @property
+    def repeated(self) -> bool:
+        """True for a field of any number of texts."""
+        return bool(self.kind == tuple[str, ...])
+
+    def require(self, value: Any) -> None:
+        """Raise UsageError for a value that the declaration does not allow."""
+        least, most = self.option.least, self.option.most
+        if value is None and self.optional:
+            return
+        if self.choices and value not in self.choices:
+            known = ", ".join(map(str, self.choices))
+            raise UsageError(f"{self.flag} {value}: known are {known}.")
+        if (least is not None and not value >= least) or (most is not None and not value <= most):
+            bounds = [f"at least {least:g}"] if least is not None else []
+            bounds += [f"at most {most:g}"] if most is not None else []
+            raise UsageError(f"{self.flag} {value}: must be {' and '.join(bounds)}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Base of all options classes: values outside their declaration raise UsageError."""
+
+    def __post_init__(self) -> None:
+        kind: Any = type(self)  # a class is hashable, whatever type checkers think
+        for field in option_fields(kind):
+            field.require(getattr(self, field.name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoOptions(Options):
+    """Nothing to choose."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeOptions(Options):
+    """Dynamic unless ``shape`` (H, W) is given; then ``batch`` images of that shape."""
+
+    shape: Annotated[
+        tuple[int, int] | None,
+        Option(help="Fix height and width, multiples of 32.", metavar="H W"),
+    ] = None
+    batch: Annotated[
+        int, Option(help="Images per run of a fixed shape.", least=1, in_name="batch{}")
+    ] = 1
+
+
+@cache
+def option_fields(options: type) -> tuple[OptionField, ...]:
+    """The declared fields of an options class, in their order."""
+    hints = get_type_hints(options, include_extras=True)
+    return tuple(_field(f.name, hints[f.name], f.default) for f in fields(options))
+
+
+def _field(name: str, hint: Any, default: Any) -> OptionField:
+    if get_origin(hint) is not Annotated or default is MISSING:
+        raise AssertionError(f"the option {name} needs an Annotated type and a default")
+    kind, option = get_args(hint)
+    parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    (bare,) = [part for part in parts if part is not type(None)]
+    return OptionField(
+        name=name, kind=bare, optional=len(parts) > 1, default=default, option=option
+    )

@@ -1,0 +1,132 @@
+"""One INT8 conversion: what is asked for, and what its float graph says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scrfdconv.converters.artifact import Artifact
+from scrfdconv.converters.checkpoint.loading import Checkpoint
+from scrfdconv.converters.errors import UsageError
+from scrfdconv.converters.formats import Source
+from scrfdconv.converters.graph.kept_float import require_convertible
+from scrfdconv.converters.graph.model_file import load_onnx
+from scrfdconv.converters.graph.onnx_runner import OnnxRunner
+from scrfdconv.converters.precision.int8 import Arrangement, Int8Options
+from scrfdconv.converters.precision.int8.calibration import Table
+from scrfdconv.converters.precision.int8.conversion import (
+    Int8Settings,
+    kept_for,
+    needs_reduced_range,
+)
+from scrfdconv.converters.precision.int8.quantization import quantizable
+from scrfdconv.converters.runner import Interface
+from scrfdconv.recipes.precision import DEFAULT_SIZE, Order, Progress, Stage
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int8Conversion:
+    """A source, the float graph that is quantized, and the options."""
+
+    source: Source
+    parent: Artifact
+    options: Int8Options
+    arrangement: Arrangement
+    images: tuple[Path, ...]
+    stage: Stage
+    interface: Interface  # of the parent
+    size: tuple[int, int]  # of the pictures
+    trained: bool  # False for seeded weights, which find no faces
+
+    @classmethod
+    def of(cls, order: Order) -> Int8Conversion:
+        """Raises UsageError or ArtifactError for what cannot be done, before anything is measured.
+
+        That is an unknown name in --keep-float, a wrong size, or a model of another kind.
+        """
+        interface = require_convertible(order.parent.path)
+        options = order.target.of(Int8Options)
+        found = cls(
+            source=order.source,
+            parent=order.parent,
+            options=options,
+            arrangement=options.target or order.target.maker.int8_target,  # type: ignore[arg-type]
+            images=order.images,
+            stage=order.stage,
+            interface=interface,
+            size=calibration_size(interface, options),
+            trained=not is_seeded(order.source, order.parent),
+        )
+        kept_for(found.model(), interface.outputs, found.settings(empty_table()))
+        return found
+
+    @property
+    def batch(self) -> int:
+        """Images that the parent takes at once."""
+        return self.interface.batch or 1
+
+    def model(self) -> onnx.ModelProto:
+        """The parent, fit for Q/DQ pairs."""
+        return quantizable(load_onnx(self.parent.path))
+
+    def settings(self, table: Table) -> Int8Settings:
+        """What the quantization is told, nothing put back to float yet."""
+        reduce = self.arrangement == "cpu" and needs_reduced_range()
+        return Int8Settings(table, self.arrangement, reduce, self.options.keep_float)
+
+    def notes(self) -> Iterator[str]:
+        """What a user must know before anything is measured."""
+        if not self.trained:
+            yield (
+                "the weights are seeded, not trained: limits of raw outputs apply, and nothing is "
+                "said about faces"
+            )
+
+
+def empty_table() -> Table:
+    """A table that nothing was measured for, to check options before measuring."""
+    return Table("", "", 0, DEFAULT_SIZE, "minmax", {})
+
+
+def counted(
+    images: Callable[[], Iterator[np.ndarray]], total: int, progress: Progress
+) -> Callable[[], Iterator[np.ndarray]]:
+    """The same images, reporting how many were taken."""
+
+    def counted() -> Iterator[np.ndarray]:
+        for done, batch in enumerate(images(), 1):
+            yield batch
+            progress(done, total)
+
+    return counted
+
+
+def calibration_size(interface: Interface, options: Int8Options) -> tuple[int, int]:
+    """Height and width of the pictures; raises UsageError for those that the model refuses."""
+    wanted, fixed = options.calibration_size, interface.shape
+    if wanted and fixed and wanted != fixed:
+        raise UsageError(
+            f"--calibration-size {wanted[0]} {wanted[1]}: the model is fixed to {fixed[0]}x"
+            f"{fixed[1]}; leave the option out."
+        )
+    size = wanted or fixed or DEFAULT_SIZE
+    if not interface.accepts(interface.batch or 1, *size):
+        raise UsageError(
+            f"--calibration-size {size[0]} {size[1]}: height and width must be multiples of "
+            f"{interface.size_multiple}."
+        )
+    return size
+
+
+def is_seeded(source: Source, parent: Artifact) -> bool:
+    """True if the weights were drawn, not trained, as far as the files say."""
+    if isinstance(source, Checkpoint):
+        return source.seeded
+    return OnnxRunner(parent.path).metadata.get("weights", "").startswith("seeded")

@@ -1,0 +1,98 @@
+"""How a float graph gets a reduced precision: what the options and the photographs settle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scrfdconv.checks.precision import audit
+from scrfdconv.checks.results import CheckResult, Report
+from scrfdconv.checks.verify import Demand
+from scrfdconv.converters.artifact import Artifact
+from scrfdconv.converters.formats import Source, formats
+
+if TYPE_CHECKING:
+    from scrfdconv.recipes.target import Target
+
+Progress = Callable[[int, int], None]
+Stage = Callable[[str], AbstractContextManager[Progress]]
+
+DEFAULT_SIZE = (640, 640)  # of photographs for dynamic models: upstream's size
+_NAMED = 3  # nodes that a line names before it counts the rest
+
+
+@contextmanager
+def silent(_: str) -> Iterator[Progress]:
+    """A stage that shows nothing."""
+    yield lambda done, total: None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """A float graph, and what is wanted of it."""
+
+    source: Source  # what the artifact is compared with
+    parent: Artifact  # the float graph
+    target: Target
+    precision: str
+    images: tuple[Path, ...]
+    demand: Demand | None
+    stage: Stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settled:
+    """Settings for the conversion, and everything that was measured on the way to them."""
+
+    demand: Demand | None
+    settings: Any = None
+    results: tuple[CheckResult, ...] = ()
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    lines: tuple[str, ...] = ()
+    # What is done with the finished artifact: it is timed, a plan is kept.
+    afterwards: Callable[[Artifact], tuple[Mapping[str, Any], tuple[str, ...]]] | None = None
+    keep: Callable[[], None] = lambda: None
+
+
+def settle(order: Order) -> Settled:
+    """What the settings of the precision are, for this graph and these photographs."""
+    from scrfdconv.recipes.fp16 import settle_fp16
+    from scrfdconv.recipes.int8.int8 import settle_int8
+
+    return {"fp16": settle_fp16, "int8": settle_int8}[order.precision](order)
+
+
+def account_of(artifact: Artifact, lint: Report) -> tuple[dict[str, Any], list[str]]:
+    """What an artifact is, beside its report: types, what stayed float, other files, lint."""
+    facts: dict[str, Any] = {}
+    lines: list[str] = []
+    if artifact.companions:
+        facts["files"] = [str(path) for path in artifact.files]
+    if lint.results:
+        facts["lint"] = lint.to_dict()
+    maker = formats()[artifact.format]
+    if maker.from_itself and artifact.precision != "fp32":
+        counted = audit(artifact.path)
+        kept = kept_nodes(artifact)
+        facts |= {"kept_float": kept, "audit": counted.to_dict()}
+        lines.append(counted.sentence())
+        lines += [_kept_line(reason, nodes) for reason, nodes in kept.items()]
+    return facts, lines
+
+
+def kept_nodes(artifact: Artifact) -> dict[str, list[str]]:
+    """What stayed float32 in an artifact of ours, by reason."""
+    from scrfdconv.converters.formats import open_artifact
+    from scrfdconv.converters.graph.kept_float import kept_float
+
+    return kept_float(open_artifact(artifact.path).metadata)
+
+
+def _kept_line(reason: str, nodes: list[str]) -> str:
+    named = ", ".join(nodes[:_NAMED]) + (" ..." if len(nodes) > _NAMED else "")
+    return f"kept in float32: {len(nodes)} x {reason}: {named}"
