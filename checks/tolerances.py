@@ -65,13 +65,14 @@ _FP16_LIMITS = {
 # Measured over five networks with seeded weights and three with released weights, calibrated on 18
 # photographs, on every stimulus and 12 photographs at 640x640. Worst: score 0.21 and 9 dB, bbox 1.4
 # and 17 dB, kps 1.5 and 13 dB, most on noise that no photograph is like; an untrained tiny network
-# calibrated on two photographs came to two thirds of the limits below. They tell a dead or cut-off
+# calibrated on two photographs came to two thirds of the limits below, and 34G with seeded weights
+# at 160x160 to 0.52 on average in its boxes. They tell a dead or cut-off
 # output, which has 0 dB. Whether an INT8 model is a good one only faces tell
 # (recipes/int8/search.py, `verify --images`).
 _INT8_REASON = "weights and activations of 8 bits"
 _INT8_LIMITS = {
     ("int8", "score"): Limits(7e-1, 1.5e-1, 6e-1, 1 - 3e-1, 2, _INT8_REASON),
-    ("int8", "bbox"): Limits(4, 4e-1, 3, 1 - 2e-2, 11, _INT8_REASON),
+    ("int8", "bbox"): Limits(4, 8e-1, 3, 1 - 2e-2, 11, _INT8_REASON),
     ("int8", "kps"): Limits(4, 5e-1, 3, 1 - 8e-2, 6, _INT8_REASON),
 }
 LIMITS: dict[tuple[str, str], Limits] = {

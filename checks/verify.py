@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scrfdconv.checks.faces.compare import compare_faces, model_input
+from scrfdconv.checks.faces.compare import FacesComparison, model_input
 from scrfdconv.checks.parity import (
     Observe,
     Sample,
@@ -27,7 +27,7 @@ from scrfdconv.converters.formats.pytorch.runner import EagerRunner
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.metadata import architecture_from_metadata
 from scrfdconv.converters.network.complexity import complexity
-from scrfdconv.converters.runner import Runner
+from scrfdconv.converters.runner import Outputs, Runner
 
 
 @dataclass(frozen=True)
@@ -53,20 +53,8 @@ def verify(reference: Source, path: Path, demand: Demand | None = None) -> Repor
     shapes = common_shapes(want.interface, got.interface)
     if a:
         require_memory(complexity(a).live_bytes_per_pixel, shapes)
-    photographs = [model_input(p, shapes[0][1:]) for p in demand.images] if shapes else []
-    results = [
-        *compare(
-            want,
-            got,
-            _samples(want, got, demand, photographs),
-            precision=got.precision,
-            loosen=demand.loosen,
-            observe=demand.observe,
-        )
-    ]
+    results = _compared(want, got, demand, got.precision)
     results += _size_claimed(got)
-    if photographs and not any(r.metric == "runs" for r in results):
-        results += compare_faces(want, got, photographs, got.precision)
     results += map(CheckResult.of, format_of(path).findings(got))
     if isinstance(got, OnnxRunner) and _says_reduced(got):
         results += audit_onnx(path).results()
@@ -88,11 +76,25 @@ def verify_simplified(source: Path, path: Path, demand: Demand | None = None) ->
         want, got = OnnxRunner(source, scrfd=False), OnnxRunner(path, scrfd=False)
         if demand.images:
             raise UsageError(f"--images is for detectors, and {source} is no SCRFD.") from None
-    shapes = common_shapes(want.interface, got.interface)
-    photographs = [model_input(p, shapes[0][1:]) for p in demand.images] if shapes else []
-    samples = _samples(want, got, demand, photographs)
-    results = compare(want, got, samples, loosen=demand.loosen, observe=demand.observe)
-    return Report.of(results, _loosened(demand))
+    return Report.of(_compared(want, got, demand, "fp32"), _loosened(demand))
+
+
+def _compared(want: Runner, got: Runner, demand: Demand, precision: str) -> list[CheckResult]:
+    """Compare outputs, and on photographs faces: each model runs once on each picture."""
+    faces = FacesComparison(precision)
+
+    def observe(sample: Sample, wanted: Outputs, gotten: Outputs) -> None:
+        if sample.path:
+            height, width = sample.images.shape[2:]
+            faces.add(sample.name, (height, width), wanted, gotten)
+        if demand.observe:
+            demand.observe(sample, wanted, gotten)
+
+    samples = _samples(want, got, demand)
+    results = compare(
+        want, got, samples, precision=precision, loosen=demand.loosen, observe=observe
+    )
+    return [*results, *faces.results()]
 
 
 def runner_of(source: Source) -> Runner:
@@ -100,12 +102,13 @@ def runner_of(source: Source) -> Runner:
     return EagerRunner(source) if isinstance(source, Checkpoint) else open_artifact(source.path)
 
 
-def _samples(
-    want: Runner, got: Runner, demand: Demand, photographs: list[np.ndarray]
-) -> Iterator[Sample]:
+def _samples(want: Runner, got: Runner, demand: Demand) -> Iterator[Sample]:
+    """The seeded pictures, then one photograph after the other: no two are in memory at once."""
     yield from samples_for(want.interface, got.interface)
+    shapes = common_shapes(want.interface, got.interface)
     batch = want.interface.batch or got.interface.batch or 1
-    for path, image in zip(demand.images, photographs, strict=bool(photographs)):
+    for path in demand.images if shapes else ():
+        image = model_input(path, shapes[0][1:])
         yield Sample(path.name, np.repeat(image[None], batch, axis=0), path)
 
 

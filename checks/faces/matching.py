@@ -55,9 +55,15 @@ class Marks:
     mean_iou: float  # of the pairs
     worst_iou: float
     score_difference: float  # largest of the pairs
+    mean_score_difference: float
     keypoint_error: float  # mean distance over pairs and points, as a share of sqrt(w * h)
     worst_keypoint_error: float
     point_errors: tuple[float, ...]  # the mean of each point, in the order of KEYPOINT_NAMES
+
+    @property
+    def detected(self) -> int:
+        """The artifact's faces that say something about its reference."""
+        return self.found + self.extra
 
     @property
     def crossings(self) -> str:
@@ -108,7 +114,7 @@ def agreement(
 
     Raises `CheckFailed` if only one side has keypoints.
     """
-    tally = _Tally(threshold, margin, iou)
+    tally = Tally(threshold, margin, iou)
     for reference, other in pairs:
         tally.add(reference, other)
     return tally.agreement()
@@ -165,8 +171,8 @@ class _Seen:
 
 
 @dataclass
-class _Tally:
-    """What adds up while the pictures go by."""
+class Tally:
+    """What adds up while the pictures go by: boxes and scores, no pictures; see `agreement`."""
 
     threshold: float
     margin: float
@@ -185,6 +191,7 @@ class _Tally:
         self.hits.append(_hits(box_ious(ranked.boxes, truth.boxes)))
 
     def agreement(self) -> Agreement:
+        """What was found so far."""
         faces = sum(len(one.strides) for one in self.seen)
         by_iou = self._average_precisions(faces)
         found = np.concatenate([one.strides for one in self.seen] or [np.empty(0, np.intp)])
@@ -204,7 +211,7 @@ class _Tally:
         return [_average_precision(column, faces) for column in hits.T]
 
 
-def _seen(reference: Faces, other: Faces, rules: _Tally) -> _Seen:
+def _seen(reference: Faces, other: Faces, rules: Tally) -> _Seen:
     """Pair the faces of one picture, both down to the threshold less the margin."""
     matches = match(reference, other, rules.iou)
     sure, own = reference.scores >= rules.threshold, other.scores >= rules.threshold
@@ -254,6 +261,7 @@ def _marks(pictures: list[_Seen], stride: int | None) -> Marks:
         mean_iou=float(ious.mean()) if ious.size else math.nan,
         worst_iou=float(ious.min()) if ious.size else math.nan,
         score_difference=float(differences.max()) if differences.size else math.nan,
+        mean_score_difference=float(differences.mean()) if differences.size else math.nan,
         keypoint_error=float(points.mean()) if points.size else math.nan,
         worst_keypoint_error=float(points.max()) if points.size else math.nan,
         point_errors=tuple(points.mean(axis=0).tolist()) if points.size else (),

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scrfdconv.checks.faces.compare import faces_limit
 from scrfdconv.checks.faces.decode import Faces
+from scrfdconv.checks.faces.limits import faces_limit
 from scrfdconv.checks.faces.matching import AP_IOUS, agreement, box_ious, match
 from scrfdconv.converters.errors import CheckFailed
 
