@@ -53,7 +53,7 @@ def verify(reference: Source, path: Path, demand: Demand | None = None) -> Repor
     shapes = common_shapes(want.interface, got.interface)
     if a:
         require_memory(complexity(a).live_bytes_per_pixel, shapes)
-    results = _compared(want, got, demand, got.precision)
+    results = compare_opened(want, got, demand, got.precision)
     results += _size_claimed(got)
     results += map(CheckResult.of, format_of(path).findings(got))
     if isinstance(got, OnnxRunner) and _says_reduced(got):
@@ -76,11 +76,14 @@ def verify_simplified(source: Path, path: Path, demand: Demand | None = None) ->
         want, got = OnnxRunner(source, scrfd=False), OnnxRunner(path, scrfd=False)
         if demand.images:
             raise UsageError(f"--images is for detectors, and {source} is no SCRFD.") from None
-    return Report.of(_compared(want, got, demand, "fp32"), _loosened(demand))
+    return Report.of(compare_opened(want, got, demand, "fp32"), _loosened(demand))
 
 
-def _compared(want: Runner, got: Runner, demand: Demand, precision: str) -> list[CheckResult]:
-    """Compare outputs, and on photographs faces: each model runs once on each picture."""
+def compare_opened(want: Runner, got: Runner, demand: Demand, precision: str) -> list[CheckResult]:
+    """Compare outputs, and on photographs faces: each model runs once on each picture.
+
+    ``precision`` is that of ``got``. Raises InputFileError for a photograph that is none.
+    """
     faces = FacesComparison(precision)
 
     def observe(sample: Sample, wanted: Outputs, gotten: Outputs) -> None:
