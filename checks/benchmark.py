@@ -6,14 +6,10 @@ runs of the same round. A process for each model keeps their thread pools and me
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import platform
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +20,9 @@ import numpy.typing as npt
 
 from scrfdconv.checks.faces.decode import DEPLOYMENT_THRESHOLD, candidates
 from scrfdconv.checks.faces.images import normalise
+from scrfdconv.checks.workers import Died, Worker
 from scrfdconv.converters.errors import ArtifactError, CheckFailed, MissingError
+from scrfdconv.converters.machine import cpu_name
 from scrfdconv.converters.metadata import installed_version
 from scrfdconv.converters.runner import Interface, Runner
 
@@ -38,10 +36,9 @@ DEFAULT_WARM_UP = 5  # the first runs allocate, choose kernels and wake threads
 PAUSE_SECONDS = 0.03
 SEED = 0  # of the noise that the models see; their time does not depend on it
 LIBRARIES = ("torch", "onnxruntime", "tensorrt", "numpy")
-# What thread pools ask before they start; read when the library is loaded.
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 Open = Callable[[], Runner]  # picklable: it is called in the model's own process
+_Call = tuple[Callable[..., Any], tuple[Any, ...]]  # a function and its arguments
 
 
 @dataclass(frozen=True)
@@ -90,7 +87,7 @@ def ratio(timing: Timing, first: Timing) -> Ratio:
 
 
 @dataclass(frozen=True)
-class Load:
+class Workload:
     """What all models run on, and how often."""
 
     batch: int
@@ -101,73 +98,65 @@ class Load:
 
 def measure(
     models: Mapping[str, Open],
-    load: Callable[[Sequence[Interface]], Load],
+    choose: Callable[[Sequence[Interface]], Workload],
     threads: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[list[Timing], Load]:
-    """Time models by name in turns; ``load`` decides from what they accept what they run on.
+) -> tuple[list[Timing], Workload]:
+    """Time models by name in turns; ``choose`` decides from what they accept what they run on.
 
     ``threads`` limits each model's runtime; None leaves it to the runtimes.
     """
     with ExitStack() as stack:
-        turns = [
-            stack.enter_context(_Turns(name, model, threads)) for name, model in models.items()
+        timed = [
+            _TimedModel(name, model, stack.enter_context(Worker[_Call, Any](_answer, threads)))
+            for name, model in models.items()
         ]
-        todo = load([one.open() for one in turns])
-        for one in turns:
-            one.warm_up(todo)
-        for done in range(1, todo.runs + 1):
-            for one in turns:
-                one.run()
-            progress(done, todo.runs)
-        return [one.timing(todo) for one in turns], todo
+        workload = choose([model.open() for model in timed])
+        for model in timed:
+            model.warm_up(workload)
+        for done in range(1, workload.runs + 1):
+            for model in timed:
+                model.run()
+            progress(done, workload.runs)
+        return [model.timing(workload) for model in timed], workload
 
 
-class _Turns:
+class _TimedModel:
     """One model in its own process, which runs only when it is asked to."""
 
-    def __init__(self, name: str, model: Open, threads: int | None) -> None:
+    def __init__(self, name: str, model: Open, worker: Worker[_Call, Any]) -> None:
         self.name = name
-        self._open = model
+        self._open, self._worker = model, worker
         self._runs: list[tuple[float, float]] = []  # wall, processor
-        self._pool = ProcessPoolExecutor(
-            1, multiprocessing.get_context("spawn"), initializer=_limit_threads, initargs=(threads,)
-        )
-
-    def __enter__(self) -> _Turns:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
 
     def _ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        try:
-            return self._pool.submit(function, *arguments).result()
-        except BrokenProcessPool as error:
+        found = self._worker.ask((function, arguments))
+        if isinstance(found, Died):
             raise MissingError(
                 f"{self.name}: its process was ended, as systems do when memory runs out; try a "
                 "smaller --shape or --batch."
-            ) from error
+            )
+        return found
 
     def open(self) -> Interface:
         interface: Interface = self._ask(_open, self._open)
         return interface
 
-    def warm_up(self, load: Load) -> None:
+    def warm_up(self, workload: Workload) -> None:
         try:
-            self._ask(_prepare, load)
+            self._ask(_prepare, workload)
         except CheckFailed as error:
             raise ArtifactError(f"{self.name}: {error}") from error
-        for _ in range(load.warm_up):
+        for _ in range(workload.warm_up):
             self._ask(_run)
 
     def run(self) -> None:
         self._runs.append(self._ask(_run))
         time.sleep(PAUSE_SECONDS)
 
-    def timing(self, load: Load) -> Timing:
+    def timing(self, workload: Workload) -> Timing:
         wall, busy = np.array(self._runs).T
-        return Timing(self.name, wall, busy, self._ask(peak_memory), load.batch)
+        return Timing(self.name, wall, busy, self._ask(peak_memory), workload.batch)
 
 
 # ---------------------------------------------------------------- inside a model's process
@@ -175,9 +164,9 @@ class _Turns:
 _here: dict[str, Any] = {}
 
 
-def _limit_threads(threads: int | None) -> None:
-    if threads:
-        os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
+def _answer(call: _Call) -> Any:
+    function, arguments = call
+    return function(*arguments)
 
 
 def _open(model: Open) -> Interface:
@@ -185,12 +174,12 @@ def _open(model: Open) -> Interface:
     return runner.interface
 
 
-def _prepare(load: Load) -> None:
+def _prepare(workload: Workload) -> None:
     noise = np.random.default_rng(SEED)
-    pixels = noise.integers(0, 256, (load.batch, *load.shape, 3), np.uint8)
+    pixels = noise.integers(0, 256, (workload.batch, *workload.shape, 3), np.uint8)
     images = _here["images"] = normalise(pixels)
     # The time of a model that is no SCRFD, or whose numbers are none, would say nothing.
-    candidates(_here["runner"].run(images), load.shape, DEPLOYMENT_THRESHOLD)
+    candidates(_here["runner"].run(images), workload.shape, DEPLOYMENT_THRESHOLD)
 
 
 def _run() -> tuple[float, float]:
@@ -227,20 +216,3 @@ def environment(threads: int | None) -> dict[str, Any]:
         "platform": f"{platform.system()} {platform.machine()}",
         "libraries": {name: found for name in LIBRARIES if (found := installed_version(name))},
     }
-
-
-def usable_cores() -> int:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def cpu_name() -> str:
-    """The processor as its maker calls it."""
-    if sys.platform == "linux":
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-        if names:
-            return names[0]
-    return platform.processor() or platform.machine()

@@ -17,6 +17,7 @@ from scrfdconv.checks.results import CheckResult
 from scrfdconv.checks.stimuli import STIMULI, mosaic, stimuli
 from scrfdconv.checks.tolerances import bias_limits_for, limits_for
 from scrfdconv.converters.errors import ArtifactError, MissingError
+from scrfdconv.converters.machine import available_memory
 from scrfdconv.converters.network.architecture import TRACE_CELLS
 from scrfdconv.converters.runner import Interface, Outputs, Runner, order_faults
 
@@ -112,10 +113,8 @@ def common_shapes(a: Interface, b: Interface) -> list[tuple[int, int, int]]:
 
 
 def require_memory(live_bytes_per_pixel: float, shapes: Iterable[tuple[int, int, int]]) -> None:
-    """Raise MissingError if a comparison at ``shapes`` would not fit into this machine's memory."""
-    import psutil
-
-    free = psutil.virtual_memory().available
+    """Raise MissingError if a comparison at ``shapes`` needs more memory than there is."""
+    free = available_memory()
     for batch, height, width in shapes:
         need = MEMORY_FACTOR * live_bytes_per_pixel * batch * height * width
         if need > free:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from scrfdconv.checks.plain import field_types, from_plain, to_plain
+from scrfdconv.converters.structured import Real, to_plain
 
 if TYPE_CHECKING:
     from scrfdconv.converters.formats import Finding
@@ -19,15 +19,20 @@ class CheckResult:
     check: str  # parity, weights, faces ...
     subject: str  # score_8, interface ...
     metric: str
-    measured: float
-    limit: float
+    measured: Real
+    limit: Real
     at_least: bool = False  # True: the limit is a lower one
     detail: str = ""
+    relation: Literal["<=", ">=", ""] = ""  # how files say at_least; "" follows it
 
     def __post_init__(self) -> None:
         """Counts and numpy's numbers become plain ones: reports must read back as they were."""
         object.__setattr__(self, "measured", float(self.measured))
         object.__setattr__(self, "limit", float(self.limit))
+        if self.at_least and self.relation == "<=":
+            raise ValueError("at_least, but its relation is <=")
+        object.__setattr__(self, "at_least", self.at_least or self.relation == ">=")
+        object.__setattr__(self, "relation", ">=" if self.at_least else "<=")
 
     @classmethod
     def of(cls, finding: Finding) -> CheckResult:
@@ -53,21 +58,10 @@ class CheckResult:
             "metric": self.metric,
             "measured": to_plain(self.measured),
             "limit": to_plain(self.limit),
-            "relation": ">=" if self.at_least else "<=",
+            "relation": self.relation,
             "passed": self.passed,
             "detail": self.detail,
         }
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> CheckResult:
-        """Read what ``to_dict`` wrote; the verdict is derived anew. Raises KeyError, ValueError."""
-        at_least = from_plain(Literal["<=", ">="], content["relation"], "relation") == ">="
-        values = {
-            key: from_plain(kind, content[key], key)
-            for key, kind in field_types(cls).items()
-            if key != "at_least"
-        }
-        return cls(**values, at_least=at_least)
 
 
 @dataclass(frozen=True)
@@ -120,9 +114,3 @@ class Report:
             "results": [result.to_dict() for result in self.results],
             "notes": list(self.notes),
         }
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Report:
-        """Read what ``to_dict`` wrote; raises KeyError, ValueError."""
-        results = from_plain(tuple[CheckResult, ...], content["results"], "results")
-        return cls(results, from_plain(tuple[str, ...], content["notes"], "notes"))

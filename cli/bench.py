@@ -12,8 +12,8 @@ from scrfdconv.cli import output
 from scrfdconv.cli.main import PROVE, app
 
 if TYPE_CHECKING:
-    from scrfdconv.checks.benchmark import Load
-    from scrfdconv.recipes.bench import Place
+    from scrfdconv.checks.benchmark import Workload
+    from scrfdconv.recipes.bench import ComparedModel
 
 MEGABYTE = 1e6
 HEADINGS = ("model", "median ms", "p90", "p99", "images/s", "cores", "file MB", "peak MB", "ratio")
@@ -44,57 +44,59 @@ def bench(
 ) -> None:
     """Time models in turns (A B A B), each in its own process, after a warm-up."""
     from scrfdconv.checks.benchmark import environment
-    from scrfdconv.recipes.bench import Contest, compare_speed
+    from scrfdconv.recipes.bench import BenchOptions, compare_speed
     from scrfdconv.recipes.convert import SourceOptions
 
-    contest = Contest(shape, batch, threads, runs)
+    bench_options = BenchOptions(shape, batch, threads, runs)
     options = SourceOptions(architecture=architecture, config=config, groups=norm_groups, seed=seed)
     with output.progress("timing") as advance:
-        places, load = compare_speed(models, options, contest, advance)
+        compared, workload = compare_speed(models, options, bench_options, advance)
     machine = environment(threads)
     if json:
-        output.print_json({**_conditions(load), **machine, "models": [_row(p) for p in places]})
+        rows = [_row(model) for model in compared]
+        output.print_json({**_conditions(workload), **machine, "models": rows})
     else:
-        _print(places, load, machine)
+        _print(compared, workload, machine)
 
 
-def _conditions(load: Load) -> dict[str, Any]:
+def _conditions(workload: Workload) -> dict[str, Any]:
     return {
-        "batch": load.batch,
-        "shape": list(load.shape),
-        "runs": load.runs,
-        "warm_up": load.warm_up,
+        "batch": workload.batch,
+        "shape": list(workload.shape),
+        "runs": workload.runs,
+        "warm_up": workload.warm_up,
     }
 
 
-def _row(place: Place) -> dict[str, Any]:
-    timing = place.timing
+def _row(model: ComparedModel) -> dict[str, Any]:
+    timing = model.timing
     return {
         "model": timing.name,
-        "format": place.format,
+        "format": model.format,
         "median_ms": 1e3 * timing.median,
         "p90_ms": 1e3 * timing.percentile(90),
         "p99_ms": 1e3 * timing.percentile(99),
         "images_per_second": timing.throughput,
         "cores_used": timing.cores,
-        "file_bytes": place.file_bytes,
+        "file_bytes": model.file_bytes,
         "peak_memory_bytes": timing.peak_bytes,
-        "ratio": place.ratio.median,
-        "ratio_p10": place.ratio.low,
-        "ratio_p90": place.ratio.high,
+        "ratio": model.ratio.median,
+        "ratio_p10": model.ratio.low,
+        "ratio_p90": model.ratio.high,
     }
 
 
-def _print(places: list[Place], load: Load, machine: dict[str, Any]) -> None:
-    rows = [HEADINGS, *(_cells(place) for place in places)]
+def _print(compared: list[ComparedModel], workload: Workload, machine: dict[str, Any]) -> None:
+    rows = [HEADINGS, *(_cells(model) for model in compared)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for model, *cells in rows:
+    for name, *cells in rows:
         numbers = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
-        output.show("  ".join((model.ljust(widths[0]), *numbers)))
-    height, width = load.shape
+        output.show("  ".join((name.ljust(widths[0]), *numbers)))
+    height, width = workload.shape
     output.show(
-        f"{load.batch} x 3 x {height} x {width}, {load.runs} runs in turns after {load.warm_up}; "
-        "ratio: of the time to the first model's, median (10 % - 90 % of the rounds)"
+        f"{workload.batch} x 3 x {height} x {width}, {workload.runs} runs in turns after "
+        f"{workload.warm_up}; ratio: of the time to the first model's, median (10 % - 90 % of the "
+        "rounds)"
     )
     libraries = ", ".join(f"{name} {found}" for name, found in machine["libraries"].items())
     output.show(
@@ -103,8 +105,8 @@ def _print(places: list[Place], load: Load, machine: dict[str, Any]) -> None:
     )
 
 
-def _cells(place: Place) -> tuple[str, ...]:
-    t, r = place.timing, place.ratio
+def _cells(model: ComparedModel) -> tuple[str, ...]:
+    t, r = model.timing, model.ratio
     return (
         Path(t.name).name,
         f"{1e3 * t.median:.2f}",
@@ -112,7 +114,7 @@ def _cells(place: Place) -> tuple[str, ...]:
         f"{1e3 * t.percentile(99):.2f}",
         f"{t.throughput:.1f}",
         f"{t.cores:.2f}",
-        f"{place.file_bytes / MEGABYTE:.2f}" if place.file_bytes else "-",
+        f"{model.file_bytes / MEGABYTE:.2f}" if model.file_bytes else "-",
         f"{t.peak_bytes / MEGABYTE:.0f}",
         f"{r.median:.3f} ({r.low:.3f}-{r.high:.3f})",
     )

@@ -39,8 +39,7 @@ def _show(facts: dict[str, Any]) -> None:
     output.show(f"system     {facts['system']['platform']}, Python {facts['system']['python']}")
     for name, version in facts["packages"].items():
         output.show(f"           {name} {version or '-'}")
-    features = [name for name, has in cpu["features"].items() if has] or ["none known"]
-    output.show(f"processor  {cpu['model']}: {', '.join(features)}")
+    output.show(f"processor  {cpu['model']}: {_features(cpu['features'])}")
     output.show(
         f"threads    {cpu['torch_threads']} of torch, {cpu['usable_cores']} of {cpu['cores']} cores"
     )
@@ -58,3 +57,9 @@ def _show(facts: dict[str, Any]) -> None:
     for row in facts["formats"]:
         why = f"  {row['why']}" if row["why"] else ""
         output.show(f"{row['format']:<12}{row['precision']:<6}{row['state']:<10}{why}".rstrip())
+
+
+def _features(features: dict[str, bool | None]) -> str:
+    if None in features.values():
+        return "features unknown, this system does not tell"
+    return ", ".join(name for name, has in features.items() if has) or "none of the features"

@@ -133,6 +133,7 @@ def _require_absent(options: Mapping[str, object], way: str) -> None:
 
 
 def _require_drawable(plot: Path | None) -> None:
+    from scrfdconv.checks.widerface.plot import require_plotting
     from scrfdconv.converters.artifact import require_folder
 
     if plot is None:
@@ -140,18 +141,15 @@ def _require_drawable(plot: Path | None) -> None:
     if plot.suffix.lower() not in PLOT_SUFFIXES:
         raise typer.BadParameter(f"--plot {plot}: name a file {' or '.join(PLOT_SUFFIXES)}.")
     require_folder(plot)  # now, not after an hour
+    require_plotting()
 
 
 def _plot(evaluation: Evaluation, title: str, path: Path) -> None:
-    from scrfdconv.checks.widerface.chart_png import png
-    from scrfdconv.checks.widerface.chart_svg import svg
-    from scrfdconv.checks.widerface.curves import curves
+    from scrfdconv.checks.widerface.plot import plot_curves
     from scrfdconv.converters.artifact import replacing
 
-    chart = curves(evaluation, title)
-    content = png(chart) if path.suffix.lower() == ".png" else svg(chart).encode()
     with replacing(path) as part:
-        part.write_bytes(content)
+        plot_curves(evaluation, title, part, path.suffix.lower())
 
 
 def _run_model(

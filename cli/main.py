@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from collections.abc import Sequence
@@ -11,11 +12,12 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from scrfdconv.cli import output, signals
-from scrfdconv.converters.errors import CheckFailed, ScrfdconvError
+from scrfdconv.converters.errors import CheckFailed, MissingError, ScrfdconvError
 
 if TYPE_CHECKING:
     from scrfdconv.cli.verbs import Verb
 
+SYSTEM = os.name
 USAGE_ERROR = 2
 BUG = 70  # EX_SOFTWARE of sysexits.h: none of the documented codes
 # Typer's own name for what click calls UsageError, whichever click it brings.
@@ -51,7 +53,11 @@ class Verbs(TyperGroup):
         output.start(json="--json" in arguments)
         signals.install()
         extra["standalone_mode"] = False
-        sys.exit(self._run(arguments or ["--help"], extra))
+        try:
+            code = self._run(arguments or ["--help"], extra)
+        finally:
+            atexit.register(signals.ignore)
+        sys.exit(code)
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Verbs that make artifacts come from the declarations of formats and precisions."""
@@ -83,6 +89,7 @@ class Verbs(TyperGroup):
 
     def _run(self, arguments: list[str], extra: dict[str, Any]) -> int:
         try:
+            _require_supported_system()
             code = super().main(arguments, **extra)
         except ScrfdconvError as error:
             report = error.report if isinstance(error, CheckFailed) else None
@@ -104,6 +111,13 @@ class Verbs(TyperGroup):
             )
             return BUG
         return code if isinstance(code, int) else 0
+
+
+def _require_supported_system() -> None:
+    if SYSTEM == "nt":
+        raise MissingError(
+            "Windows is not supported: run scrfdconv on Linux, as in WSL or in a container."
+        )
 
 
 def _command(verb: Verb) -> Any:

@@ -24,6 +24,16 @@ def install() -> None:
         signal.signal(number, _stop)
 
 
+def ignore() -> None:
+    """What the command does is done: its exit code stays, whatever comes while Python ends.
+
+    Python takes its handlers back before it unloads libraries, which takes a while with torch; a
+    signal in that time would end the process as if there had been no handler.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
     if _importing(frame):
         again = threading.Timer(AGAIN, signal.raise_signal, [number])

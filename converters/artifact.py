@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from scrfdconv.converters.errors import InputFileError, MissingError, OutputError
+from scrfdconv.converters.scratch import scratch_folder
 
 _CHUNK = 1 << 20  # bytes read at a time
 
@@ -85,17 +82,6 @@ def readable(path: Path) -> Path:
     return path
 
 
-def load_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; raises InputFileError where there is none."""
-    try:
-        content = json.loads(readable(path).read_text("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputFileError(f"{path}: is no JSON file ({error}).") from error
-    if not isinstance(content, dict):
-        raise InputFileError(f"{path}: holds no JSON object.")
-    return content
-
-
 def archive_members(path: Path) -> frozenset[str] | None:
     """Names of the files in a zip archive, without their folders; None for other files."""
     import zipfile
@@ -128,21 +114,16 @@ def scratch_beside(out: Path) -> Iterator[Path]:
 
     Raises OutputError where ``out`` cannot be written.
     """
-    folder = out.with_name(f".{out.name}.{os.getpid()}.part")
     with writing_to(out):
         require_folder(out)
-        _remove_leftovers(out)
-        try:
-            folder.mkdir()
+        with scratch_folder(out) as folder:
             yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def put_in_place(parts: Sequence[Path], files: Sequence[Path]) -> None:
     """Give finished files their final names, the main file (the first) last."""
     for part in parts:
-        with part.open("rb") as file:
+        with part.open("r+b") as file:  # some systems synchronise no file that is only read
             os.fsync(file.fileno())  # or a crash could leave the new name with no content
     for part, final in reversed(list(zip(parts, files, strict=True))):
         part.replace(final)
@@ -176,21 +157,3 @@ def writing_to(out: Path) -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG):
             raise OutputError(f"{out}: cannot be written ({error.strerror}).") from error
         raise
-
-
-def _remove_leftovers(out: Path) -> None:
-    pattern = re.compile(rf"\.{re.escape(out.name)}\.(\d+)\.part")
-    for path in out.parent.iterdir():
-        match = pattern.fullmatch(path.name)
-        if match and not _alive(int(match[1])):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -5,13 +5,12 @@ The same keys in every format; in ONNX they carry the prefix ``scrfdconv.``.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
-from scrfdconv.converters.errors import ArtifactError, UsageError
+from scrfdconv.converters.errors import ArtifactError
 from scrfdconv.converters.network.architecture import Architecture
+from scrfdconv.converters.structured import json_as
 
 PREFIX = "scrfdconv."
 
@@ -37,18 +36,15 @@ def architecture_from_metadata(metadata: dict[str, str]) -> Architecture | None:
     text = metadata.get("architecture")
     if text is None:
         return None
-    try:
-        return architecture_from_dict(json.loads(text))
-    except (ValueError, TypeError, AttributeError, UsageError) as error:
-        raise ArtifactError(
-            f"The model's metadata {PREFIX}architecture are damaged ({error}): convert it again."
-        ) from error
-
-
-def architecture_from_dict(content: Mapping[str, Any]) -> Architecture:
-    """Read what ``Architecture.to_dict`` gave, after JSON turned its tuples into lists."""
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
-    return Architecture(**values)
+    return json_as(
+        text,
+        Architecture,
+        f"The model's metadata {PREFIX}architecture are damaged: it",
+        "architecture",
+        "convert it again",
+        keys="known",
+        error=ArtifactError,
+    )
 
 
 def own_metadata(metadata: Mapping[str, str]) -> dict[str, str]:

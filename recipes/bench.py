@@ -10,9 +10,9 @@ from pathlib import Path
 from scrfdconv.checks.benchmark import (
     DEFAULT_RUNS,
     DEFAULT_WARM_UP,
-    Load,
     Ratio,
     Timing,
+    Workload,
     measure,
     ratio,
 )
@@ -25,7 +25,7 @@ from scrfdconv.recipes.detect import DEFAULT_SIZE, open_runner
 
 
 @dataclass(frozen=True)
-class Contest:
+class BenchOptions:
     """On what to time models; None takes the fixed dimensions of the models, or 640x640 and 1."""
 
     shape: tuple[int, int] | None = None
@@ -36,7 +36,7 @@ class Contest:
 
 
 @dataclass(frozen=True)
-class Place:
+class ComparedModel:
     """How one model did."""
 
     timing: Timing
@@ -48,23 +48,26 @@ class Place:
 def compare_speed(
     models: Sequence[str],
     options: SourceOptions,
-    contest: Contest,
+    bench: BenchOptions,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[list[Place], Load]:
+) -> tuple[list[ComparedModel], Workload]:
     """Time models of any kind side by side; the first one is what the others are compared to."""
     sources = {
         _unique(name, models, at): open_source(name, options) for at, name in enumerate(models)
     }
     opened = {
-        label: partial(_open, model, options, contest.threads)
+        label: partial(_open, model, options, bench.threads)
         for label, model in zip(sources, models, strict=True)
     }
-    timings, load = measure(opened, partial(_load, contest, sources), contest.threads, progress)
-    places = [
-        Place(timing, ratio(timing, timings[0]), _file_size(model), sources[timing.name].format)
+    choose = partial(_workload, bench, sources)
+    timings, workload = measure(opened, choose, bench.threads, progress)
+    compared = [
+        ComparedModel(
+            timing, ratio(timing, timings[0]), _file_size(model), sources[timing.name].format
+        )
         for timing, model in zip(timings, models, strict=True)
     ]
-    return places, load
+    return compared, workload
 
 
 def _unique(name: str, names: Sequence[str], at: int) -> str:
@@ -82,12 +85,14 @@ def _file_size(model: str) -> int | None:
     return path.stat().st_size if path.is_file() else None
 
 
-def _load(contest: Contest, sources: Mapping[str, Source], interfaces: Sequence[Interface]) -> Load:
+def _workload(
+    bench: BenchOptions, sources: Mapping[str, Source], interfaces: Sequence[Interface]
+) -> Workload:
     """What all models accept."""
     shapes = (interface.shape for interface in interfaces)
     batches = (interface.batch for interface in interfaces)
-    shape = contest.shape or next(filter(None, shapes), DEFAULT_SIZE)
-    batch = contest.batch or next(filter(None, batches), 1)
+    shape = bench.shape or next(filter(None, shapes), DEFAULT_SIZE)
+    batch = bench.batch or next(filter(None, batches), 1)
     require_shape(shape)
     for name, interface in zip(sources, interfaces, strict=True):
         if not interface.accepts(batch, *shape):
@@ -97,4 +102,4 @@ def _load(contest: Contest, sources: Mapping[str, Source], interfaces: Sequence[
                 f"{takes[2] or 'any'}, not {batch} x {shape[0]}x{shape[1]}; give --shape and "
                 "--batch that all models accept, or compare models of one shape."
             )
-    return Load(batch, shape, contest.runs, contest.warm_up)
+    return Workload(batch, shape, bench.runs, bench.warm_up)

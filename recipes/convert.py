@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from scrfdconv.checks.results import CheckResult, Report
@@ -26,6 +25,7 @@ from scrfdconv.converters.formats import (
     require_other_files,
 )
 from scrfdconv.converters.precision import FLOAT
+from scrfdconv.converters.scratch import scratch_folder
 from scrfdconv.recipes.precision import Order, Settled, Stage, account_of, settle, silent
 from scrfdconv.recipes.target import Target
 
@@ -99,7 +99,7 @@ def convert(
     maker = target.maker
     require_possible(source, target, demand)
     require_other_files(maker, out, source)
-    with TemporaryDirectory(prefix="scrfdconv-") as folder:
+    with scratch_folder() as folder:
         way = _Way(
             source=source,
             target=target,
@@ -149,7 +149,7 @@ def plan_only(
     target = _in_full(target, source)
     maker = target.maker
     maker.require_possible(source, target.of(maker.options), target.sizes)
-    with TemporaryDirectory(prefix="scrfdconv-") as folder:
+    with scratch_folder() as folder:
         way = _Way(
             source=source,
             target=target,

@@ -12,32 +12,27 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from scrfdconv.checks.benchmark import usable_cores
 from scrfdconv.converters.errors import MissingError, ScrfdconvError
 from scrfdconv.converters.formats import Format, formats
+from scrfdconv.converters.machine import (
+    available_memory,
+    cpu_name,
+    has_byte_dot_product,
+    memory_limit,
+    processor_features,
+    usable_cores,
+)
 from scrfdconv.converters.metadata import installed_version
 from scrfdconv.converters.precision import precisions
+from scrfdconv.converters.scratch import scratch_folder
 from scrfdconv.recipes.pictures import synthetic_pictures
 
 if TYPE_CHECKING:
     from scrfdconv.recipes.convert import Made
 
 OTHERS = ("onnxscript", "scipy")  # of the dynamo exporter and of WIDER FACE
-CPU_INFO = Path("/proc/cpuinfo")
-CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # of containers; "max" without a limit
-# Flags of /proc/cpuinfo that decide what INT8 and BF16 gain: x86-64 and ARM spell them differently.
-FEATURES = {
-    "AVX2": ("avx2",),
-    "AVX-512": ("avx512f",),
-    "VNNI": ("avx512_vnni", "avx_vnni"),
-    "DOTPROD": ("asimddp",),
-    "BF16": ("avx512_bf16", "amx_bf16", "bf16"),
-    "AMX INT8": ("amx_int8",),
-    "I8MM": ("i8mm",),
-}
 PROBE_SHAPE = (64, 64)  # of `--run`: enough for every stride, and quick
 
 
@@ -85,37 +80,23 @@ def _packages() -> list[str]:
 def _cpu() -> dict[str, Any]:
     import torch
 
-    text = CPU_INFO.read_text(errors="replace") if CPU_INFO.is_file() else ""
-    lines = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-    fields = {key.strip(): value.strip() for key, value in lines.items()}
-    known = set(fields.get("flags", fields.get("Features", "")).split())
     return {
-        "model": fields.get("model name") or platform.processor() or platform.machine(),
+        "model": cpu_name(),
         "cores": os.cpu_count(),
         "usable_cores": usable_cores(),
         "torch_threads": torch.get_num_threads(),
-        # None: the system does not tell (only Linux has /proc/cpuinfo)
-        "features": {
-            name: any(flag in known for flag in flags) if known else None
-            for name, flags in FEATURES.items()
-        },
+        "features": processor_features(),  # None: the system does not tell
     }
 
 
 def _memory() -> dict[str, int | None]:
     import psutil
 
-    memory = psutil.virtual_memory()
-    return {"total": memory.total, "available": memory.available, "limit": _memory_limit()}
-
-
-def _memory_limit() -> int | None:
-    """What a container may use at most, or None."""
-    try:
-        text = CGROUP_LIMIT.read_text().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None
+    return {
+        "total": psutil.virtual_memory().total,
+        "available": available_memory(),
+        "limit": memory_limit(),
+    }
 
 
 def _gpu() -> dict[str, Any]:
@@ -166,20 +147,18 @@ def capabilities(*, run: bool = False) -> Iterator[Capability]:
 
 def _remark(made: Format, precision: str) -> str:
     remark = made.remark(precision)
-    features = _cpu()["features"]
-    slow = (
-        precision == "int8" and made.runs_on_cpu and not (features["VNNI"] or features["DOTPROD"])
-    )
-    if slow:
-        return "no INT8 dot product (VNNI) on this processor: expect little speed from INT8"
-    return remark
+    if precision != "int8" or not made.runs_on_cpu or (fast := has_byte_dot_product()):
+        return remark
+    if fast is None:
+        return "this system does not tell whether the processor has an INT8 dot product"
+    return "no INT8 dot product (VNNI) on this processor: expect little speed from INT8"
 
 
 def _tried(made: Format, precision: str) -> Capability:
     """Convert the smallest model, verify it, and forget it."""
     try:
-        with TemporaryDirectory(prefix="scrfdconv-") as folder:
-            report = _converted(made, precision, Path(folder)).report
+        with scratch_folder() as folder:
+            report = _converted(made, precision, folder).report
     except ScrfdconvError as error:
         return Capability(made.name, precision, "failed", str(error))
     assert report is not None

@@ -7,7 +7,6 @@ nor on who did what, and a lost worker's groups run again elsewhere.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -30,22 +29,21 @@ from scrfdconv.checks.widerface.protocol import Evaluation, evaluate
 from scrfdconv.checks.widerface.result_files import load_results
 from scrfdconv.checks.widerface.result_folder import ResultFolder
 from scrfdconv.checks.widerface.truth import GroundTruth, load_ground_truth
+from scrfdconv.checks.workers import THREADS, on_this_machine
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.errors import InputFileError
 from scrfdconv.converters.formats import Source, formats
+from scrfdconv.converters.machine import usable_cores
 from scrfdconv.converters.metadata import architecture_from_metadata
 from scrfdconv.converters.network.architecture import BUILTIN, PUBLISHED, Architecture, Published
 from scrfdconv.converters.runner import Runner
+from scrfdconv.recipes.cluster import on_dask
 from scrfdconv.recipes.convert import SourceOptions, open_source
 from scrfdconv.recipes.detect import faults_of, open_runner
-from scrfdconv.recipes.workers import on_dask, on_this_machine
 
 # Written into result folders: detections of another protocol are never continued. Count up when
 # a change here or in checks/widerface_images.py changes detections.
 PROTOCOL = 1
-# One thread in each worker: parallel images use processors better than parallel layers, and sums
-# do not depend on the number of processors.
-THREADS = 1
 
 Group = tuple[str, ...]  # names of images that one run of the model takes
 Progress = Callable[[int, int], None]  # called with the images that are done, and with all
@@ -158,7 +156,7 @@ def _run(
 def _default_workers(source: Source) -> int:
     if not formats()[source.format].runs_on_cpu:
         return 1  # the device is shared: more processes would only fill its memory
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return usable_cores()
 
 
 @cache

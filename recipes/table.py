@@ -5,13 +5,12 @@ A `Table` hands out typed values and knows which keys were asked for; `done` ref
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from scrfdconv.converters.artifact import readable
 from scrfdconv.converters.errors import InputFileError
+from scrfdconv.converters.structured import read_toml
 
 T = TypeVar("T")
 _MISSING = object()
@@ -20,10 +19,7 @@ _TYPES = {bool: "true or false", int: "an integer", float: "a number", str: "a t
 
 def load_toml(path: Path) -> Table:
     """The whole document; raises InputFileError with the line for what is not TOML."""
-    try:
-        return Table(tomllib.loads(readable(path).read_text("utf-8")), path, "")
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputFileError(f"{path}: is not TOML: {error}.") from error
+    return Table(read_toml(path, dict[str, Any]), path, "")
 
 
 class Table:

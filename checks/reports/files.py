@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from scrfdconv.checks.reports.html import html
@@ -11,13 +10,14 @@ from scrfdconv.checks.reports.markdown import markdown
 from scrfdconv.checks.reports.outcome import BuildResult
 from scrfdconv.converters.artifact import replacing, writing_to
 from scrfdconv.converters.errors import OutputError
+from scrfdconv.converters.structured import to_json
 
 JSON_NAME = "report.json"
 
 
 def report_json(result: BuildResult) -> str:
     """``report.json``: all that the other reports are made of."""
-    return json.dumps(result.to_dict(), indent=1, allow_nan=False)
+    return to_json(result)
 
 
 def write_reports(result: BuildResult, folder: Path) -> None:

@@ -15,13 +15,13 @@ from typing import Any
 
 from markupsafe import Markup
 
-from scrfdconv.checks.plain import to_plain
 from scrfdconv.checks.reports import drawings
 from scrfdconv.checks.reports import wording as figures
 from scrfdconv.checks.reports.drawings import Axis
 from scrfdconv.checks.reports.outcome import BuildResult, FacesOn, Outcome, Picture, State
 from scrfdconv.checks.reports.overview import Matrix
 from scrfdconv.checks.results import CheckResult
+from scrfdconv.converters.structured import to_plain
 
 METRICS = {  # of outputs, and what their columns are called
     "max_abs": "largest",

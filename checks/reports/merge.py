@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from scrfdconv.checks.reports.outcome import SCHEMA_VERSION, BuildResult, Outcome, Picture
-from scrfdconv.converters.artifact import readable
+from scrfdconv.checks.reports.outcome import WHAT, BuildResult, Outcome, Picture
 from scrfdconv.converters.errors import InputFileError
+from scrfdconv.converters.structured import read_json
 
 MADE = ("built", "cached")
 # What two machines say of one artifact: the first of these is what the release has.
@@ -18,22 +17,7 @@ WORTH = (*MADE, "failed", "skipped", "not run")
 
 def read_report(path: Path) -> BuildResult:
     """The result that a build wrote as report.json; raises InputFileError for anything else."""
-    content = _json_object(path)
-    version = content.get("report_version")
-    if type(version) is int and version > SCHEMA_VERSION:
-        raise InputFileError(
-            f"{path}: is a report of version {version}, this scrfdconv reads {SCHEMA_VERSION}; "
-            "install the one that wrote it."
-        )
-    try:
-        return BuildResult.from_dict(content)
-    except KeyError as error:
-        problem = f"{error} is missing"
-    except ValueError as error:
-        problem = str(error)
-    raise InputFileError(
-        f"{path}: is no report.json of `scrfdconv build`, or a damaged one ({problem})."
-    )
+    return BuildResult.from_dict(read_json(path, dict[str, Any], WHAT), str(path))
 
 
 def merge_reports(paths: Sequence[Path]) -> BuildResult:
@@ -54,16 +38,6 @@ def merge_reports(paths: Sequence[Path]) -> BuildResult:
         sum(result.seconds for _, result in results),  # of work: the machines did it side by side
         any(result.strict for _, result in results),
     )
-
-
-def _json_object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(readable(path).read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise InputFileError(f"{path}: is no JSON ({error}); give a report.json.") from error
-    if not isinstance(content, dict):
-        raise InputFileError(f"{path}: is JSON, but no report of `scrfdconv build`.")
-    return content
 
 
 def _require_one_recipe(results: Sequence[tuple[Path, BuildResult]]) -> None:

@@ -10,11 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from scrfdconv.checks.plain import field_types, from_plain, to_plain
 from scrfdconv.checks.results import Report
+from scrfdconv.converters.errors import InputFileError
+from scrfdconv.converters.structured import Real, plain_as, to_plain
 
 State = Literal["built", "cached", "failed", "skipped", "not run"]
 SCHEMA_VERSION = 1
+WHAT = "report.json of `scrfdconv build`, or a damaged one"
+EXIT_CODES = range(256)  # of a process
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,10 @@ class Histogram:
     """
 
     output: str  # score_8 ...
-    edges: tuple[float, ...]  # ascending, one more than counts
+    edges: tuple[Real, ...]  # ascending, one more than counts
     counts: tuple[int, ...]
     below: int = 0
-    limit: float | None = None  # of the largest error; None where there is none
+    limit: Real | None = None  # of the largest error; None where there is none
 
     def __post_init__(self) -> None:
         if len(self.edges) != len(self.counts) + 1 or min(self.counts, default=0) < 0:
@@ -42,11 +45,11 @@ class Histogram:
 class Box:
     """One face: corners in pixels of the original picture, and its score."""
 
-    x1: float
-    y1: float
-    x2: float
-    y2: float
-    score: float
+    x1: Real
+    y1: Real
+    x2: Real
+    y2: Real
+    score: Real
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,9 @@ class FacesOn:
 class Latency:
     """The artifact and the float ONNX of the same shape in turns, one thread, on one machine."""
 
-    float_ms: float  # median
-    artifact_ms: float  # median
-    ratio: float  # median of the ratios of the rounds; below 1 is faster than float
+    float_ms: Real  # median
+    artifact_ms: Real  # median
+    ratio: Real  # median of the ratios of the rounds; below 1 is faster than float
     shape: tuple[int, int, int]  # (N, H, W)
 
 
@@ -94,7 +97,7 @@ class Outcome:
     command: str = ""  # that repeats this step alone
     sha256: str = ""
     size: int = 0  # bytes
-    seconds: float | None = None  # of the build that made it; None where nothing was made
+    seconds: Real | None = None  # of the build that made it; None where nothing was made
     report: Report | None = None
     histograms: tuple[Histogram, ...] = ()
     faces: tuple[FacesOn, ...] = ()
@@ -117,7 +120,7 @@ class BuildResult:
     pictures: tuple[Picture, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)  # label -> value, for people
     command: str = ""  # that repeats the whole build
-    seconds: float = 0.0
+    seconds: Real = 0.0
     strict: bool = False  # skips count as failures
 
     @property
@@ -145,7 +148,8 @@ class BuildResult:
     @property
     def exit_code(self) -> int:
         """0, or that of the worst failure."""
-        return 0 if self.passed else max((f.exit_code for f in self.failures), default=1) or 1
+        codes = [f.exit_code for f in self.failures if f.exit_code in EXIT_CODES]
+        return 0 if self.passed else max(codes, default=1) or 1
 
     def summary(self) -> str:
         """``80 artifacts: 12 built, 60 cached, 8 skipped``."""
@@ -163,26 +167,22 @@ class BuildResult:
             "seconds": to_plain(self.seconds),
             "command": self.command,
             "environment": dict(self.environment),
-            "outcomes": [outcome_to_dict(outcome) for outcome in self.outcomes],
+            "outcomes": to_plain(self.outcomes),
             "pictures": to_plain(self.pictures),
         }
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> BuildResult:
-        """Read what ``to_dict`` wrote; raises KeyError or ValueError, which names the place."""
-        if content["report_version"] != SCHEMA_VERSION:
-            raise ValueError(f"report version {content['report_version']}")
-        kinds = field_types(cls).items()
-        return cls(**{key: from_plain(kind, content[key], key) for key, kind in kinds})
+    def from_dict(cls, content: Mapping[str, Any], where: str = "report") -> BuildResult:
+        """Read what ``to_dict`` wrote; raises InputFileError, which names the place."""
+        version = plain_as(content, _Version, where, WHAT).report_version
+        if version > SCHEMA_VERSION:
+            raise InputFileError(
+                f"{where}: is a report of version {version}, this scrfdconv reads "
+                f"{SCHEMA_VERSION}; install the one that wrote it."
+            )
+        return plain_as(content, cls, where, WHAT, keys="all")
 
 
-def outcome_to_dict(outcome: Outcome) -> dict[str, Any]:
-    """Plain types; the measurements as ``Report`` writes them."""
-    content: dict[str, Any] = to_plain(outcome)
-    return content
-
-
-def outcome_from_dict(content: Mapping[str, Any]) -> Outcome:
-    """Read what ``outcome_to_dict`` wrote; raises KeyError or ValueError."""
-    outcome: Outcome = from_plain(Outcome, content, "outcome")
-    return outcome
+@dataclass(frozen=True)
+class _Version:
+    report_version: int

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from scrfdconv.checks.widerface.result_files import Floats, load_result, write_results
 from scrfdconv.converters.artifact import replacing
-from scrfdconv.converters.errors import OutputError
+from scrfdconv.converters.errors import InputFileError, OutputError
+from scrfdconv.converters.scratch import remove_abandoned
+from scrfdconv.converters.structured import read_json
 
 # No .txt: readers of the standard layout take it for nothing of theirs.
 STAMP_FILE = "scrfdconv.json"
@@ -59,7 +61,7 @@ class ResultFolder:
                 )
             _remove_halves(directory)
             return
-        if directory.is_dir() and any(directory.iterdir()):
+        if directory.is_dir() and any(p.name[0] != "." for p in directory.iterdir()):
             raise OutputError(
                 f"{directory}: is not empty and not from a run of this command; give another "
                 "folder. Detections of other programs are scored without a MODEL."
@@ -74,12 +76,13 @@ class ResultFolder:
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+        return read_json(path, dict[str, Any])
+    except InputFileError:
         return None  # equals no stamp
 
 
 def _remove_halves(directory: Path) -> None:
     """What a killed run was writing; two runs at once in one folder are not supported."""
+    remove_abandoned(directory)
     for part in directory.glob("*/.*.part"):
         part.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from scrfdconv.converters.metadata import PREFIX
 from scrfdconv.converters.network.architecture import BOX_SIDES
 from scrfdconv.converters.network.seeded import seeded_pictures
 from scrfdconv.converters.runner import Interface
+from scrfdconv.converters.structured import json_as
 
 if TYPE_CHECKING:
     import onnx
@@ -37,8 +38,8 @@ class KeptFloat:
 
 def kept_float(metadata: Mapping[str, str]) -> dict[str, list[str]]:
     """What stayed float32, by reason, from the metadata of an artifact of ours."""
-    content: dict[str, list[str]] = json.loads(metadata.get(KEY, "{}"))
-    return content
+    where = f"The model's metadata {PREFIX}{KEY}"
+    return json_as(metadata.get(KEY, "{}"), dict[str, list[str]], where, error=ArtifactError)
 
 
 def describe_reduced(

@@ -6,7 +6,6 @@ deepinsight/insightface, detection/scrfd.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from scrfdconv.converters.errors import InputFileError, UsageError
+from scrfdconv.converters.structured import plain_as, read_toml, to_plain
 
 # Four backbone stages at strides 4, 8, 16, 32: fixed by both backbones.
 STAGES = 4
@@ -284,58 +284,28 @@ def architecture_from_toml(path: Path) -> Architecture:
 
     ``base = "scrfd_10g"`` starts from a built-in row, so that a file only states what differs.
     """
-    try:
-        document = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise InputFileError(f"{path}: cannot be read ({error.strerror}).") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputFileError(f"{path}: is not TOML: {error}.") from error
-    table = document.get("architecture")
+    table = read_toml(path, dict[str, Any]).get("architecture")
     if not isinstance(table, dict):
         raise InputFileError(
             f"{path}: has no [architecture] table; `scrfdconv models scrfd_10g --toml` prints one."
         )
-    return _architecture_from_table(table, path)
+    values = _with_base(table, path)
+    unknown = sorted(values.keys() - {field.name for field in fields(Architecture)})
+    if unknown:
+        known = ", ".join(field.name for field in fields(Architecture))
+        raise InputFileError(f"{path}: unknown key {unknown[0]!r}; known are base, {known}.")
+    return plain_as(values, Architecture, str(path), "architecture")
 
 
-def _architecture_from_table(table: Mapping[str, Any], path: Path) -> Architecture:
-    values: dict[str, Any] = {"name": path.stem}
+def _with_base(table: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The table on top of the built-in row that its ``base`` names, called as the file."""
     base = table.get("base")
-    if base is not None:
-        name = known_name(str(base))
-        if name is None:
-            raise InputFileError(f"{path}: base {base!r} is not one of {', '.join(BUILTIN)}.")
-        values = {**BUILTIN[name].to_dict(), **values}
-    values |= {key: value for key, value in table.items() if key != "base"}
-    known = {field.name: str(field.type) for field in fields(Architecture)}
-    for key, value in values.items():
-        if key not in known:
-            raise InputFileError(
-                f"{path}: unknown key {key!r}; known are base, {', '.join(known)}."
-            )
-        values[key] = _typed(key, value, known[key], path)
-    try:
-        return Architecture(**values)
-    except TypeError as error:
-        missing = str(error).partition(": ")[2]
-        raise InputFileError(f"{path}: keys are missing: {missing}.") from error
-    except UsageError as error:
-        raise InputFileError(f"{path}: {error}") from error
-
-
-def _typed(key: str, value: Any, kind: str, path: Path) -> Any:
-    """``value`` as the annotated type of its field; bool is no int here, a list is a tuple."""
-    is_int = isinstance(value, int) and not isinstance(value, bool)
-    if kind == "tuple[int, ...]" and isinstance(value, list | tuple):
-        if all(isinstance(item, int) and not isinstance(item, bool) for item in value):
-            return tuple(value)
-    elif (
-        (kind == "int" and is_int)
-        or (kind == "bool" and isinstance(value, bool))
-        or (kind in ("str", "Block") and isinstance(value, str))
-    ):
-        return value
-    raise InputFileError(f"{path}: {key} = {value!r} is not of type {kind}.")
+    name = known_name(base) if isinstance(base, str) else None
+    if base is not None and name is None:
+        raise InputFileError(f"{path}: base {base!r} is not one of {', '.join(BUILTIN)}.")
+    row = to_plain(BUILTIN[name]) if name else {}
+    own = {key: value for key, value in table.items() if key != "base"}
+    return {**row, "name": path.stem, **own}
 
 
 def toml_from_architecture(architecture: Architecture) -> str:

@@ -17,11 +17,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scrfdconv.checks.benchmark import cpu_name
 from scrfdconv.checks.reports.files import make_folder
 from scrfdconv.checks.reports.outcome import BuildResult
 from scrfdconv.converters.artifact import writing_to
 from scrfdconv.converters.formats import formats
+from scrfdconv.converters.machine import cpu_name
 from scrfdconv.converters.precision import precisions
 from scrfdconv.recipes.build.cache import Cache
 from scrfdconv.recipes.build.manifest import write_manifest

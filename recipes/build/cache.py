@@ -8,28 +8,21 @@ Times are kept apart: they are all that differs between two builds of the same i
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from scrfdconv.checks.reports.outcome import (
-    Latency,
-    Outcome,
-    Picture,
-    outcome_from_dict,
-    outcome_to_dict,
-)
-from scrfdconv.converters.artifact import digest_of_files, put_in_place, replacing
-from scrfdconv.converters.errors import ScrfdconvError
+from scrfdconv.checks.reports.outcome import Latency, Outcome, Picture
+from scrfdconv.converters.artifact import digest_of_files, put_in_place
+from scrfdconv.converters.errors import InputFileError, ScrfdconvError
+from scrfdconv.converters.structured import Real, read_json, write_json
 from scrfdconv.recipes.build.plan import STATE_FOLDER, Step
 
 logger = logging.getLogger(__name__)
 
-RECORD_VERSION = 2
 READABLE = 40  # characters; digests have 64
 
 
@@ -41,6 +34,15 @@ class Record:
     ingredients: Mapping[str, str]  # what the key was made of, to say what changed
     outcome: Outcome
     manifest: Mapping[str, Any]  # the artifact's entry there
+    record_version: Literal[2] = 2
+
+
+@dataclass(frozen=True)
+class Times:
+    """All that differs between two builds of the same inputs."""
+
+    seconds: Real | None
+    latency: Latency | None
 
 
 class Cache:
@@ -79,18 +81,10 @@ class Cache:
         if not path.is_file():
             return None
         try:
-            content = json.loads(path.read_text("utf-8"))
-            if content["record_version"] != RECORD_VERSION:
-                raise ValueError("another version of this file")
-            outcome = outcome_from_dict(content["outcome"])
-            return Record(
-                content["key"],
-                content["ingredients"],
-                self._with_times(step, outcome),
-                content["manifest"],
-            )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            logger.warning("%s: is damaged (%s); its artifact is built anew.", path, error)
+            found = read_json(path, Record, "record of a build", keys="all")
+            return replace(found, outcome=self._with_times(step, found.outcome))
+        except InputFileError as error:
+            logger.warning("%s Its artifact is built anew.", error)
             return None
 
     def why_build(self, step: Step, record: Record | None) -> str:
@@ -118,23 +112,17 @@ class Cache:
         paths[0].parent.mkdir(parents=True, exist_ok=True)
         put_in_place([made.with_name(path.name) for path in paths], paths)
         for picture in pictures:
-            self._write(self._picture_path(picture.name), asdict(picture))
+            self._write(self._picture_path(picture.name), picture)
         outcome = record.outcome
-        self._write(self._times_path(step), _times(outcome))
-        content = {
-            "record_version": RECORD_VERSION,
-            "key": record.key,
-            "ingredients": dict(record.ingredients),
-            "outcome": outcome_to_dict(replace(outcome, seconds=None, latency=None, why="")),
-            "manifest": dict(record.manifest),
-        }
-        self._write(self._record_path(step), content)
+        self._write(self._times_path(step), Times(outcome.seconds, outcome.latency))
+        timeless = replace(outcome, seconds=None, latency=None, why="")
+        self._write(self._record_path(step), replace(record, outcome=timeless))
 
     def picture(self, name: str) -> Picture | None:
         """A test image that was shown in a former build, or None if it is gone."""
         try:
-            return Picture(**json.loads(self._picture_path(name).read_text("utf-8")))
-        except (OSError, ValueError, TypeError):
+            return read_json(self._picture_path(name), Picture, keys="all")
+        except InputFileError:
             return None
 
     def _picture_path(self, name: str) -> Path:
@@ -143,13 +131,10 @@ class Cache:
 
     def _with_times(self, step: Step, outcome: Outcome) -> Outcome:
         path = self._times_path(step)
-        content = json.loads(path.read_text("utf-8")) if path.is_file() else _times(outcome)
-        latency = content["latency"]
-        return replace(
-            outcome,
-            seconds=content["seconds"],
-            latency=latency and Latency(**{**latency, "shape": tuple(latency["shape"])}),
-        )
+        if not path.is_file():
+            return outcome
+        times = read_json(path, Times, "record of times", keys="all")
+        return replace(outcome, seconds=times.seconds, latency=times.latency)
 
     def _record_path(self, step: Step) -> Path:
         return self._state / "records" / f"{_inside(step)}.json"
@@ -158,19 +143,13 @@ class Cache:
         return self._state / "times" / f"{_inside(step)}.json"
 
     @staticmethod
-    def _write(path: Path, content: Mapping[str, Any]) -> None:
+    def _write(path: Path, content: object) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as part:
-            part.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
+        write_json(path, content, sort_keys=True)
 
 
 def _inside(step: Step) -> str:
     return step.name.removeprefix(f"{STATE_FOLDER}/")
-
-
-def _times(outcome: Outcome) -> dict[str, Any]:
-    content = outcome_to_dict(outcome)
-    return {"seconds": content["seconds"], "latency": content["latency"]}
 
 
 def _what_changed(old: Mapping[str, str], new: Mapping[str, str]) -> str:

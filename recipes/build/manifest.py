@@ -6,17 +6,19 @@ checks it with ``scrfdconv verify manifest.json``; ``manifest.schema.json`` desc
 
 from __future__ import annotations
 
-import json
 import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from scrfdconv.checks.results import CheckResult, Report
-from scrfdconv.converters.artifact import digest_of, digest_of_files, load_json, replacing
+from scrfdconv.converters.artifact import digest_of, digest_of_files
 from scrfdconv.converters.errors import InputFileError
 from scrfdconv.converters.formats import formats
+from scrfdconv.converters.network.architecture import Architecture
+from scrfdconv.converters.structured import plain_as, read_json, write_json
 from scrfdconv.recipes.build.cache import Record
 
 logger = logging.getLogger(__name__)
@@ -24,9 +26,37 @@ logger = logging.getLogger(__name__)
 NAME = "manifest.json"
 SCHEMA = Path(__file__).with_name("manifest.schema.json")
 VERSION = 2
+WHAT, ADVICE = "manifest of `scrfdconv build`", "build it anew"
+_SHA256 = re.compile("[0-9a-f]{64}")
 CHECK = "digest"
 # A manifest says what can be repeated; a time cannot.
 _TIMED = {("budget", "latency")}
+
+
+@dataclass(frozen=True)
+class MadeFrom:
+    """The checkpoint of an artifact; a seeded one has a seed and no sha256."""
+
+    name: str
+    model: str | None
+    seed: int | None
+    sha256: str | None
+    weights_sha256: str
+    architecture: Architecture
+
+
+@dataclass(frozen=True)
+class Loosened:
+    """How much looser than the built-in limits an artifact was judged."""
+
+    loosen: float
+
+
+@dataclass(frozen=True)
+class MadeWith:
+    """What an artifact was made with, as far as measuring again needs it."""
+
+    tolerance: Loosened
 
 
 @dataclass(frozen=True)
@@ -36,6 +66,10 @@ class FileEntry:
     path: str  # relative to the manifest, "/" between folders
     sha256: str
     size: int  # bytes
+
+    def __post_init__(self) -> None:
+        _require_inside(self.path)
+        _require_digest(self.sha256, self.size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +82,21 @@ class Entry:
     size: int  # bytes
     format: str
     precision: str
-    checkpoint: Mapping[str, Any]
-    options: Mapping[str, Any]
+    checkpoint: MadeFrom
+    options: MadeWith
     checks: tuple[CheckResult, ...]
+
+    def __post_init__(self) -> None:
+        _require_inside(self.path)
+        _require_digest(self.sha256, self.size)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A whole manifest, as far as verifying needs it."""
+
+    manifest_version: Literal[2]
+    artifacts: tuple[Entry, ...]
 
 
 def write_manifest(
@@ -71,8 +117,7 @@ def merge_manifests(paths: Sequence[Path], recipe: str, out: Path) -> None:
     """
     found: dict[str, tuple[Path, dict[str, Any]]] = {}
     for path in filter(Path.is_file, paths):
-        load_manifest(path)
-        for entry in load_json(path)["artifacts"]:
+        for entry in _checked(path)["artifacts"]:
             first, same = found.setdefault(entry["path"], (path, entry))
             if same["sha256"] != entry["sha256"]:
                 raise InputFileError(f"{path}: {entry['path']} is another file than in {first}.")
@@ -84,22 +129,12 @@ def save_entries(path: Path, recipe: str, entries: Iterable[Mapping[str, Any]]) 
     """Write a manifest of plain entries, ordered by path."""
     ordered = sorted(entries, key=lambda entry: str(entry["path"]))
     content = {"manifest_version": VERSION, "recipe": recipe, "artifacts": ordered}
-    with replacing(path) as part:
-        part.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
+    write_json(path, content, sort_keys=True)
 
 
 def load_manifest(path: Path) -> tuple[Entry, ...]:
     """The entries of a manifest; raises InputFileError that says what is wrong with it."""
-    content = load_json(path)
-    try:
-        version = content["manifest_version"]
-        if version != VERSION:
-            raise ValueError(f"version {version}, this scrfdconv knows {VERSION}")
-        return tuple(map(_read_entry, content["artifacts"]))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputFileError(
-            f"{path}: is no manifest of `scrfdconv build` ({error!r:.80}); build it anew."
-        ) from error
+    return read_json(path, Manifest, WHAT, ADVICE).artifacts
 
 
 def digest_result(path: Path, entry: Entry) -> CheckResult:
@@ -116,12 +151,17 @@ def _whole_fault(folder: Path, entry: Entry) -> str:
 
 
 def _fault(file: Path, entry: FileEntry) -> str:
-    if not file.is_file():
-        return f"{file.name}: there is no such file"
-    size = file.stat().st_size
-    if size != entry.size:
-        return f"{size} bytes instead of {entry.size}"
-    found = digest_of(file)
+    try:
+        if not file.is_file():
+            return f"{file.name}: there is no such file"
+        size = file.stat().st_size
+        if size != entry.size:
+            return f"{size} bytes instead of {entry.size}"
+        found = digest_of(file)
+    except OSError as error:  # is_file raises for folders that must not be entered
+        return f"cannot be read ({error.strerror})"
+    except InputFileError as error:
+        return str(error)
     return "" if found == entry.sha256 else f"sha256 {found[:12]}... not {entry.sha256[:12]}..."
 
 
@@ -142,36 +182,28 @@ def _entry(record: Record) -> dict[str, Any]:
     }
 
 
-def _read_entry(content: Mapping[str, Any]) -> Entry:
-    return Entry(
-        path=_inside(content["path"]),
-        files=tuple(_read_file(one) for one in content["files"]),
-        sha256=str(content["sha256"]),
-        size=int(content["size"]),
-        format=str(content["format"]),
-        precision=str(content["precision"]),
-        checkpoint=dict(content["checkpoint"]),
-        options=dict(content["options"]),
-        checks=tuple(map(CheckResult.from_dict, content["checks"])),
-    )
-
-
-def _read_file(content: Mapping[str, Any]) -> FileEntry:
-    return FileEntry(_inside(content["path"]), str(content["sha256"]), int(content["size"]))
-
-
-def _inside(text: str) -> str:
+def _require_inside(text: str) -> None:
     path = PurePosixPath(text)
-    if path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"path {path} leaves the folder")
-    return str(path)
+    if path.is_absolute() or ".." in path.parts or "\0" in text or not text:
+        raise ValueError(f"path {text} leaves the folder")
+
+
+def _require_digest(sha256: str, size: int) -> None:
+    if not _SHA256.fullmatch(sha256) or size < 0:
+        raise ValueError("sha256 has 64 hexadecimal digits, and size is not negative")
 
 
 def _others(path: Path) -> dict[str, Any]:
     """What the manifest there says, as it stands; nothing if it is damaged."""
     try:
-        load_manifest(path)
+        return {entry["path"]: entry for entry in _checked(path)["artifacts"]}
     except InputFileError as error:
         logger.warning("%s", error)
         return {}
-    return {str(entry["path"]): entry for entry in load_json(path)["artifacts"]}
+
+
+def _checked(path: Path) -> dict[str, Any]:
+    """The content of a manifest as it stands, with all that `Manifest` knows checked."""
+    content = read_json(path, dict[str, Any], WHAT, ADVICE)
+    plain_as(content, Manifest, str(path), WHAT, ADVICE)
+    return content

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from scrfdconv.checks.reports.outcome import Outcome, Picture, State
+from scrfdconv.checks.workers import Died, Workers
 from scrfdconv.converters.artifact import writing_to
 from scrfdconv.converters.errors import ScrfdconvError
 from scrfdconv.converters.precision import FLOAT
@@ -15,7 +16,6 @@ from scrfdconv.recipes.build.cache import Cache, Record
 from scrfdconv.recipes.build.plan import Step
 from scrfdconv.recipes.build.recipe import Recipe
 from scrfdconv.recipes.build.step import Done, Job, run
-from scrfdconv.recipes.processes import Died, Workers
 
 FAILED = 1
 

@@ -16,6 +16,7 @@ from scrfdconv.checks.faces.images import image_files
 from scrfdconv.checks.reports.outcome import FacesOn, Histogram, Latency, Picture
 from scrfdconv.checks.results import CheckResult, Report
 from scrfdconv.checks.verify import Demand
+from scrfdconv.checks.workers import THREADS
 from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.errors import CheckFailed, InputFileError, MissingError, ScrfdconvError
@@ -28,7 +29,6 @@ from scrfdconv.recipes.build.plan import Step, library_version, options_of, vers
 from scrfdconv.recipes.build.recipe import CheckpointEntry, Recipe
 from scrfdconv.recipes.convert import Made, SourceOptions, convert, open_source
 from scrfdconv.recipes.pictures import synthetic_pictures
-from scrfdconv.recipes.processes import THREADS
 
 logger = logging.getLogger(__name__)
 

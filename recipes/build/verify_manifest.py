@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from scrfdconv.checks.results import Report
 from scrfdconv.converters.artifact import digest_of
 from scrfdconv.converters.errors import InputFileError, MissingError
-from scrfdconv.recipes.build.manifest import Entry, digest_result, load_manifest
+from scrfdconv.recipes.build.manifest import Entry, MadeFrom, digest_result, load_manifest
 
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors")
 
@@ -50,7 +50,7 @@ def _measured(file: Path, entry: Entry, sources: _Sources, rerun: Rerun) -> Repo
 
     checkpoint = sources.find(entry)
     images = () if checkpoint.seeded else rerun.images
-    loosen = float(entry.options["tolerance"]["loosen"])
+    loosen = entry.options.tolerance.loosen
     try:
         return verify(checkpoint, file, Demand(images, loosen, weights=False))
     except MissingError as error:  # an engine of another machine, say
@@ -63,7 +63,7 @@ class _Sources:
     def __init__(self, places: Sequence[Path]) -> None:
         self._places = places
         self._paths: dict[str, Path] | None = None
-        self._last: tuple[Mapping[str, Any], Any] | None = None
+        self._last: tuple[MadeFrom, Any] | None = None
 
     def find(self, entry: Entry) -> Any:
         """The checkpoint that an artifact was made from."""
@@ -73,30 +73,29 @@ class _Sources:
 
     def _load(self, entry: Entry) -> Any:
         from scrfdconv.converters.checkpoint.loading import load_checkpoint, load_source
-        from scrfdconv.converters.metadata import architecture_from_dict
 
         wanted = entry.checkpoint
-        if wanted["sha256"] is None:
-            found = load_source(wanted["model"], seed=int(wanted["seed"]))
+        if wanted.sha256 is None:
+            found = load_source(str(wanted.model), seed=wanted.seed or 0)
         else:
-            architecture = architecture_from_dict(wanted["architecture"])
-            found = load_checkpoint(self._path(wanted), architecture=architecture)
-        if found.weights_digest != wanted["weights_sha256"]:
+            path = self._path(wanted.name, wanted.sha256)
+            found = load_checkpoint(path, architecture=wanted.architecture)
+        if found.weights_digest != wanted.weights_sha256:
             raise InputFileError(
                 f"{found.name}: its weights are not those of {entry.path} (sha256 "
-                f"{found.weights_digest[:12]}... not {wanted['weights_sha256'][:12]}...)."
+                f"{found.weights_digest[:12]}... not {wanted.weights_sha256[:12]}...)."
             )
         return found
 
-    def _path(self, wanted: Mapping[str, Any]) -> Path:
+    def _path(self, name: str, sha256: str) -> Path:
         if self._paths is None:
             self._paths = {digest_of(path): path for path in self._candidates()}
-        if wanted["sha256"] not in self._paths:
+        if sha256 not in self._paths:
             raise InputFileError(
-                f"{wanted['name']}: its checkpoint (sha256 {wanted['sha256'][:12]}...) is not "
+                f"{name}: its checkpoint (sha256 {sha256[:12]}...) is not "
                 f"among the {len(self._paths)} files given; name it or its folder with --reference."
             )
-        return self._paths[wanted["sha256"]]
+        return self._paths[sha256]
 
     def _candidates(self) -> Iterator[Path]:
         for place in self._places:

@@ -6,19 +6,16 @@ pictures and without searching.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal
 
-from scrfdconv.converters.artifact import load_json, replacing
 from scrfdconv.converters.errors import InputFileError, UsageError
 from scrfdconv.converters.precision.int8 import Arrangement
 from scrfdconv.converters.precision.int8.calibration import Table
 from scrfdconv.converters.precision.int8.conversion import Int8Settings
-
-VERSION = 1
+from scrfdconv.converters.structured import read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -30,37 +27,29 @@ class Int8Plan:
 
     def save(self, path: Path) -> None:
         """Write it as JSON."""
-        content = {
-            "scrfdconv_int8_plan": VERSION,
-            **asdict(self.options),
-            "table": self.options.table.to_dict(),
-            "budget": dict(self.budget),
-        }
-        with replacing(path) as part:
-            part.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+        options = {f.name: getattr(self.options, f.name) for f in fields(self.options)}
+        write_json(path, _PlanFile(**options, budget=dict(self.budget)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PlanFile:
+    """What a plan is as JSON: one level, with the version first."""
+
+    scrfdconv_int8_plan: Literal[1] = 1
+    table: Table
+    target: Arrangement
+    reduce_range: bool
+    keep_float: tuple[str, ...]
+    sensitive: tuple[str, ...]
+    budget: dict[str, Any]
 
 
 def load_plan(path: Path) -> Int8Plan:
     """Read a plan; raises InputFileError for other files."""
-    content = load_json(path)
-    try:
-        if content["scrfdconv_int8_plan"] != VERSION:
-            raise ValueError("of another version")
-        if content["target"] not in get_args(Arrangement):
-            raise ValueError(f"for an unknown target {content['target']}")
-        options = Int8Settings(
-            Table.from_dict(content["table"], path),
-            content["target"],
-            bool(content["reduce_range"]),
-            tuple(map(str, content["keep_float"])),
-            tuple(map(str, content["sensitive"])),
-        )
-        return Int8Plan(options, dict(content["budget"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputFileError(
-            f"{path}: is no INT8 plan of scrfdconv ({error}); name a file that is not there yet to "
-            "get one written."
-        ) from error
+    advice = "name a file that is not there yet to get one written"
+    read = read_json(path, _PlanFile, "INT8 plan of scrfdconv", advice, keys="all")
+    options = {f.name: getattr(read, f.name) for f in fields(Int8Settings)}
+    return Int8Plan(Int8Settings(**options), read.budget)
 
 
 def require_same(plan: Int8Plan, path: Path, source_sha256: str, shape: tuple[int, int]) -> None:

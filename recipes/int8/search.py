@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -30,6 +29,7 @@ from scrfdconv.converters.precision.int8.conversion import (
 )
 from scrfdconv.converters.precision.int8.quantization import quantizable
 from scrfdconv.converters.precision.int8.sensitivity import layer_sqnr
+from scrfdconv.converters.scratch import scratch_folder
 from scrfdconv.recipes.pictures import batches, views
 
 CHECK = "budget"
@@ -57,7 +57,7 @@ class Judge:
         A face that crossed the threshold by no more than 8 bits explain is neither lost nor new:
         putting layers back to float for it would chase chance.
         """
-        with TemporaryDirectory(prefix="scrfdconv-") as folder:
+        with scratch_folder() as folder:
             path = Path(folder, "int8.onnx")
             path.write_bytes(content)
             runner = OnnxRunner(path)

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scrfdconv.checks.benchmark import Load, measure, ratio
+from scrfdconv.checks.benchmark import Workload, measure, ratio
 from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.formats import open_artifact
 from scrfdconv.converters.runner import Interface
@@ -17,7 +17,7 @@ RUNS, WARM_UP = 12, 2  # 3 s for 2.5G_KPS; the median of ratios is within 3 % on
 
 
 @dataclass(frozen=True)
-class Pace:
+class SpeedWithThreads:
     """Medians of both models for one number of threads, and their ratio, round by round."""
 
     threads: int | None  # None: as many as the runtime takes
@@ -33,11 +33,11 @@ class Pace:
 
 @dataclass(frozen=True)
 class Speed:
-    """The paces at one input shape."""
+    """How fast both models are at one input shape, with one thread and with all."""
 
     shape: tuple[int, int]
     batch: int
-    paces: tuple[Pace, ...]
+    paces: tuple[SpeedWithThreads, ...]
 
     def lines(self) -> Iterator[str]:
         """For people; slower than float is said out loud."""
@@ -68,23 +68,25 @@ class Speed:
 
 def measured_speed(reference: Artifact, int8: Path, size: tuple[int, int]) -> Speed:
     """Time a float artifact against an INT8 one on this machine; ``size`` is for dynamic ones."""
-    paces, load = [], None
+    paces, workload = [], None
     for threads in (1, None):
-        pace, load = _pace(reference.path, int8, threads, size)
+        pace, workload = _pace(reference.path, int8, threads, size)
         paces.append(pace)
-    assert load is not None
-    return Speed(load.shape, load.batch, tuple(paces))
+    assert workload is not None
+    return Speed(workload.shape, workload.batch, tuple(paces))
 
 
-def _pace(path: Path, int8: Path, threads: int | None, size: tuple[int, int]) -> tuple[Pace, Load]:
-    def load(interfaces: Sequence[Interface]) -> Load:
+def _pace(
+    path: Path, int8: Path, threads: int | None, size: tuple[int, int]
+) -> tuple[SpeedWithThreads, Workload]:
+    def choose(interfaces: Sequence[Interface]) -> Workload:
         first = interfaces[0]
-        return Load(first.batch or 1, first.shape or size, RUNS, WARM_UP)
+        return Workload(first.batch or 1, first.shape or size, RUNS, WARM_UP)
 
     models = {
         name: partial(open_artifact, file, threads)
         for name, file in (("float", path), ("int8", int8))
     }
-    (first, second), done = measure(models, load, threads)
+    (first, second), done = measure(models, choose, threads)
     speedup = 1 / ratio(second, first).median
-    return Pace(threads, first.median * 1e3, second.median * 1e3, speedup), done
+    return SpeedWithThreads(threads, first.median * 1e3, second.median * 1e3, speedup), done

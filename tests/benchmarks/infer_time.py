@@ -22,7 +22,7 @@ from scrfdconv.converters.formats import formats
 from scrfdconv.converters.formats.onnx import OnnxOptions
 from scrfdconv.converters.network.architecture import BUILTIN, PUBLISHED
 from scrfdconv.converters.options import SizeOptions
-from scrfdconv.recipes.bench import Contest, compare_speed
+from scrfdconv.recipes.bench import BenchOptions, compare_speed
 from scrfdconv.recipes.convert import SourceOptions
 
 VGA = (480, 640)  # height, width
@@ -43,10 +43,10 @@ def main():
 
 
 def row(model, asked):
-    contest = Contest(VGA, threads=asked.threads, runs=asked.runs)
+    contest = BenchOptions(VGA, threads=asked.threads, runs=asked.runs)
     with tempfile.TemporaryDirectory() as folder:
-        places, _ = compare_speed([model, *artifacts(model, folder)], SourceOptions(), contest)
-    eager, *others = (place.timing.processor for place in places)
+        compared, _ = compare_speed([model, *artifacts(model, folder)], SourceOptions(), contest)
+    eager, *others = (found.timing.processor for found in compared)
     published = f"{PUBLISHED[model].milliseconds}{'*' if PUBLISHED[model].note else ''}"
     ratios = (ratio(other / eager) for other in others)
     cells = (PUBLISHED[model].label, published, f"{1e3 * np.median(eager):.0f}", *ratios)

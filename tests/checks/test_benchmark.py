@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from scrfdconv.checks.benchmark import (
-    Load,
     Timing,
-    cpu_name,
+    Workload,
     environment,
     measure,
     peak_memory,
@@ -22,6 +21,7 @@ from scrfdconv.converters.formats import open_artifact
 from scrfdconv.converters.formats.onnx import OnnxOptions
 from scrfdconv.converters.formats.onnx.building import onnx_from_checkpoint
 from scrfdconv.converters.graph.model_file import serialised
+from scrfdconv.converters.machine import cpu_name
 from scrfdconv.converters.network.architecture import BUILTIN
 
 
@@ -75,9 +75,9 @@ def test_one_thread_uses_one_processor(kind, tmp_path):
 
         path = tmp_path / "m.pth"
         torch.save({"state_dict": dict(checkpoint.weights)}, path)
-    load = Load(1, (320, 320), runs=5, warm_up=2)
+    workload = Workload(1, (320, 320), runs=5, warm_up=2)
 
-    (measured,), _ = measure({"m": partial(open_artifact, path, 1)}, lambda _: load, threads=1)
+    (measured,), _ = measure({"m": partial(open_artifact, path, 1)}, lambda _: workload, threads=1)
 
     assert len(measured.seconds) == 5
     assert measured.cores < 1.1  # two threads would use up to 2

@@ -181,7 +181,7 @@ def start(inputs, tmp_path):
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob(".known.onnx.*.part")):
+    while not list(tmp_path.glob(".scrfdconv-*/files")):
         assert process.poll() is None, "it ended before it could be interrupted"
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -22,6 +22,7 @@ GOOD = "x.jpg\n1\n1 2 30 40 0.9\n"
 def test_a_model_is_evaluated_drawn_and_its_detections_scored_again(
     scrfdconv, tiny_onnx, widerface, tmp_path
 ):
+    pytest.importorskip("matplotlib")
     ran = scrfdconv("eval", tiny_onnx, "--widerface", widerface, "--mode", 64, "--workers", 2,
                     "--results", "out", "--plot", "curves.svg", "--json")  # fmt: skip
     again = scrfdconv("eval", "--results", "out", "--ground-truth", widerface, "--plot", "c.PNG")
@@ -95,6 +96,23 @@ def results(folder, **files):
         path = folder / "found" / f"{name.replace('__', '/')}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+
+
+def test_a_plot_without_its_library_is_refused_before_any_work(
+    scrfdconv, tiny_onnx, widerface, tmp_path
+):
+    (tmp_path / "absent/matplotlib").mkdir(parents=True)
+    (tmp_path / "absent/matplotlib/__init__.py").write_text("raise ImportError('absent')")
+
+    ran = scrfdconv(
+        *("eval", tiny_onnx, "--widerface", widerface),
+        *("--results", "out", "--plot", "c.svg"),
+        PYTHONPATH=str(tmp_path / "absent"),
+    )
+
+    assert ran.code == 4
+    assert "pip install 'scrfdconv[plot]'" in ran.sentence
+    assert not (tmp_path / "out").exists()
 
 
 BAD = {

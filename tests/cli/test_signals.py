@@ -45,3 +45,10 @@ def test_a_signal_at_any_other_time_is_not_put_off():
         signal.raise_signal(signal.SIGINT)
     with pytest.raises(SystemExit, match=str(signals.TERMINATED)):
         signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_after_the_end_of_a_command_changes_no_exit_code():
+    signals.ignore()
+
+    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGINT)

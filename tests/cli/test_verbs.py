@@ -192,3 +192,13 @@ def test_help_lists_every_verb_and_the_exit_codes(scrfdconv):
         for verb in ("onnx", "torchscript", "simplify", "verify", "inspect", "models"):
             assert verb in ran.out
         assert "Exit codes" in ran.out
+
+
+def test_a_system_that_is_not_supported_is_said_at_start(monkeypatch, capsys):
+    monkeypatch.setattr("scrfdconv.cli.main.SYSTEM", "nt")
+
+    with pytest.raises(SystemExit) as ended:
+        app(["models"])
+
+    assert ended.value.code == 4
+    assert "Windows is not supported" in capsys.readouterr().err

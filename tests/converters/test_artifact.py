@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 
 import pytest
@@ -78,22 +77,6 @@ def test_after_a_failure_the_old_file_is_still_there(error, tmp_path):
 
     assert out.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.onnx"]
-
-
-def test_leftovers_of_killed_processes_are_removed_and_living_ones_kept(tmp_path):
-    out = tmp_path / "a.onnx"
-    dead, alive = tmp_path / ".a.onnx.4194305.part", tmp_path / f".a.onnx.{os.getppid()}.part"
-    other = tmp_path / ".b.onnx.4194305.part"
-    for path in (dead, alive, other):
-        path.mkdir()
-        (path / "half").write_bytes(b"half")
-
-    with replacing(out) as part:
-        part.write_bytes(b"new")
-
-    assert not dead.exists()
-    assert alive.exists()
-    assert other.exists(), "another artifact's"
 
 
 @pytest.mark.parametrize("place", ["none/a.onnx", "."])

@@ -146,6 +146,21 @@ def test_a_smoke_run_is_continued_by_the_full_one(tiny_onnx, widerface, tmp_path
     assert (full.reused, full.evaluation.images) == (2, 5)
 
 
+@pytest.mark.parametrize("stamped", [False, True])
+def test_what_a_killed_run_left_is_no_foreign_file_and_is_removed(
+    stamped, tiny_onnx, widerface, tmp_path
+):
+    if stamped:
+        run(tiny_onnx, widerface, results=tmp_path)
+    left = tmp_path / ".scrfdconv-abcdefgh"
+    left.mkdir()
+    (left / ".scrfdconv-lock").touch()
+
+    run(tiny_onnx, widerface, results=tmp_path)
+
+    assert not left.exists()
+
+
 # A cut inside the last score leaves as many lines as announced, and a number in each.
 @pytest.mark.parametrize("kept", [slice(0), slice(40), slice(-3)], ids=["none", "lines", "digits"])
 def test_a_file_that_a_crash_cut_is_run_again_and_halves_are_removed(
@@ -315,7 +330,7 @@ def test_a_cluster_scores_the_same_and_a_lost_worker_loses_nothing(tiny_onnx, wi
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense://x"])
 def test_a_cluster_that_is_not_there_is_said(tiny_onnx, widerface, monkeypatch, address):
     pytest.importorskip("distributed")
-    monkeypatch.setattr("scrfdconv.recipes.workers.CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr("scrfdconv.recipes.cluster.CONNECT_SECONDS", 1.0)
 
     with pytest.raises(MissingError, match="no Dask scheduler answers"):
         run(tiny_onnx, widerface, scheduler=address)

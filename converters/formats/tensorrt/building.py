@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 from functools import lru_cache
@@ -28,7 +27,9 @@ from scrfdconv.converters.formats.tensorrt.profile import Free, profiles_for
 from scrfdconv.converters.formats.tensorrt.runner import TensorRTRunner
 from scrfdconv.converters.formats.tensorrt.sidecar import Sidecar, read_sidecar, sidecar_path
 from scrfdconv.converters.graph.model_file import load_onnx
+from scrfdconv.converters.machine import available_memory
 from scrfdconv.converters.options import SizeOptions
+from scrfdconv.converters.structured import to_plain
 
 EXECUTABLE = 0o111
 
@@ -56,13 +57,11 @@ def _plan(path: Path, digest: str, options: TensorRTOptions) -> EnginePlan:
 
 def _free_memory() -> int | None:
     """Of the GPU or of the host, where verification runs the same shapes; None without a GPU."""
-    import psutil
-
     try:
         free = require_gpu().free_memory
     except MissingError:
         return None  # a plan for another machine
-    return min(free, int(psutil.virtual_memory().available))
+    return min(free, available_memory())
 
 
 def require_profiles(source: Source, options: TensorRTOptions, sizes: SizeOptions) -> None:
@@ -79,7 +78,7 @@ def describe_engine(path: Path) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     if sidecar:
         sidecar.require_engine(path)
-        facts = json.loads(sidecar.to_json())
+        facts = to_plain(sidecar)
         facts["metadata"].pop("architecture", None)
     try:
         runner = TensorRTRunner(path)

@@ -7,13 +7,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 from scrfdconv.converters.errors import ArtifactError
+from scrfdconv.converters.structured import json_as, plain_as
 
 # Words of both forms for a type, lower case, in the order in which they are looked for:
 # "Thirty-two wide channel vectorized row major Int8 format" says a width, too.
@@ -55,13 +55,9 @@ def layers_of(engine: Any, trt: Any) -> EngineLayers:
 
 def layers_from_json(text: str) -> EngineLayers:
     """Read EngineInspector's answer for a whole engine."""
-    try:
-        content = json.loads(text)
-        layers = content["Layers"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(
-            f"EngineInspector answers in an unknown form: {text[:80]!r}."
-        ) from error
+    where = f"EngineInspector answers in an unknown form: {text[:80]!r}"
+    content = json_as(text, dict[str, Any], where, error=ArtifactError)
+    layers = plain_as(content.get("Layers"), list[Any], where, "list", error=ArtifactError)
     tensors = content.get("I/O Tensors", content.get("Bindings", []))
     detailed = [layer for layer in layers if isinstance(layer, dict)]
     kinds = Counter(_precision(layer) for layer in detailed if _is_convolution(layer))

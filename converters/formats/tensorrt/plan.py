@@ -21,6 +21,7 @@ from scrfdconv.converters.graph.number_types import convolutions, precision_of
 from scrfdconv.converters.metadata import PREFIX, architecture_from_metadata, package_version
 from scrfdconv.converters.network.architecture import SIZE_MULTIPLE
 from scrfdconv.converters.runner import canonical_outputs
+from scrfdconv.converters.structured import to_plain
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,7 +74,7 @@ class EnginePlan:
             "outputs": list(self.facts.outputs),
             "precision": self.label,
             "convolutions": dict(self.facts.convolutions),
-            "profiles": [profile.to_dict() for profile in self.profiles],
+            "profiles": to_plain(self.profiles),
             "options": options_as_dict(self.options),
         }
 

@@ -41,16 +41,6 @@ class Profile:
         limits = zip(self.min, shape, self.max, strict=True)
         return all(low <= size <= high for low, size, high in limits)
 
-    def to_dict(self) -> dict[str, list[int]]:
-        """``{"min": [N, H, W], ...}``, for sidecars and ``--json``."""
-        return {"min": list(self.min), "opt": list(self.opt), "max": list(self.max)}
-
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> Profile:
-        """The inverse of ``to_dict``."""
-        low, best, high = (_shape(content[key]) for key in ("min", "opt", "max"))
-        return cls(low, best, high)
-
     def __str__(self) -> str:
         return " .. ".join(text_of(shape) for shape in (self.min, self.opt, self.max))
 

@@ -6,10 +6,9 @@ Triton take it as it is.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from scrfdconv.converters.artifact import digest_of
 from scrfdconv.converters.errors import ArtifactError, MissingError
@@ -17,8 +16,8 @@ from scrfdconv.converters.formats.tensorrt.api import Gpu, version_numbers
 from scrfdconv.converters.formats.tensorrt.plan import EnginePlan, options_as_dict
 from scrfdconv.converters.formats.tensorrt.profile import Profile
 from scrfdconv.converters.metadata import package_version
+from scrfdconv.converters.structured import read_json, to_json
 
-SCHEMA = 1
 AMPERE = 8  # major compute capability
 
 
@@ -41,7 +40,7 @@ class Sidecar:
     options: dict[str, Any]
     metadata: dict[str, str] = field(default_factory=dict)  # of the ONNX
     scrfdconv: str = field(default_factory=package_version)
-    schema: int = SCHEMA
+    schema: Literal[1] = 1
 
     @classmethod
     def of(cls, plan: EnginePlan, engine: Path, version: str, gpu: Gpu) -> Sidecar:
@@ -66,8 +65,7 @@ class Sidecar:
 
     def to_json(self) -> str:
         """The file's content."""
-        content = asdict(self) | {"profiles": [profile.to_dict() for profile in self.profiles]}
-        return json.dumps(content, indent=2) + "\n"
+        return to_json(self, indent=2) + "\n"
 
     def require_engine(self, engine: Path) -> None:
         """Raise ArtifactError unless this is the sidecar of that engine."""
@@ -124,24 +122,7 @@ def sidecar_path(engine: Path) -> Path:
 def read_sidecar(engine: Path) -> Sidecar | None:
     """The sidecar of an engine, or None if it has none."""
     path = sidecar_path(engine)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{path}: cannot be read ({error}).") from error
-    try:
-        content = json.loads(text)
-        if content["schema"] != SCHEMA:
-            raise ArtifactError(
-                f"{path}: has schema {content['schema']}, this version reads {SCHEMA}."
-            )
-        values = {f.name: content[f.name] for f in fields(Sidecar)}
-        values["profiles"] = tuple(Profile.from_dict(p) for p in values["profiles"])
-        values["shape"] = tuple(values["shape"])
-        return Sidecar(**values)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(
-            f"{path}: is no sidecar of an engine ({type(error).__name__}: {error}); delete it or "
-            "build the engine again."
-        ) from error
+    advice = "delete it or build the engine again"
+    return read_json(path, Sidecar, "sidecar of an engine", advice, error=ArtifactError)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,12 +16,16 @@ from scrfdconv.converters.errors import ArtifactError
 from scrfdconv.converters.metadata import architecture_from_metadata
 from scrfdconv.converters.network.architecture import CHANNELS
 from scrfdconv.converters.runner import Interface, Runner, canonical_outputs, thread_limit
+from scrfdconv.converters.structured import json_as
 
 if TYPE_CHECKING:
     pass
 
 from scrfdconv.converters.formats.torchscript.tracing import METADATA_FILE
 
+_INPUT = re.compile(  # batch and shape of the metadata; no picture has more than 5 digits
+    r"dynamic dynamic|(?P<batch>[1-9]\d{0,4}) (?P<height>[1-9]\d{0,4})x(?P<width>[1-9]\d{0,4})"
+)
 PROBE_SIZE = (128, 128)  # whole cells at every stride up to 128
 
 
@@ -50,7 +54,8 @@ class TorchScriptRunner(Runner):
         except (RuntimeError, ValueError) as error:
             raise ArtifactError(f"{path}: is no loadable TorchScript ({_first(error)}).") from error
         text: str | bytes = extra[METADATA_FILE]
-        metadata: dict[str, str] = json.loads(text) if text else {}
+        where = f"{path}: its {METADATA_FILE}"
+        metadata = json_as(text or "{}", dict[str, str], where, error=ArtifactError)
         super().__init__(self._interface(metadata), metadata)
 
     @property
@@ -63,11 +68,15 @@ class TorchScriptRunner(Runner):
         if a is None:  # a foreign file: only a run tells its outputs
             probe = self._run(np.zeros((1, CHANNELS, *PROBE_SIZE), np.float32))
             return Interface(canonical_outputs([str(i) for i in range(len(probe))], self._path))
-        size, batch = metadata["shape"], metadata["batch"]
-        if size == "dynamic":
+        found = _INPUT.fullmatch(f"{metadata.get('batch')} {metadata.get('shape')}")
+        if found is None:
+            raise ArtifactError(
+                f"{self._path}: its metadata name no shape and batch that a model has."
+            )
+        if found["height"] is None:
             return Interface.of(a)
-        height, _, width = size.partition("x")
-        return Interface.of(a, int(batch), (int(height), int(width)))
+        batch, height, width = map(int, found.group("batch", "height", "width"))
+        return Interface.of(a, batch, (height, width))
 
     def _run(self, images: np.ndarray) -> Sequence[np.ndarray]:
         import torch

@@ -8,23 +8,20 @@ the ranges.
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from scrfdconv.converters.artifact import load_json, replacing
-from scrfdconv.converters.errors import InputFileError
 from scrfdconv.converters.graph.inference import outputs_of
 from scrfdconv.converters.graph.model_file import image_input, opset_of
 from scrfdconv.converters.precision.int8.float_nodes import OPERATORS
 from scrfdconv.converters.precision.int8.quantization import Ranges
+from scrfdconv.converters.structured import read_json, write_json
 
 if TYPE_CHECKING:
     import onnx
@@ -33,7 +30,8 @@ Calibrator = Literal["minmax", "entropy", "percentile"]
 CALIBRATORS: tuple[Calibrator, ...] = get_args(Calibrator)
 Images = Callable[[], Iterable[np.ndarray]]  # (N, 3, H, W) float32 each, the same ones every time
 
-TABLE_VERSION = 2
+LARGEST_SIZE = 1 << 15  # pixels of a picture's side; a table of more was not measured
+LARGEST_VALUE = 3.4028235e38  # of float32, in which ranges are measured
 IMAGE_RANGE = (-1.0, 1.0)  # of every normalised picture, whatever the given ones have
 # Bins of the histograms. The library's default for entropy, 128 of 128 levels, leaves its rule
 # nothing to choose; with 512 it tries 192 widths, in 0.05 s for each tensor.
@@ -55,49 +53,32 @@ class Table:
     calibrator: Calibrator
     ranges: dict[str, tuple[float, float]]  # of activations
     means: dict[str, list[float]] = field(default_factory=dict)  # of their channels
+    version: Literal[2] = 2
 
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON: reading it back gives the same numbers."""
-        return {"version": TABLE_VERSION, **asdict(self)}
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any], where: Path) -> Table:
-        """Read what ``to_dict`` wrote; raises InputFileError for anything else."""
-        try:
-            values = dict(content)
-            if values.pop("version") != TABLE_VERSION:
-                raise ValueError("another version of this file")
-            height, width = values["shape"]
-            values["shape"] = (int(height), int(width))
-            values["ranges"] = {
-                k: (_finite(a), _finite(b)) for k, (a, b) in values["ranges"].items()
-            }
-            values["means"] = {k: [_finite(v) for v in c] for k, c in values["means"].items()}
-            if values["calibrator"] not in CALIBRATORS:
-                raise ValueError(f"unknown calibrator {values['calibrator']}")
-            return cls(**values)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputFileError(
-                f"{where}: is no calibration table of scrfdconv ({error}); make one with "
-                "`scrfdconv int8 --save-calibration`."
-            ) from error
+    def __post_init__(self) -> None:
+        if not all(0 < size <= LARGEST_SIZE for size in self.shape) or self.images < 0:
+            raise ValueError(f"no table is of {self.images} images of {self.shape} pixels")
+        for name, (low, high) in self.ranges.items():
+            if not -LARGEST_VALUE <= low <= high <= LARGEST_VALUE:
+                raise ValueError(f"range of {name}: {low} to {high}")
+        for name, means in self.means.items():
+            if not all(-LARGEST_VALUE <= value <= LARGEST_VALUE for value in means):
+                raise ValueError(f"means of {name}: beyond float32")
 
     def save(self, path: Path) -> None:
-        """Write it as JSON."""
-        with replacing(path) as part:
-            part.write_text(json.dumps(self.to_dict(), indent=1), "utf-8")
+        """Write it as JSON; reading it back gives the same numbers."""
+        write_json(path, self)
 
 
 def load_table(path: Path) -> Table:
     """Read a calibration table; raises InputFileError for other files."""
-    return Table.from_dict(load_json(path), path)
-
-
-def _finite(value: Any) -> float:
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError(f"{value} is no finite number")
-    return number
+    return read_json(
+        path,
+        Table,
+        "calibration table of scrfdconv",
+        "make one with `scrfdconv int8 --save-calibration`",
+        keys="all",
+    )
 
 
 # ---------------------------------------------------------------- extremes

@@ -6,9 +6,7 @@ What stays float is `precision.int8.quantization`'s matter, ranges are
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scrfdconv.converters.artifact import Artifact
@@ -19,6 +17,7 @@ from scrfdconv.converters.graph.kept_float import (
     require_convertible,
 )
 from scrfdconv.converters.graph.model_file import load_onnx
+from scrfdconv.converters.machine import adds_bytes_without_saturation
 from scrfdconv.converters.precision.int8 import Arrangement
 from scrfdconv.converters.precision.int8.arrangement import arranged
 from scrfdconv.converters.precision.int8.calibration import Table
@@ -30,11 +29,6 @@ if TYPE_CHECKING:
     import onnx
 
 SENSITIVE_REASON = "sensitive: put back to float to keep the accuracy budget"
-# They multiply unsigned by signed bytes and add without saturation; older x86 processors saturate
-# at 16 bits on the way, so that weights must do with 7 bits there.
-_VNNI = ("avx512_vnni", "avx_vnni", "avx512vnni", "avxvnni")
-_CPUINFO = Path("/proc/cpuinfo")
-_X86 = ("x86_64", "AMD64", "i686", "x86")
 
 
 @dataclass(frozen=True)
@@ -101,13 +95,12 @@ def require_ranges(model: onnx.ModelProto, table: Table) -> None:
         )
 
 
-def needs_reduced_range(cpuinfo: Path = _CPUINFO) -> bool:
-    """True on x86 processors that cannot add 8-bit products without saturation (no VNNI)."""
-    if platform.machine() not in _X86:
-        return False
-    if not cpuinfo.is_file():
-        return False  # not Linux: every processor of the last years has VNNI
-    return not any(flag in cpuinfo.read_text("utf-8", "replace") for flag in _VNNI)
+def needs_reduced_range() -> bool:
+    """True unless this processor is known to add products of bytes without saturation.
+
+    7-bit weights are right on every processor, and a little less exact.
+    """
+    return not adds_bytes_without_saturation()
 
 
 def _said(settings: Int8Settings) -> dict[str, str]:

@@ -12,6 +12,7 @@ import pytest
 from scrfdconv.checks.reports.files import write_reports
 from scrfdconv.checks.reports.outcome import BuildResult
 from scrfdconv.converters.errors import OutputError
+from scrfdconv.converters.structured import to_plain
 
 NAMES = ["junit.xml", "report.html", "report.json", "report.md"]
 
@@ -50,7 +51,7 @@ def numbers_changed(content, value):
 def test_no_number_is_too_odd_for_a_report(small_result, tmp_path, value):
     content = json.loads(json.dumps(small_result.to_dict()))
 
-    write_reports(BuildResult.from_dict(numbers_changed(content, value)), tmp_path)
+    write_reports(BuildResult.from_dict(to_plain(numbers_changed(content, value))), tmp_path)
 
     ElementTree.parse(tmp_path / "junit.xml")
     assert sorted(path.name for path in tmp_path.iterdir()) == NAMES

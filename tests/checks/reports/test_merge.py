@@ -120,16 +120,16 @@ def test_another_picture_of_the_same_name_is_refused(good, saved):
         ("", "is empty"),
         ("{", "is no JSON"),
         ("[" * 100_000, "is no JSON"),
-        ("[]", "is JSON, but no report"),
-        ('{"a": 1}', "'report_version' is missing"),
+        ("[]", "is no report.json .*expected object, got array"),
+        ('{"a": 1}', "missing key report_version"),
         ('{"report_version": 2}', "is a report of version 2, this scrfdconv reads 1"),
-        ('{"report_version": "1"}', "report version 1"),
+        ('{"report_version": "1"}', "report_version: expected int, got str"),
         (
             '{"report_version": 1, "recipe": "r", "outcomes": [], "pictures": [], '
             '"environment": {}, "command": "", "strict": false, "seconds": 1' + "0" * 400 + "}",
-            "seconds: expected a number",
+            r"\$\.seconds: a number of",
         ),
-        ('{"report_version": 1, "recipe": 7}', "recipe: expected str, found '7'"),
+        ('{"report_version": 1, "recipe": 7}', r"\$\.recipe: expected str, got int"),
     ],
 )
 def test_what_is_no_report_is_refused_in_a_sentence(tmp_path, content, message):
@@ -154,5 +154,5 @@ def test_the_place_of_damage_is_named(small_result, tmp_path):
     path = tmp_path / "report.json"
     path.write_text(json.dumps(content))
 
-    with pytest.raises(InputFileError, match=r"outcomes\[1\]\.size: expected int, found 'large'"):
+    with pytest.raises(InputFileError, match=r"outcomes\[1\]\.size: expected int, got str"):
         read_report(path)

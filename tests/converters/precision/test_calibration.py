@@ -18,6 +18,7 @@ from scrfdconv.converters.precision.int8.calibration import (
     widest,
 )
 from scrfdconv.converters.precision.int8.quantization import quantizable
+from scrfdconv.converters.structured import to_plain
 
 TABLE = Table("a", "b", 3, (64, 96), "percentile", {"x": (-0.1, 1 / 3)}, {"x": [0.7, 1e-9]})
 
@@ -35,7 +36,7 @@ def test_a_table_survives_its_file(tmp_path):
 )  # fmt: skip
 def test_a_damaged_table_is_refused(tmp_path, change):
     path = tmp_path / "table.json"
-    path.write_text(json.dumps({**TABLE.to_dict(), **change}))
+    path.write_text(json.dumps({**to_plain(TABLE), **change}))
 
     with pytest.raises(InputFileError, match="no calibration table"):
         load_table(path)

@@ -1,14 +1,8 @@
-"""Many processes for one function: on this machine, or on a Dask cluster."""
+"""Many processes for one function, on a Dask cluster."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from scrfdconv.converters.errors import MissingError
@@ -18,49 +12,6 @@ Result = TypeVar("Result")
 Function = Callable[[Any, Task], Result]
 
 CONNECT_SECONDS = 10.0  # a scheduler that is there answers in milliseconds
-
-
-def on_this_machine(
-    function: Function[Task, Result], job: Any, tasks: Sequence[Task], workers: int
-) -> Generator[tuple[Task, Result]]:
-    """Yield each task with ``function(job, task)``, as they finish; one worker is this process."""
-    workers = min(workers, len(tasks))
-    if workers <= 1:
-        yield from ((task, function(job, task)) for task in tasks)
-        return
-    # Not fork: the threads of torch and ONNX Runtime do not survive it.
-    context = multiprocessing.get_context("spawn")
-    before = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(workers, context, initializer=leave_with_parent)
-    done = False
-    try:
-        futures = {pool.submit(function, job, task): task for task in tasks}
-        for future in as_completed(futures):
-            yield futures.pop(future), future.result()
-        done = True
-    except BrokenProcessPool as error:
-        raise MissingError(
-            f"One of {workers} workers was ended, as systems do when memory runs out; repeat with "
-            "fewer --workers."
-        ) from error
-    finally:
-        if not done:  # an interrupt must not wait for large images; what workers hold is lost
-            for child in set(multiprocessing.active_children()) - before:
-                child.terminate()
-        pool.shutdown(cancel_futures=True)
-
-
-def leave_with_parent() -> None:
-    """End without a traceback when the user interrupts, and also when the parent is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def on_dask(
