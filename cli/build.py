@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -144,7 +143,7 @@ def _print_matrix(recipe: Recipe, options: BuildOptions) -> None:
     include = [
         {"name": name, "only": f"{name}/*", "artifacts": count} for name, count in counts.items()
     ]
-    print(jsonlib.dumps({"include": include}))
+    output.print_json({"include": include}, indent=None)
 
 
 def _init(sources: list[str], file: Path) -> None:

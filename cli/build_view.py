@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from scrfdconv.cli import output
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
@@ -40,7 +42,7 @@ def build_view() -> Iterator[View]:
     from rich.console import Console
     from rich.live import Live
 
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, **output.PLAIN)
     view = LiveView(console)
     # rich takes over stdout while it draws, and would send a piped result to the terminal.
     shared = sys.stdout.isatty()
@@ -73,7 +75,7 @@ class PlainView:
     def finished(self, outcome: Outcome) -> None:
         """Print the line."""
         self.done += 1
-        print(self.line(outcome), file=sys.stderr, flush=True)
+        output.say(self.line(outcome))
 
     def line(self, outcome: Outcome) -> str:
         """What is said of a finished step."""
@@ -109,7 +111,7 @@ class LiveView(PlainView):
 
         self.running.pop(outcome.name, None)
         self.done += 1
-        text = Text(self.line(outcome))
+        text = Text(output.printable(self.line(outcome)))
         start = text.plain.index("]") + 2
         text.stylize(COLOURS[outcome.state], start, start + len(outcome.state))
         self.console.print(text)
@@ -124,7 +126,7 @@ class LiveView(PlainView):
         now = time.monotonic()
         table = Table.grid(padding=(0, 2))
         for name, began in list(self.running.items()):
-            table.add_row("running", name, duration(now - began))
+            table.add_row("running", output.printable(name), duration(now - began))
         bar = ProgressBar(max(self.total, 1), self.done, width=BAR_WIDTH)
         table.add_row(f"{self.done}/{self.total}", bar, duration(now - self.began))
         return table

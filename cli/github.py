@@ -30,4 +30,4 @@ def tell_github(result: BuildResult) -> None:
             output.say(f"WARNING: no summary for GitHub: {summary}: {error.strerror}.")
     if os.environ.get(ACTIONS) == "true":
         for line in github_annotations(result):
-            output.say(line)
+            output.annotate(line)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SYSTEM = os.name
 USAGE_ERROR = 2
+HELP = frozenset(("-h", "--help"))
 BUG = 70  # EX_SOFTWARE of sysexits.h: none of the documented codes
 # Typer's own name for what click calls UsageError, whichever click it brings.
 MAKE, PROVE, LOOK_UP, OTHER = "Make artifacts", "Prove and measure", "Look up", "Other"
@@ -50,11 +51,11 @@ class Verbs(TyperGroup):
     def main(self, args: Sequence[str] | None = None, *_: Any, **extra: Any) -> Any:
         """Parse, run, exit."""
         arguments = list(sys.argv[1:] if args is None else args)
-        output.start(json="--json" in arguments)
         signals.install()
         extra["standalone_mode"] = False
         try:
-            code = self._run(arguments or ["--help"], extra)
+            with output.started(json="--json" in arguments and not HELP.intersection(arguments)):
+                code = self._run(arguments or ["--help"], extra)
         finally:
             atexit.register(signals.ignore)
         sys.exit(code)

@@ -29,7 +29,8 @@ def models(
     if toml:
         if name is None:
             raise typer.BadParameter("--toml needs the name of a model.")
-        output.show(toml_from_architecture(architecture_from_recipe(name)))
+        for line in toml_from_architecture(architecture_from_recipe(name)).splitlines():
+            output.show(line)
         return
     chosen = [architecture_from_recipe(name).name] if name else list(BUILTIN)
     with output.working("computing"):
@@ -83,7 +84,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         params = row["published_parameters_millions"]
         wrong = "*" if row["note"] and row["published"] else ""
         table.add_row(
-            row["name"],
+            output.printable(row["name"]),
             str(row["keypoints"]),
             row["head_norm"][:-4],
             f"{row['parameters'] / 1e6:.3f}",

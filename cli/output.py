@@ -1,13 +1,19 @@
 """What a user sees: results on stdout, everything else on stderr, JSON when asked for.
 
-``--json`` promises exactly one object on stdout, on failures, too.
+``--json`` promises exactly one object on stdout, on failures, too. This is the one place that
+writes to terminals and to the logs of CI systems. Names, metadata and errors come from files that
+strangers made, so every text goes through `printable`.
 """
 
 from __future__ import annotations
 
+import logging
+import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
+from io import TextIOBase
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,31 +22,122 @@ if TYPE_CHECKING:
     from scrfdconv.checks.results import CheckResult, Report
     from scrfdconv.converters.formats import Source
 
-_state = {"json": False}
+_state: dict[str, Any] = {"json": False, "stdout": None}  # stdout: where the JSON object goes
+# GitHub runs lines that start with "::" (blanks before are skipped), and "##[" anywhere in a line,
+# Azure Pipelines "##vso[";
+# https://github.com/actions/runner/blob/main/src/Runner.Common/ActionCommand.cs
+_COMMAND = re.compile(r"^(\s*):(?=:)|##(?=\w*\[)")
+_STDOUT, _STDERR = 1, 2  # file descriptors
 TABLE_WIDTH = 110  # characters of the widest table, that of the models
+# For consoles of rich: "[red]" and ":smile:" in a name are a name.
+PLAIN: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}
 METRICS = ("max_abs", "mean_abs", "p999_abs", "cosine", "sqnr")
 
 
-def start(*, json: bool) -> None:
-    """Begin a run; with ``json`` nothing but ``print_json`` writes to stdout."""
+@contextmanager
+def started(*, json: bool) -> Iterator[None]:
+    """A run; with ``json`` nothing but ``print_json`` writes to stdout, whoever tries."""
     _state["json"] = json
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal that knows ASCII only gets escapes
+            stream.reconfigure(errors="backslashreplace")
+    logger = logging.getLogger()
+    handler = _Remarks(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        with _reserved_stdout() if json else nullcontext():
+            yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class _Remarks(logging.Handler):
+    """Warnings of all libraries, said as our own."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
+
+
+class _Lines(TextIOBase):
+    """What prints to stdout that belongs to a JSON object: whole lines of it go to `say`."""
+
+    def __init__(self) -> None:
+        self._rest = ""
+
+    def write(self, text: str) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            say(line)
+        return len(text)
+
+
+@contextmanager
+def _reserved_stdout() -> Iterator[None]:
+    """Keep stdout for `print_json`; prints of Python and of C libraries go to stderr."""
+    stdout, kept = sys.stdout, None
+    with suppress(OSError, ValueError):  # closed, or no file at all, as in tests
+        if stdout.fileno() == _STDOUT:
+            stdout.flush()
+            kept = os.dup(_STDOUT)
+            os.dup2(_STDERR, _STDOUT)
+    _state["stdout"] = os.fdopen(kept, "w", encoding="utf-8") if kept is not None else stdout
+    sys.stdout = _Lines()
+    try:
+        yield
+    finally:
+        sys.stdout = stdout
+        _state["stdout"].flush()
+        if kept is not None:
+            os.dup2(kept, _STDOUT)
+            _state["stdout"].close()
+        _state["stdout"] = None
+
+
+def printable(text: object) -> str:
+    r"""``text`` as one line that does nothing to a terminal and nothing to a CI system.
+
+    Characters that control something (escape sequences, line ends, changes of the writing
+    direction) and those that UTF-8 cannot hold are shown as escapes. Workflow commands get a
+    backslash: ``\::error::``.
+    """
+    return _COMMAND.sub(_disarmed, visible(text))
+
+
+def visible(text: object) -> str:
+    """``text`` with every character that cannot be seen written as an escape."""
+    return "".join(c if c.isprintable() else _escaped(c) for c in str(text))
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def _disarmed(command: re.Match[str]) -> str:
+    return f"{command[1]}\\:" if command[1] is not None else "##\\"
 
 
 def wants_json() -> bool:
     """True if stdout belongs to one JSON object."""
-    return _state["json"]
+    return bool(_state["json"])
 
 
-def print_json(content: dict[str, Any]) -> None:
+def print_json(content: dict[str, Any], indent: int | None = 2) -> None:
     """The one object of ``--json``."""
     import json as jsonlib  # not needed for --help
 
-    print(jsonlib.dumps(content, indent=2))
+    # In JSON a command can only stand in a text, where a bracket may be an escape.
+    text = re.sub(r"##(\w*)\[", r"##\1\\u005b", jsonlib.dumps(content, indent=indent))
+    print(text, file=_state["stdout"] or sys.stdout, flush=True)
 
 
 def say(text: str = "") -> None:
-    """Progress and remarks: stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """Progress and remarks, one line: stderr."""
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+def annotate(command: str) -> None:
+    """A workflow command of our own to GitHub, whose parts are escaped already: stderr."""
+    print(visible(command), file=sys.stderr, flush=True)
 
 
 def say_if_seeded(source: Source) -> None:
@@ -53,9 +150,9 @@ def say_if_seeded(source: Source) -> None:
 
 
 def show(text: str) -> None:
-    """A result for people: stdout, unless that belongs to the JSON object."""
+    """A result for people, one line: stdout, unless that belongs to the JSON object."""
     if not _state["json"]:
-        print(text, flush=True)
+        print(printable(text), flush=True)
 
 
 def fail(sentence: str, code: int, report: object = None) -> None:
@@ -74,13 +171,16 @@ def fail(sentence: str, code: int, report: object = None) -> None:
 
 
 def tables() -> Console:
-    """A console on stdout that is wide enough for tables; rich drops columns of narrow ones."""
+    """A console on stdout that is wide enough for tables; rich drops columns of narrow ones.
+
+    Texts are no markup there; whoever prints a text from a file makes it `printable`.
+    """
     import shutil
 
     from rich.console import Console
 
     width = max(shutil.get_terminal_size().columns, TABLE_WIDTH)
-    return Console(width=width, soft_wrap=True, highlight=False)
+    return Console(width=width, soft_wrap=True, **PLAIN)
 
 
 def show_report(report: Report) -> None:
@@ -96,17 +196,17 @@ def show_report(report: Report) -> None:
         cells = [_cell(next((r for r in results if r.metric == m), None)) for m in METRICS]
         ok = all(result.passed for result in results)
         verdict = Text("ok", "green") if ok else Text("FAILED", "bold red")
-        table.add_row(subject, *cells, verdict)
+        table.add_row(printable(subject), *cells, verdict)
     console = tables()
     if not _state["json"]:
         if table.row_count:
             console.print(table)
         for result in report.results:
             if result.metric not in METRICS:
-                console.print(_line(result))
+                console.print(printable(_line(result)))
         for note in report.notes:
-            console.print(f"note: {note}")
-        console.print(report.summary())
+            console.print(printable(f"note: {note}"))
+        console.print(printable(report.summary()))
 
 
 def _rows(results: Iterable[CheckResult]) -> Iterator[tuple[str, list[CheckResult]]]:
@@ -140,8 +240,9 @@ def working(what: str) -> Iterator[None]:
         yield
         return
     from rich.console import Console
+    from rich.text import Text
 
-    with Console(stderr=True).status(what):
+    with Console(stderr=True, **PLAIN).status(Text(printable(what))):
         yield
 
 
@@ -161,13 +262,13 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     )
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
     # rich takes over stdout while a bar moves, and would send a piped result to the terminal.
-    console, shared = Console(stderr=True), sys.stdout.isatty()
+    console, shared = Console(stderr=True, **PLAIN), sys.stdout.isatty()
     with Progress(*columns, console=console, transient=True, redirect_stdout=shared) as bar:
-        task = bar.add_task(what, total=None)
+        task = bar.add_task(printable(what), total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -10,6 +10,7 @@ import sys
 import tomllib
 import venv
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,15 @@ def linked(folder: Path) -> Path:
     return folder
 
 
+def left_out(*patterns: str) -> Callable[[str, list[str]], set[str]]:
+    """What a copy of the tree leaves out: ``build`` at its root only, recipes/build is ours."""
+    everywhere = shutil.ignore_patterns("*.egg-info", ".git", ".ci", ".venv*", *patterns)
+    return lambda folder, names: {
+        *everywhere(folder, names),
+        *(["build"] if Path(folder) == ROOT else []),
+    }
+
+
 def test_the_listed_packages_are_those_on_disk():
     assert sorted(project()["tool"]["setuptools"]["packages"]) == python_packages()
 
@@ -52,10 +62,7 @@ def test_every_folder_of_python_files_is_a_package():
 
 def test_the_wheel_holds_every_module_and_nothing_else(tmp_path):
     source = tmp_path / "source"  # a copy: a build folder must not be left in the tree
-    ignore = shutil.ignore_patterns(
-        "__pycache__", "build", "*.egg-info", ".git", ".ci", ".venv*", ".*_cache", "tests"
-    )
-    shutil.copytree(ROOT, source, ignore=ignore)
+    shutil.copytree(ROOT, source, ignore=left_out("__pycache__", ".*_cache", "tests"))
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
     subprocess.run([*command, "-w", tmp_path, source], check=True)
     (wheel,) = tmp_path.glob("*.whl")
@@ -142,8 +149,7 @@ def test_the_two_set_up_commands_stand_in_the_readme():
 def test_the_set_up_commands_work_in_a_fresh_environment(tmp_path):
     """As a new user types them; pytest itself runs one test there, or it would run this one."""
     source, environment = tmp_path / "source", tmp_path / "venv"
-    ignore = shutil.ignore_patterns("build", "*.egg-info", ".git", ".ci", ".venv*", "*_cache")
-    shutil.copytree(ROOT, source, ignore=ignore)
+    shutil.copytree(ROOT, source, ignore=left_out("*_cache"))
     venv.create(environment, with_pip=True)
     variables = {
         **{k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV"))},

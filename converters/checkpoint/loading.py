@@ -11,7 +11,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,12 +30,14 @@ from scrfdconv.converters.checkpoint.recognise import (
     parameter_shapes,
     recognise,
 )
-from scrfdconv.converters.errors import CheckpointError, MissingError, UsageError
+from scrfdconv.converters.errors import ArtifactError, CheckpointError, MissingError, UsageError
+from scrfdconv.converters.metadata import PREFIX, architecture_from_metadata
 from scrfdconv.converters.network.architecture import (
     BUILTIN,
     DEFAULT_MODEL,
     Architecture,
     architecture_from_recipe,
+    common_row,
     known_name,
 )
 
@@ -49,6 +51,8 @@ logger = logging.getLogger(__name__)
 _HEAD = 16  # bytes that tell a checkpoint
 _PICKLE = b"\x80"  # first byte of every pickle since protocol 2, so of old torch checkpoints
 DEFAULT_SEED = 0
+# Keys of `meta` in checkpoints that were lifted: the architecture as JSON, the origin's sha256.
+META_ARCHITECTURE, META_ORIGIN = f"{PREFIX}architecture", f"{PREFIX}lifted_from"
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 _PARTS = re.compile(r"^(.*?)(backbone|neck|bbox_head)\.")
 _NAMED = 3  # keys that an error names before it counts the rest
@@ -121,7 +125,7 @@ def load_source(
     if recipe:
         architecture = architecture_from_recipe(recipe)
     elif config:
-        architecture = _known(architecture_from_config_file(config, config.stem))
+        architecture = common_row(architecture_from_config_file(config, config.stem))
     return seeded_checkpoint(architecture, seed)
 
 
@@ -147,8 +151,9 @@ def load_checkpoint(
     """Load an mmdet ``.pth``, a bare state_dict or ``.safetensors``.
 
     The architecture, where it is not known, comes from ``recipe``, else ``config``, else the
-    config text in the file's ``meta``, else the names and shapes (``groups``: GroupNorm groups
-    where those leave it open). Raises CheckpointError for files that do not load or do not fit.
+    file's ``meta`` (what `save_checkpoint` wrote, or a config text), else the names and shapes
+    (``groups``: GroupNorm groups where those leave it open). Raises CheckpointError for files
+    that do not load or do not fit.
     """
     if sum(option is not None for option in (recipe, config, groups)) > 1:
         raise UsageError("--recipe, --config and --norm-groups exclude each other: give one.")
@@ -329,16 +334,21 @@ def _find_architecture(
     if recipe is not None:
         return architecture_from_recipe(recipe), f"--recipe {recipe}"
     if config is not None:
-        return _known(architecture_from_config_file(config, path.stem)), f"--config {config}"
+        return common_row(architecture_from_config_file(config, path.stem)), f"--config {config}"
     meta = content.get("meta")
     text = meta.get("config") if isinstance(meta, Mapping) else None
     if groups is not None and not any(".gn." in key for key in shapes):
         raise UsageError(f"--norm-groups {groups}: {path} has no GroupNorm.")
+    own = meta.get(META_ARCHITECTURE) if isinstance(meta, Mapping) else None
+    if isinstance(own, str) and groups is None:
+        return _own_architecture(own, path), "the architecture in meta"
     if isinstance(text, str) and text.strip() and groups is None:
         where = f"{path}: the config in its meta"
-        return _known(architecture_from_config_text(text, path.stem, where)), "the config in meta"
+        return common_row(
+            architecture_from_config_text(text, path.stem, where)
+        ), "the config in meta"
     try:
-        return _known(recognise(shapes, path.stem, groups)), "names and shapes of the weights"
+        return common_row(recognise(shapes, path.stem, groups)), "names and shapes of the weights"
     except CheckpointError as error:
         like, share = closest(needed(shapes))
         if share >= LIKENESS and not only_groups_are_open(shapes):
@@ -346,10 +356,13 @@ def _find_architecture(
         raise CheckpointError(f"{path}: {error}.") from error
 
 
-def _known(architecture: Architecture) -> Architecture:
-    """The built-in row that computes the same, so that it goes by its common name."""
-    same = (a for a in BUILTIN.values() if replace(architecture, name=a.name) == a)
-    return next(same, architecture)
+def _own_architecture(text: str, path: Path) -> Architecture:
+    try:
+        architecture = architecture_from_metadata({"architecture": text})
+    except ArtifactError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    assert architecture is not None
+    return common_row(architecture)
 
 
 def _require_fit(

@@ -13,6 +13,9 @@ from scrfdconv.converters.runner import thread_limit
 if TYPE_CHECKING:
     import onnx
 
+# Fatal errors alone. ONNX Runtime logs names of a model's tensors raw and in colour to stderr; what
+# it logs as errors it raises, too.
+SILENT = 4
 Images = Callable[[], Iterable[np.ndarray]]  # (N, 3, H, W) float32 each, the same ones every time
 
 
@@ -20,8 +23,9 @@ def outputs_of(model: onnx.ModelProto, images: Images) -> Iterator[list[Any]]:
     """The outputs of a model in memory for each of ``images``."""
     import onnxruntime
 
+    onnxruntime.set_default_logger_severity(SILENT)
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # released models warn of their stale output shapes
+    options.log_severity_level = SILENT
     # Many short runs: threads that spin between them only take time from each other.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.intra_op_num_threads = thread_limit() or 0  # 0: as many as there are

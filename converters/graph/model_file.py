@@ -16,14 +16,19 @@ IMAGE_RANK = 4
 
 def serialised(model: onnx.ModelProto) -> bytes:
     """The bytes of a model that the checker accepts; the same for the same model."""
+    require_valid(model, model.graph.name)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def require_valid(model: onnx.ModelProto, where: str) -> None:
+    """Raise ArtifactError for a model that the checker does not accept."""
     import onnx
 
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
         first = str(error).strip().partition("\n")[0]
-        raise ArtifactError(f"{model.graph.name}: is not valid ONNX: {first}.") from error
-    return bytes(model.SerializeToString(deterministic=True))
+        raise ArtifactError(f"{where}: is not valid ONNX: {first}.") from error
 
 
 def load_onnx(path: Path) -> onnx.ModelProto:

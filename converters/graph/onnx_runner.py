@@ -11,6 +11,7 @@ import numpy as np
 
 from scrfdconv.converters.artifact import readable
 from scrfdconv.converters.errors import ArtifactError, ScrfdconvError
+from scrfdconv.converters.graph.inference import SILENT
 from scrfdconv.converters.graph.model_file import (
     IMAGE_RANK,
     load_onnx,
@@ -71,8 +72,9 @@ class OnnxRunner(Runner):
 def _session(path: Path, threads: int | None) -> Any:
     import onnxruntime
 
+    onnxruntime.set_default_logger_severity(SILENT)
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; released models warn of their stale output shapes
+    options.log_severity_level = SILENT
     threads = threads or thread_limit()
     if threads:
         options.intra_op_num_threads = threads

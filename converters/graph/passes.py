@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import redirect_stdout
+from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -121,7 +123,8 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
 
     try:
         # certify: by default it depends on whether an SMT solver happens to be installed
-        smaller, ok = onnxsim.simplify(model, check_n=0, certify=False)
+        with redirect_stdout(StringIO()):  # names of unknown operators would be printed there
+            smaller, ok = onnxsim.simplify(model, check_n=0, certify=False)
     except (RuntimeError, ValueError) as error:
         raise ArtifactError(f"{model.graph.name}: cannot be simplified: {error}.") from error
     if not ok:

@@ -7,7 +7,7 @@ deepinsight/insightface, detection/scrfd.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from scrfdconv.converters.structured import plain_as, read_toml, to_plain
 # Four backbone stages at strides 4, 8, 16, 32: fixed by both backbones.
 STAGES = 4
 FIRST_STAGE_STRIDE = 4
+MOST_STRIDES = 6  # 4 to 128: a face detector looks for nothing larger
 # A bottleneck's last 1x1 conv widens its stage by this factor (ResNet).
 BOTTLENECK_EXPANSION = 4
 # Decoders place anchors on an H//stride grid; the networks' maps only have that size
@@ -72,16 +73,19 @@ class Architecture:
             f"stage_channels needs {STAGES} entries": len(self.stage_channels) == STAGES,
             f"head_channels needs {towers} entries": len(self.head_channels) == towers,
             f"head_convs needs {towers} entries": len(self.head_convs) == towers,
-            "strides must start at 4, 8, 16 or 32 and double": self.strides
-            == tuple(self.strides[0] << i for i in range(len(self.strides)))
-            and self.strides[0] in (4, 8, 16, 32),
-            "strides must reach at least 32": self.strides[-1] >= SIZE_MULTIPLE,
+            "strides must start at 4, 8, 16 or 32 and double": self._strides_double(),
+            "strides must reach at least 32": max(self.strides, default=0) >= SIZE_MULTIPLE,
             "all counts must be positive": min(self._counts()) > 0,
             "head_groups must divide the channels of every head norm": self._groups_fit(),
         }
         broken = [rule for rule, holds in rules.items() if not holds]
         if broken:
             raise UsageError(f"Architecture {self.name}: {broken[0]}.")
+
+    def _strides_double(self) -> bool:
+        if self.strides[:1] not in ((4,), (8,), (16,), (32,)) or len(self.strides) > MOST_STRIDES:
+            return False
+        return self.strides == tuple(self.strides[0] << i for i in range(len(self.strides)))
 
     def _counts(self) -> tuple[int, ...]:
         return (
@@ -258,6 +262,12 @@ PUBLISHED: Mapping[str, Published] = MappingProxyType(
         "scrfd_10g_kps": Published("SCRFD_10G_KPS", 95.40, 94.01, 82.80, "10G", 4.23, 5.0),
     }
 )
+
+
+def common_row(architecture: Architecture) -> Architecture:
+    """The built-in row that computes the same, so that it goes by its common name; else itself."""
+    same = (a for a in BUILTIN.values() if replace(architecture, name=a.name) == a)
+    return next(same, architecture)
 
 
 def known_name(text: str) -> str | None:

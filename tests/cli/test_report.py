@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from scrfdconv.checks.reports.files import report_json
+from scrfdconv.converters.network.architecture import BUILTIN
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def test_a_summary_that_cannot_be_written_does_not_change_the_verdict(scrfdconv,
 
 @pytest.mark.parametrize(
     ("content", "code", "sentence"),
-    [("{}", 3, "'report_version' is missing"), (None, 3, "there is no such file")],
+    [("{}", 3, "missing key report_version"), (None, 3, "there is no such file")],
 )
 def test_a_bad_report_is_one_sentence(scrfdconv, tmp_path, content, code, sentence):
     if content is not None:
@@ -77,7 +78,12 @@ def test_a_bad_report_is_one_sentence(scrfdconv, tmp_path, content, code, senten
 def entry(path, sha256):
     return {
         "path": path, "sha256": sha256 * 64, "size": 1, "format": "onnx", "precision": "fp32",
-        "checkpoint": {}, "options": {}, "checks": [],
+        "files": [{"path": path, "sha256": sha256 * 64, "size": 1}],
+        "checkpoint": {
+            "name": "a", "model": "scrfd_1g", "seed": 0, "sha256": None, "weights_sha256": "0",
+            "architecture": BUILTIN["scrfd_1g"].to_dict(),
+        },
+        "options": {"tolerance": {"loosen": 1.0}}, "checks": [],
     }  # fmt: skip
 
 
@@ -90,7 +96,7 @@ def folders(parts, tmp_path):
             folder = tmp_path / name
             folder.mkdir()
             (tmp_path / f"{name}.json").rename(folder / "report.json")
-            manifest = {"manifest_version": 1, "recipe": "r", "artifacts": [content]}
+            manifest = {"manifest_version": 2, "recipe": "r", "artifacts": [content]}
             (folder / "manifest.json").write_text(json.dumps(manifest))
         return "a/report.json", "b/report.json"
 

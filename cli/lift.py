@@ -1,0 +1,50 @@
+"""The verb lift: back from a released ONNX file to the checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scrfdconv.cli import options as o
+from scrfdconv.cli import output
+from scrfdconv.cli.main import MAKE, app
+from scrfdconv.cli.making import show_made
+from scrfdconv.cli.sources import tell_source
+
+
+@app.command(rich_help_panel=MAKE)
+def lift(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="Float32 or FP16, any size.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Where to write.", show_default="NAME_lifted.pth"),
+    ] = None,
+    images: o.Images = None,
+    no_verify: o.NoVerify = False,
+    json: o.Json = False,
+) -> None:
+    """Give the checkpoint back that an ONNX file was exported from, and verify it against it."""
+    from scrfdconv.checks.faces.images import image_files
+    from scrfdconv.checks.verify import Demand
+    from scrfdconv.converters.artifact import require_folder
+    from scrfdconv.converters.formats import require_format
+    from scrfdconv.recipes.lift import default_checkpoint
+    from scrfdconv.recipes.lift import lift as lift_model
+
+    require_format(model, "onnx")
+    path = out or default_checkpoint(model)
+    require_folder(path)
+    demand = None if no_verify else Demand(image_files(images))
+    with output.working(f"lifting {model.name}"):
+        made, checkpoint = lift_model(model, path, demand)
+    tell_source(checkpoint)
+    facts = {
+        "source": str(model),
+        "architecture": checkpoint.architecture.to_dict(),
+        "tensors": len(checkpoint.weights),
+        "weights_sha256": checkpoint.weights_digest,
+        "notes": list(checkpoint.notes),
+    }
+    show_made(made, facts)

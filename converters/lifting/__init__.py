@@ -1,0 +1,1 @@
+"""From an ONNX graph alone back to the checkpoint: the architecture, and weights under its keys."""
