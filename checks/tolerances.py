@@ -105,9 +105,10 @@ class BiasLimits:
 #   FP16  bbox 0.0022 and 0.0024, kps 0.0051 and 0.0037, score 0.0013 and 0.0028
 #   INT8  bbox 0.016  and 0.024,  kps 0.040  and 0.021,  score 0.042  and 0.058
 # Tiny seeded networks that were calibrated on few or other pictures came to offsets of 0.07, 0.08
-# and 0.12 and, at stride 32 with a dozen anchors, to a slope of 0.064 in their boxes.
-# The limits are 1.6 to 4 times the former, and far below what users must not get: boxes that are 10 % too
-# large have a slope of 0.1, exchanged eyes an offset above 1, a score power of 1.3 a slope of 0.3.
+# and 0.12 and, at stride 32 with a dozen anchors, to slopes of 0.064 (bbox) and 0.067 (kps).
+# The limits are 1.6 to 5 times the former, and below what users must not get: boxes that are 10 %
+# too large have a slope of 0.1 and an offset of 0.2 or more, exchanged eyes an offset above 1, a
+# score power of 1.3 a slope of 0.3.
 _NO_SIDE = "rounding takes no side: errors cancel out over anchors"
 BIASES: dict[tuple[str, str], BiasLimits] = {
     ("fp32", "score"): BiasLimits(1e-4, 1e-4, _NO_SIDE),
@@ -121,7 +122,7 @@ BIASES: dict[tuple[str, str], BiasLimits] = {
     ("fp16", "kps"): BiasLimits(1.5e-2, 1e-2, _NO_SIDE),
     ("int8", "score"): BiasLimits(8e-2, 2.5e-1, _NO_SIDE),
     ("int8", "bbox"): BiasLimits(7.5e-2, 1.2e-1, _NO_SIDE),
-    ("int8", "kps"): BiasLimits(6.5e-2, 1.2e-1, _NO_SIDE),
+    ("int8", "kps"): BiasLimits(8e-2, 1.2e-1, _NO_SIDE),
 }
 # Of a model that is no SCRFD the units are unknown: only relative measures mean something.
 _UNKNOWN_UNITS = Limits(math.inf, math.inf, math.inf, 1 - 2e-10, 90, _FLOAT_REASON)

@@ -55,7 +55,8 @@ def test_each_model_runs_once_on_each_picture(tiny, photographs):
     assert got.runs == want.runs
     assert {r.check for r in results} == {"parity", "faces"}
     assert all(r.passed for r in results)
-    assert {r.subject for r in results} >= {"faces", "faces_8"}
+    assert {r.subject for r in results} >= {"faces"}
+    assert any(r.subject.startswith("faces_") for r in results)  # of one stride
 
 
 def test_no_two_photographs_are_in_memory_at_once(tiny, photographs, monkeypatch):

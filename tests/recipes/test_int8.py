@@ -248,7 +248,7 @@ def test_without_a_verification_it_is_written_and_says_so(blind, images, tmp_pat
 def test_a_face_that_crossed_the_threshold_is_not_lost_in_the_search(trained, images, tmp_path):
     """A face at 0.500 that becomes 0.499 must not put a layer back to float."""
     parent = tmp_path / "parent.onnx"
-    parent.write_bytes(serialised(onnx_from_checkpoint(trained, OnnxOptions(SHAPE))))
+    parent.write_bytes(serialised(onnx_from_checkpoint(trained, OnnxOptions(shape=SHAPE))))
     canvases = load_pictures(images[:2], SHAPE).canvases
     judge = Judge.of(OnnxRunner(parent), canvases, 0.01)
     on_the_edge = tuple(
