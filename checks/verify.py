@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from scrfdconv.checks.arithmetic import notes_on_twin
 from scrfdconv.checks.faces.compare import FacesComparison, model_input
 from scrfdconv.checks.parity import (
     Observe,
@@ -19,7 +20,7 @@ from scrfdconv.checks.parity import (
 )
 from scrfdconv.checks.precision import audit as audit_onnx
 from scrfdconv.checks.results import CheckResult, Report
-from scrfdconv.checks.weights import READERS, ROUNDING, compare_weights
+from scrfdconv.checks.weights import ROUNDING, compare_weights
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.errors import ArtifactError, UsageError
 from scrfdconv.converters.formats import Source, format_of, open_artifact
@@ -58,10 +59,13 @@ def verify(reference: Source, path: Path, demand: Demand | None = None) -> Repor
     results += map(CheckResult.of, format_of(path).findings(got))
     if isinstance(got, OnnxRunner) and _says_reduced(got):
         results += audit_onnx(path).results()
-    if _comparable_at_rest(reference, path, got, demand):
+    if _comparable_at_rest(reference, got, demand):
         assert isinstance(reference, Checkpoint)
         results += compare_weights(reference, path, got.precision)
-    return Report.of(results, _notes(reference, demand))
+    notes = _notes(reference, demand)
+    if shapes:
+        notes += notes_on_twin(got, demand.images, shapes[0][1:])
+    return Report.of(results, notes)
 
 
 def verify_simplified(source: Path, path: Path, demand: Demand | None = None) -> Report:
@@ -131,13 +135,8 @@ def _says_reduced(got: Runner) -> bool:
     return {got.precision, got.metadata.get("precision", "fp32")} != {"fp32"}
 
 
-def _comparable_at_rest(reference: Source, path: Path, got: Runner, demand: Demand) -> bool:
-    return (
-        demand.weights
-        and isinstance(reference, Checkpoint)
-        and got.precision in ROUNDING
-        and format_of(path).name in READERS
-    )
+def _comparable_at_rest(reference: Source, got: Runner, demand: Demand) -> bool:
+    return demand.weights and isinstance(reference, Checkpoint) and got.precision in ROUNDING
 
 
 def _notes(reference: Source, demand: Demand) -> list[str]:

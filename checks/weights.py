@@ -17,6 +17,7 @@ import numpy as np
 from scrfdconv.checks.results import CheckResult
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.formats import format_of
+from scrfdconv.converters.graph.convolution import Convolution
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,30 +45,20 @@ ROUNDING = {
 }
 
 
-@dataclass(frozen=True)
-class Convolution:
-    """Weight (out, in, k, k) and bias (out,) as an inference graph has them."""
-
-    name: str
-    weight: np.ndarray
-    bias: np.ndarray
-
-    def difference(self, other: Convolution, smallest: float) -> float:
-        """Largest relative difference: of a weight to itself, of a bias to the largest bias."""
-        weights = np.abs(self.weight - other.weight) / np.maximum(np.abs(self.weight), smallest)
-        biases = np.abs(self.bias - other.bias) / (np.abs(self.bias).max() or 1.0)
-        return float(max(weights.max(), biases.max()))
-
-
 def compare_weights(
     checkpoint: Checkpoint, path: Path, precision: str = "fp32"
 ) -> Iterator[CheckResult]:
-    """Yield how well the convolutions of the model at ``path`` match those of ``checkpoint``."""
-    rounding, convolutions_of = ROUNDING[precision], READERS[format_of(path).name]
+    """Yield how well the convolutions of the model at ``path`` match those of ``checkpoint``.
+
+    Nothing where the format cannot read its weights: such files are compared by outputs alone.
+    """
+    rounding, convolutions = ROUNDING[precision], format_of(path).convolutions(path)
+    if convolutions is None:
+        return
     expected = convolutions_of_checkpoint(checkpoint)
     worst, culprit, found = 0.0, "", set()
     strangers = []
-    for convolution in convolutions_of(path):
+    for convolution in convolutions:
         alike = [c for c in expected if c.weight.shape == convolution.weight.shape]
         if not alike:
             strangers.append(convolution.name)
@@ -112,48 +103,3 @@ def convolutions_of_checkpoint(checkpoint: Checkpoint) -> list[Convolution]:
 def _scaled(name: str, module: nn.Conv2d, factor: float) -> Convolution:
     bias = np.zeros(module.out_channels) if module.bias is None else module.bias.numpy()
     return Convolution(name, module.weight.numpy() * factor, bias * factor)
-
-
-def convolutions_of_onnx(path: Path) -> Iterator[Convolution]:
-    """Every Conv of a float or FP16 ONNX model."""
-    from onnx import numpy_helper
-
-    from scrfdconv.converters.graph.model_file import load_onnx
-    from scrfdconv.converters.graph.passes import simplify
-
-    model = load_onnx(path)
-    if any(node.op_type in ("BatchNormalization", "Identity") for node in model.graph.node):
-        model = simplify(model)  # foreign exports may leave BatchNorms and shared weights so
-    graph = model.graph
-    tensors = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
-    tensors |= {
-        n.output[0]: numpy_helper.to_array(n.attribute[0].t)
-        for n in graph.node
-        if n.op_type == "Constant" and n.attribute[0].name == "value"
-    }
-    for node in graph.node:
-        if node.op_type == "Conv" and node.input[1] in tensors:
-            weight = tensors[node.input[1]]
-            bias = tensors.get("".join(node.input[2:]), np.zeros(len(weight)))
-            yield Convolution(node.name or node.output[0], weight, bias)
-
-
-def convolutions_of_torchscript(path: Path) -> Iterator[Convolution]:
-    """Every convolution of a traced or scripted model, with BatchNorms folded in."""
-    import torch
-
-    from scrfdconv.converters.formats.torchscript.runner import without_deprecation
-
-    with without_deprecation():
-        loaded = torch.jit.load(str(path), "cpu")  # type: ignore[no-untyped-call]
-        module = torch.jit.freeze(loaded.eval())
-    for node in module.graph.nodes():
-        if node.kind() in ("aten::_convolution", "aten::conv2d"):
-            _, weight, bias = (value.toIValue() for value in list(node.inputs())[:3])
-            none = torch.zeros(len(weight))
-            name = next(node.outputs()).debugName()
-            yield Convolution(name, weight.numpy(), (none if bias is None else bias).numpy())
-
-
-# How the convolutions of a kind of file are read; other kinds are compared by their outputs alone.
-READERS = {"onnx": convolutions_of_onnx, "torchscript": convolutions_of_torchscript}

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -94,6 +95,8 @@ def thread_limit() -> int | None:
 class Runner(ABC):
     """Runs one model. ``interface`` says what it takes, ``metadata`` what it says of itself."""
 
+    arithmetic_setting: ClassVar[str] = ""  # what a deployer sets to choose the arithmetic
+
     def __init__(self, interface: Interface, metadata: Mapping[str, str] | None = None) -> None:
         self.interface = interface
         self.metadata = dict(metadata or {})
@@ -102,6 +105,11 @@ class Runner(ABC):
     def precision(self) -> str:
         """fp32 unless the model says otherwise."""
         return self.metadata.get("precision", "fp32")
+
+    @property
+    def computes_in(self) -> str:
+        """The arithmetic of what is not quantized."""
+        return "fp32"
 
     def run(self, images: np.ndarray) -> Outputs:
         """Outputs for ``images`` (N, 3, H, W) float32, each (N, rows, width), in canonical names.
@@ -119,9 +127,21 @@ class Runner(ABC):
             for name, value in zip(names, values, strict=True)
         }
 
+    def twin(self) -> Runner | None:
+        """The same file in the other arithmetic that this machine may run it in; None: no other.
+
+        A runtime may compute float32 models in bfloat16 because the processor can.
+        """
+        return None
+
     @abstractmethod
     def _run(self, images: np.ndarray) -> Sequence[np.ndarray]:
         """The outputs in the order of ``interface.outputs``."""
+
+
+def is_output_name(name: str) -> bool:
+    """True for ``score_8`` and its like."""
+    return _NAME.fullmatch(name) is not None
 
 
 def canonical_outputs(names: Sequence[str], where: Path) -> tuple[str, ...]:
@@ -130,7 +150,7 @@ def canonical_outputs(names: Sequence[str], where: Path) -> tuple[str, ...]:
     Our names and those of upstream's export are kept; the numeric names of older models are
     replaced by position. Raises ArtifactError for a count that no SCRFD has.
     """
-    if all(_NAME.fullmatch(name) for name in names) and names:
+    if all(map(is_output_name, names)) and names:
         return tuple(names)
     if len(names) not in _LAYOUTS:
         shown = ", ".join(names[: _LAYOUTS[6][1]]) or "none"

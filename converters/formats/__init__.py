@@ -31,6 +31,7 @@ from scrfdconv.converters.precision import FLOAT
 
 if TYPE_CHECKING:
     from scrfdconv.converters.checkpoint.loading import Checkpoint
+    from scrfdconv.converters.graph.convolution import Convolution
     from scrfdconv.converters.runner import Runner
 
     Source = Checkpoint | Artifact
@@ -139,6 +140,10 @@ class Format(ABC):
     def findings(self, runner: Runner) -> Iterator[Finding]:
         """What the format itself measures of an opened file: the types of its layers, say."""
         yield from ()
+
+    def convolutions(self, path: Path) -> Iterator[Convolution] | None:
+        """The weights of a float or FP16 file at rest; None where they cannot be read."""
+        return None
 
     def lint(self, source: Artifact) -> Lint:
         """What speaks against building from ``source``, before it is built."""

@@ -80,7 +80,7 @@ class Int8Conversion:
 
     def settings(self, table: Table) -> Int8Settings:
         """What the quantization is told, nothing put back to float yet."""
-        reduce = self.arrangement == "cpu" and needs_reduced_range()
+        reduce = self.arrangement != "tensorrt" and needs_reduced_range()
         return Int8Settings(table, self.arrangement, reduce, self.options.keep_float)
 
     def notes(self) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,6 +12,7 @@ from scrfdconv.converters.options import Option, SizeOptions
 from scrfdconv.converters.precision import precisions
 
 if TYPE_CHECKING:
+    from scrfdconv.converters.graph.convolution import Convolution
     from scrfdconv.converters.runner import Runner
 
 Exporter = Literal["torchscript", "dynamo"]
@@ -87,6 +89,12 @@ class Onnx(Format):
         from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 
         return OnnxRunner(path, threads)
+
+    def convolutions(self, path: Path) -> Iterator[Convolution]:
+        """Every convolution with constant weights."""
+        from scrfdconv.converters.formats.onnx.weights import convolutions_of_onnx
+
+        return convolutions_of_onnx(path)
 
     def describe(self, path: Path) -> dict[str, Any]:
         """Opset, producer, declared inputs and outputs, operators; then what the runner says."""

@@ -6,6 +6,7 @@ everywhere that libtorch runs, so it stays, and the one warning is kept away on 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from scrfdconv.converters.formats import Format, Source
 from scrfdconv.converters.options import SizeOptions
 
 if TYPE_CHECKING:
+    from scrfdconv.converters.graph.convolution import Convolution
     from scrfdconv.converters.runner import Runner
 
 
@@ -45,6 +47,12 @@ class TorchScript(Format):
         from scrfdconv.converters.formats.torchscript.runner import TorchScriptRunner
 
         return TorchScriptRunner(path, threads)
+
+    def convolutions(self, path: Path) -> Iterator[Convolution]:
+        """Every convolution with constant weights."""
+        from scrfdconv.converters.formats.torchscript.weights import convolutions_of_torchscript
+
+        return convolutions_of_torchscript(path)
 
     def remark(self, precision: str) -> str:
         """TorchScript is on its way out."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from scrfdconv.converters.artifact import Artifact
 
-Arrangement = Literal["cpu", "tensorrt"]
+Arrangement = Literal["cpu", "openvino", "tensorrt"]
 Calibrator = Literal["minmax", "entropy", "percentile", "auto"]
 
 DEFAULT_FACE_LOSS = 0.01
@@ -40,7 +40,8 @@ class Int8Options(Options):
     target: Annotated[
         Arrangement | None,
         Option(
-            help="cpu: unsigned activations; tensorrt: symmetric, biases in float.",
+            help="cpu, openvino: unsigned activations, arranged for ONNX Runtime or left to "
+            "OpenVINO; tensorrt: symmetric, biases in float.",
             shown_default="what the format runs fastest",
             in_name="{}",
         ),

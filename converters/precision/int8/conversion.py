@@ -74,7 +74,7 @@ def before_rounding(
 ) -> onnx.ModelProto:
     """The float model that is rounded: arranged for its target, with corrected biases.
 
-    TensorRT arranges graphs for its own kernels; it gets the layers as they are.
+    TensorRT and OpenVINO arrange graphs for their own kernels; they get the layers as they are.
     """
     keep = {name for entry in kept_for(model, outputs, options) for name in entry.nodes}
     if options.target == "cpu":

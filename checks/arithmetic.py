@@ -1,0 +1,57 @@
+"""What becomes of a model in the other arithmetic that its runtime may choose on this machine.
+
+A file does not show that its float32 network runs in bfloat16 where a processor has that. No
+limit applies: the file is what it should be. Users are told what they get, and how to choose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from scrfdconv.checks.faces.compare import detect, model_input
+from scrfdconv.checks.faces.matching import agreement
+from scrfdconv.checks.metrics import errors
+from scrfdconv.checks.parity import samples_for
+from scrfdconv.converters.runner import Runner
+
+# Shares of faces kept and not won: what FP16 must reach.
+KEEPS_FACES = 0.99
+
+
+def notes_on_twin(got: Runner, photographs: Sequence[Path], size: tuple[int, int]) -> Iterator[str]:
+    """Sentences on ``got`` beside its twin; none where there is one arithmetic only.
+
+    ``photographs`` are seen at ``size`` (H, W), one after the other; without any, seeded images
+    tell how far scores move.
+    """
+    twin = got.twin()
+    if twin is None:
+        return
+    moved = _largest_difference(got, twin)
+    told = (
+        f"verified in {got.computes_in}; this machine may compute it in {twin.computes_in}, too "
+        f"({got.arithmetic_setting}): scores move by up to {moved:.1e} on seeded images"
+    )
+    if not photographs:
+        yield told
+        return
+    images = (model_input(path, size) for path in photographs)
+    found = agreement((detect(got, image), detect(twin, image)) for image in images)
+    yield (
+        f"{told}, and {found.found} of {found.reference_faces} faces stay on "
+        f"{found.images} photographs, with {found.extra} new ones"
+    )
+    if min(found.recall, found.precision) < KEEPS_FACES:
+        yield (
+            f"keeps its faces only in {got.computes_in}: set {got.arithmetic_setting} where it is "
+            "deployed"
+        )
+
+
+def _largest_difference(got: Runner, twin: Runner) -> float:
+    """Of the scores, on the last of the seeded samples: the smallest one of dynamic models."""
+    *_, sample = samples_for(got.interface, got.interface)
+    want, other = got.run(sample.images), twin.run(sample.images)
+    scores = [name for name in want if name.startswith("score")]
+    return max(errors(want[name], other[name]).max_abs for name in scores)

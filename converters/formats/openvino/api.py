@@ -1,0 +1,65 @@
+"""The library openvino: there or not, and models as it reads them."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from scrfdconv.converters.artifact import digest_of, readable
+from scrfdconv.converters.errors import ArtifactError
+from scrfdconv.converters.libraries import library
+
+SECTION = "scrfdconv"  # of rt_info, where the .xml carries our metadata
+WEIGHTS_DIGEST = "bin_sha256"  # in that section: which .bin belongs to the .xml
+
+
+def openvino() -> Any:
+    """The module; raises MissingError where it is not installed."""
+    return library("openvino", "OpenVINO", "openvino")
+
+
+@cache
+def core() -> Any:
+    """The one entrance to the library.
+
+    Weights are read, not mapped: a file that is replaced while a model runs must not end the
+    process.
+    """
+    found = openvino().Core()
+    found.set_property({"ENABLE_MMAP": False})
+    return found
+
+
+def read_model(path: Path) -> Any:
+    """The graph and weights at ``path``; raises ArtifactError where they do not fit together."""
+    weights = path.with_suffix(".bin")
+    if not weights.is_file():
+        raise ArtifactError(f"{path}: its weights are missing; put {weights.name} beside it.")
+    try:
+        model = core().read_model(str(readable(path)), str(weights))
+    except RuntimeError as error:
+        raise ArtifactError(
+            f"{path}: OpenVINO cannot read it with {weights.name}: {reason(error)}."
+        ) from error
+    said = own_metadata_of(model).get(WEIGHTS_DIGEST)
+    if said is not None and said != digest_of(weights):
+        raise ArtifactError(
+            f"{path}: {weights.name} belongs to another build; take both files of one build."
+        )
+    return model
+
+
+def own_metadata_of(model: Any) -> dict[str, str]:
+    """What our builds say about themselves; nothing for foreign files."""
+    if not model.has_rt_info([SECTION]):
+        return {}
+    section = model.get_rt_info([SECTION]).value
+    return {str(k): str(v) for k, v in section.items()} if isinstance(section, dict) else {}
+
+
+def reason(error: Exception) -> str:
+    """The last line of an error's text that is a sentence: its first ones name C++ files."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith(("Exception from", "Check "))]
+    return (told or lines or [type(error).__name__])[-1].rstrip(".")

@@ -1,0 +1,60 @@
+"""An OpenVINO model from an ONNX file: the same input gives the same bytes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from scrfdconv.converters.artifact import digest_of
+from scrfdconv.converters.formats.openvino.api import (
+    SECTION,
+    WEIGHTS_DIGEST,
+    core,
+    openvino,
+    own_metadata_of,
+)
+from scrfdconv.converters.graph.model_file import load_onnx
+from scrfdconv.converters.metadata import own_metadata
+
+# Names that the library gives to its own nodes, and to constants that it folded: with a number
+# that counts all nodes of the process.
+_COUNTED = re.compile(r"[A-Z][A-Za-z]+_[0-9]+")
+
+
+def write_model(source: Path, out: Path, precision: str) -> None:
+    """Write ``out`` (.xml) and its .bin from the ONNX file ``source``."""
+    model = _converted(source)
+    metadata = own_metadata({p.key: p.value for p in load_onnx(source).metadata_props})
+    if metadata:
+        metadata["precision"] = precision
+    _describe(model, metadata)
+    # Weights are halved by default: a float32 file must say no.
+    half = precision == "fp16"
+    openvino().save_model(model, str(out), compress_to_fp16=half)
+    model.set_rt_info(digest_of(out.with_suffix(".bin")), [SECTION, WEIGHTS_DIGEST])
+    openvino().save_model(model, str(out), compress_to_fp16=half)
+
+
+def _converted(source: Path) -> Any:
+    """The graph with constants folded, under names that depend on nothing but the graph.
+
+    ``openvino.convert_model`` does the same and reports each call to its makers.
+    """
+    from openvino._offline_transformations import apply_moc_transformations
+
+    model = core().read_model(source.read_bytes())
+    apply_moc_transformations(model, False)  # False: keep the shapes as they are
+    for at, node in enumerate(model.get_ordered_ops()):
+        if _COUNTED.fullmatch(node.get_friendly_name()):
+            node.set_friendly_name(f"{node.get_type_name()}.{at}")
+    return model
+
+
+def _describe(model: Any, metadata: dict[str, str]) -> None:
+    """Our metadata in a section of their own, and none of what the library notes of a file."""
+    for key in [key for key, _ in model.rt_info.items()]:
+        del model.rt_info[key]
+    for key, value in sorted(metadata.items()):
+        model.set_rt_info(value, [SECTION, key])
+    assert own_metadata_of(model) == metadata

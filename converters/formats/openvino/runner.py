@@ -1,0 +1,120 @@
+"""An OpenVINO model on the CPU, in float32 arithmetic or as the processor likes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scrfdconv.converters.errors import ArtifactError
+from scrfdconv.converters.formats.openvino.api import core, own_metadata_of, read_model, reason
+from scrfdconv.converters.formats.openvino.reading import precision_of
+from scrfdconv.converters.graph.model_file import IMAGE_RANK
+from scrfdconv.converters.metadata import architecture_from_metadata
+from scrfdconv.converters.network.architecture import CHANNELS
+from scrfdconv.converters.runner import (
+    Interface,
+    Runner,
+    canonical_outputs,
+    is_output_name,
+    thread_limit,
+)
+
+_FLOAT = "f32"
+_READABLE = {"f32": "fp32", "f16": "fp16"}  # bf16 is called so
+
+
+class OpenVinoRunner(Runner):
+    """A model in OpenVINO on the CPU.
+
+    Float models compute in float32 unless ``by_default``: then as the library likes it here.
+    What INT8 models keep float is computed as the library likes it: 8 bits are coarser anyway.
+    """
+
+    arithmetic_setting = "INFERENCE_PRECISION_HINT"
+
+    def __init__(
+        self, path: Path, threads: int | None = None, *, by_default: bool | None = None
+    ) -> None:
+        self._path, self._threads = path, threads or thread_limit()
+        self._model = read_model(path)
+        self._by_default = self.precision == "int8" if by_default is None else by_default
+        self._input = self._image_input()
+        names = [_name_of(output) for output in self._model.outputs]
+        metadata = own_metadata_of(self._model)
+        super().__init__(self._interface(canonical_outputs(names, path), metadata), metadata)
+        self._request = self._compiled.create_infer_request()
+
+    @cached_property
+    def precision(self) -> str:
+        """The coarsest numbers in the graph, whatever its metadata claim."""
+        return precision_of(self._model)
+
+    @cached_property
+    def computes_in(self) -> str:
+        """The numbers of what is not quantized: fp32, bf16 or fp16."""
+        kind = str(self._compiled.get_property(self.arithmetic_setting).get_type_name())
+        return _READABLE.get(kind, kind)
+
+    def twin(self) -> OpenVinoRunner | None:
+        """The same file with the arithmetic that the library likes here, or with float32."""
+        other = OpenVinoRunner(self._path, self._threads, by_default=not self._by_default)
+        return None if other.computes_in == self.computes_in else other
+
+    def _image_input(self) -> Any:
+        inputs = self._model.inputs
+        ranks = [port.partial_shape.rank.get_length() for port in inputs]
+        types = [port.element_type.get_type_name() for port in inputs]
+        if ranks != [IMAGE_RANK] or types != [_FLOAT]:
+            shown = ", ".join(f"{t} of rank {r}" for t, r in zip(types, ranks, strict=True))
+            raise ArtifactError(
+                f"{self._path}: is not an SCRFD: expected one float32 image (N, 3, H, W), its "
+                f"inputs are {shown or 'none'}."
+            )
+        return inputs[0]
+
+    def _interface(self, names: tuple[str, ...], metadata: dict[str, str]) -> Interface:
+        batch, channels, height, width = (
+            d.get_length() if d.is_static else None for d in self._input.partial_shape
+        )
+        if channels not in (CHANNELS, None):
+            raise ArtifactError(
+                f"{self._path}: is not an SCRFD: its input has {channels} channels."
+            )
+        a = architecture_from_metadata(metadata)
+        multiple = {"size_multiple": a.size_multiple} if a else {}
+        return Interface(names, batch, height, width, **multiple)
+
+    @cached_property
+    def _compiled(self) -> Any:
+        settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        if not self._by_default:
+            settings[self.arithmetic_setting] = _FLOAT
+        if self._threads:
+            settings["INFERENCE_NUM_THREADS"] = self._threads
+        try:
+            return core().compile_model(self._model, "CPU", settings)
+        except RuntimeError as error:
+            raise ArtifactError(
+                f"{self._path}: OpenVINO cannot compile it: {reason(error)}."
+            ) from error
+
+    def _run(self, images: np.ndarray) -> Sequence[np.ndarray]:
+        try:
+            self._request.infer([images])
+            # Tensors are buffers of the request: the next run writes into them.
+            tensors = [self._request.get_output_tensor(i) for i in range(len(self._model.outputs))]
+            return [np.array(tensor.data, np.float32) for tensor in tensors]
+        except RuntimeError as error:
+            raise ArtifactError(
+                f"{self._path.name}: fails on images of shape {images.shape}: {reason(error)}."
+            ) from error
+
+
+def _name_of(port: Any) -> str:
+    """A port may have several names, in no order: ours, or the first one."""
+    names = sorted(port.names)
+    return next((name for name in names if is_output_name(name)), names[0] if names else "")
