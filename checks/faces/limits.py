@@ -18,6 +18,7 @@ Whatever is small and takes a side, ``tolerances.BIASES`` tells before.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -94,7 +95,8 @@ def _results(subject: str, marks: Marks, precision: str, detail: str) -> Iterato
         return CheckResult(CHECK, subject, metric, value, limit, at_least, detail)
 
     yield result("recall", marks.recall, kept, at_least=True)
-    if marks.detected:  # of a stride that wins nowhere in the artifact nothing can be wrong
+    # Of a stride that wins nowhere in the artifact, recall tells all.
+    if subject == CHECK or not math.isnan(marks.precision):
         yield result("precision", marks.precision, kept, at_least=True)
     if not marks.found:
         return

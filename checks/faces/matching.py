@@ -51,7 +51,7 @@ class Marks:
     extra: int  # the artifact's faces at the threshold that pair with none
     rose: int  # the artifact's faces at the threshold whose pair is below it in the reference
     recall: float  # found / reference_faces
-    precision: float  # share of the artifact's faces that are no extra ones
+    precision: float  # share of the artifact's faces, those that fell included, that are not extra
     mean_iou: float  # of the pairs
     worst_iou: float
     score_difference: float  # largest of the pairs
@@ -59,11 +59,6 @@ class Marks:
     keypoint_error: float  # mean distance over pairs and points, as a share of sqrt(w * h)
     worst_keypoint_error: float
     point_errors: tuple[float, ...]  # the mean of each point, in the order of KEYPOINT_NAMES
-
-    @property
-    def detected(self) -> int:
-        """The artifact's faces that say something about its reference."""
-        return self.found + self.extra
 
     @property
     def crossings(self) -> str:
@@ -248,12 +243,13 @@ def _marks(pictures: list[_Seen], stride: int | None) -> Marks:
     errors = [one.errors[at] for one, at in zip(pictures, pairs, strict=True)]
     points = np.concatenate([e for e in errors if e.shape[1]] or [np.empty((0, 0))])
     faces = sum(int(_of(one.strides, stride).sum()) for one in pictures)
-    detected = sum(int(at.sum()) for at in owns)
+    fell = sum(int(one.fell[at].sum()) for one, at in zip(pictures, pairs, strict=True))
+    detected = sum(int(at.sum()) for at in owns) + fell
     extra = sum(int(one.extra[at].sum()) for one, at in zip(pictures, owns, strict=True))
     return Marks(
         reference_faces=faces,
         found=len(ious),
-        fell=sum(int(one.fell[at].sum()) for one, at in zip(pictures, pairs, strict=True)),
+        fell=fell,
         extra=extra,
         rose=sum(int(one.rose[at].sum()) for one, at in zip(pictures, owns, strict=True)),
         recall=len(ious) / faces if faces else math.nan,

@@ -331,6 +331,8 @@ def test_a_face_that_noise_moved_below_the_threshold_is_not_lost(score, found, f
 
     assert (measured.found, measured.fell, measured.extra) == (found, fell, 0)
     assert measured.recall == found
+    if found:
+        assert all(r.passed for r in results_of(measured, "int8")), "also the only face there is"
 
 
 @pytest.mark.parametrize(("score", "extra", "rose"), [(0.499, 0, 1), (0.41, 0, 1), (0.39, 1, 0)])
