@@ -6,7 +6,8 @@ does a comparison in which nothing was compared.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,8 @@ COSTLY_PIXELS = 512 * 512
 
 _ROWS_RANK = 3  # (batch, anchors, columns)
 _WORST = "of the worst column, beyond chance; an anchor counts as much as its score"
+# Factors on pictures that shall light channels up which stay dark on ordinary ones.
+STRONG = (-1.0, 2.0, -2.0)
 
 # Both models and their buffers, against the largest layer alone; measured 4 to 6 at 640x640.
 MEMORY_FACTOR = 6
@@ -57,11 +60,14 @@ def compare(
     artifact: Runner,
     samples: Iterable[Sample],
     *,
-    precision: str = "fp32",
+    precision: str | Mapping[str, str] = "fp32",
     loosen: float = 1.0,
     observe: Observe | None = None,
 ) -> Iterator[CheckResult]:
-    """Yield every comparison of ``artifact`` with ``reference``, failed ones included."""
+    """Yield every comparison of ``artifact`` with ``reference``, failed ones included.
+
+    ``precision`` is what outputs are judged by, one for all or one for each of them.
+    """
     yield from _compare_interfaces(reference.interface, artifact.interface)
     names = [n for n in reference.interface.outputs if n in artifact.interface.outputs]
     outputs = {name: _OutputComparison(name) for name in names}
@@ -80,7 +86,8 @@ def compare(
     detail = "" if compared else "the models share no input shape, or failed on all of them"
     yield CheckResult(CHECK, "samples", "compared", compared, 1, at_least=True, detail=detail)
     for output in outputs.values():
-        yield from output.results(precision, loosen)
+        judged = precision if isinstance(precision, str) else precision[output.name]
+        yield from output.results(judged, loosen)
 
 
 def samples_for(reference: Interface, artifact: Interface) -> Iterator[Sample]:
@@ -95,6 +102,25 @@ def samples_for(reference: Interface, artifact: Interface) -> Iterator[Sample]:
         else:  # every kind of picture in turn
             for seed, kind in enumerate(STIMULI):
                 yield Sample(f"{kind} {size}", stimuli(1, height, width, seed, channels))
+
+
+def strong_samples(reference: Interface, artifact: Interface) -> Iterator[Sample]:
+    """Pictures of more contrast than any real one, one colour after the other, and inverted.
+
+    A convolution's differences show where its channels are large.
+    """
+    shapes = common_shapes(reference, artifact)
+    if not shapes:
+        return
+    batch, height, width = min(shapes, key=math.prod)
+    channels = reference.channels
+    for seed, factor in enumerate(STRONG):
+        images = factor * stimuli(batch, height, width, seed + len(STIMULI), channels)
+        yield Sample(f"times {factor:g}", images)
+    for channel in range(channels):
+        images = stimuli(batch, height, width, channel, channels)
+        images[:, [c for c in range(channels) if c != channel]] = -1
+        yield Sample(f"colour {channel} alone", images)
 
 
 def common_shapes(a: Interface, b: Interface) -> list[tuple[int, int, int]]:
@@ -133,6 +159,7 @@ def _whole(size: int, multiple: int, least: int) -> int:
 def _compare_interfaces(reference: Interface, artifact: Interface) -> Iterator[CheckResult]:
     faults = [f"missing {name}" for name in reference.outputs if name not in artifact.outputs]
     faults += [f"extra {name}" for name in artifact.outputs if name not in reference.outputs]
+    faults += [f"extra {name}" for name in artifact.extras if name not in reference.extras]
     if not faults:
         faults = order_faults(reference.outputs, artifact.outputs)
     yield CheckResult(CHECK, "interface", "faults", len(faults), 0, detail="; ".join(faults))

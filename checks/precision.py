@@ -17,7 +17,7 @@ import numpy as np
 from scrfdconv.checks.results import CheckResult
 from scrfdconv.converters.graph.inference import outputs_of
 from scrfdconv.converters.graph.model_file import image_input, load_onnx
-from scrfdconv.converters.graph.number_types import convolutions, precision_of
+from scrfdconv.converters.graph.number_types import convolutions, precision_of, weight_name
 from scrfdconv.converters.metadata import PREFIX
 from scrfdconv.converters.network.architecture import CHANNELS, require_shape
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import onnx
 
 CHECK = "precision"
+BITS = {"fp32": 32, "fp16": 16, "int8": 8}
 DEFAULT_SHAPE = (640, 640)  # of dynamic models; shares hardly depend on it
 
 
@@ -54,18 +55,34 @@ class Audit:
             f"({height}x{width})"
         )
 
+    @property
+    def overstated(self) -> bool:
+        """True if the file claims fewer bits than its numbers have: it saves nothing of that."""
+        return bool(self.claimed) and _bits(self.claimed) < _bits(self.precision)
+
     def results(self) -> Iterator[CheckResult]:
-        """At least one convolution must compute in what the file claims to be."""
+        """At least one convolution must compute in what the file is, and what it claims to be.
+
+        A claim of more bits than there are is a line that a converter copied: see `remarks`.
+        """
+        wanted = self.claimed if self.overstated else self.precision if self.claimed else None
         count = sum(self.convolutions.values())
-        if self.claimed:
-            count = self.convolutions.get(self.claimed, 0)
-        metric = self.claimed or "any"
+        if wanted:
+            count = self.convolutions.get(wanted, 0)
         yield CheckResult(
-            CHECK, "convolutions", metric, count, 1, at_least=True, detail=self.sentence()
+            CHECK, "convolutions", wanted or "any", count, 1, at_least=True, detail=self.sentence()
         )
-        if self.claimed and self.claimed != self.precision:
+        if self.overstated:
             detail = f"called {self.claimed}, but its numbers are {self.precision}"
             yield CheckResult(CHECK, "claim", "faults", 1, 0, detail=detail)
+
+    def remarks(self) -> Iterator[str]:
+        """What is stale in the metadata, which whoever converted the file did not write anew."""
+        if self.claimed and self.claimed != self.precision and not self.overstated:
+            yield (
+                f"the metadata line {PREFIX}precision says {self.claimed} and is stale: the "
+                f"numbers are {self.precision}, and that is what was judged"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -79,6 +96,11 @@ class Audit:
         }
 
 
+def _bits(precision: str | None) -> int:
+    """Of numbers of that name; of unknown names, none."""
+    return BITS.get(precision or "", 0)
+
+
 def audit(path: Path, shape: tuple[int, int] | None = None) -> Audit:
     """Count the convolutions of an ONNX file; ``shape`` (H, W) sizes a dynamic one.
 
@@ -88,15 +110,15 @@ def audit(path: Path, shape: tuple[int, int] | None = None) -> Audit:
         require_shape(shape)
     model = load_onnx(path)
     image = _image(model, shape or DEFAULT_SHAPE)
-    found = list(convolutions(model))
+    found, precision = list(convolutions(model)), precision_of(model)
     counts: dict[str, int] = {}
     work: dict[str, int] = {}
-    for (_, precision), amount in zip(found, _multiply_adds(model, found, image), strict=True):
-        counts[precision] = counts.get(precision, 0) + 1
-        work[precision] = work.get(precision, 0) + amount
+    for (_, kind), amount in zip(found, _multiply_adds(model, found, image), strict=True):
+        counts[kind] = counts.get(kind, 0) + 1
+        work[kind] = work.get(kind, 0) + amount
     claimed = next((p.value for p in model.metadata_props if p.key == PREFIX + "precision"), None)
     height, width = image.shape[2:]
-    return Audit(claimed, precision_of(model), (height, width), counts, work)
+    return Audit(claimed, precision, (height, width), counts, work)
 
 
 def _image(model: onnx.ModelProto, shape: tuple[int, int]) -> np.ndarray:
@@ -120,7 +142,7 @@ def _multiply_adds(
 
     if not found:
         return
-    asked = [name for node, _ in found for name in (_weight(node), node.output[0])]
+    asked = [name for node, _ in found for name in (weight_name(node), node.output[0])]
     del model.graph.output[:]
     for i, name in enumerate(asked):
         model.graph.node.append(onnx.helper.make_node("Shape", [name], [f"shape.{i}"]))
@@ -129,8 +151,3 @@ def _multiply_adds(
     (shapes,) = outputs_of(model, lambda: [image])
     for weight, output in zip(shapes[::2], shapes[1::2], strict=True):
         yield math.prod(output.tolist()) * math.prod(weight.tolist()[1:])
-
-
-def _weight(node: onnx.NodeProto) -> str:
-    """The name of a convolution's weight; QLinearConv takes x, scale, zero point, w, ..."""
-    return str(node.input[3 if node.op_type == "QLinearConv" else 1])

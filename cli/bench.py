@@ -40,6 +40,7 @@ def bench(
     config: o.Config = None,
     norm_groups: o.NormGroups = None,
     seed: o.Seed = 0,
+    allow_host_code: o.AllowHostCode = False,
     json: o.Json = False,
 ) -> None:
     """Time models in turns (A B A B), each in its own process, after a warm-up."""
@@ -48,7 +49,13 @@ def bench(
     from scrfdconv.recipes.convert import SourceOptions
 
     bench_options = BenchOptions(shape, batch, threads, runs)
-    options = SourceOptions(architecture=architecture, config=config, groups=norm_groups, seed=seed)
+    options = SourceOptions(
+        architecture=architecture,
+        config=config,
+        groups=norm_groups,
+        seed=seed,
+        allow_host_code=allow_host_code,
+    )
     with output.progress("timing") as advance:
         compared, workload = compare_speed(models, options, bench_options, advance)
     machine = environment(threads)

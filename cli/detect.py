@@ -47,6 +47,7 @@ def detect(
     config: o.Config = None,
     norm_groups: o.NormGroups = None,
     seed: o.Seed = 0,
+    allow_host_code: o.AllowHostCode = False,
     json: o.Json = False,
 ) -> None:
     """Find faces: boxes in pixels of the picture, scores, five keypoints.
@@ -65,7 +66,13 @@ def detect(
 
     source = open_source(
         model,
-        SourceOptions(architecture=architecture, config=config, groups=norm_groups, seed=seed),
+        SourceOptions(
+            architecture=architecture,
+            config=config,
+            groups=norm_groups,
+            seed=seed,
+            allow_host_code=allow_host_code,
+        ),
     )
     detector = Detector(open_runner(source), DetectOptions(size, threshold, nms, max_faces))
     output.say_if_seeded(source)

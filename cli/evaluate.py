@@ -76,6 +76,7 @@ def evaluate(
     config: o.Config = None,
     norm_groups: o.NormGroups = None,
     seed: o.Seed = 0,
+    allow_host_code: o.AllowHostCode = False,
     json: o.Json = False,
 ) -> None:
     """Measure a detector: WIDER FACE validation (easy, medium, hard), or agreement with a model.
@@ -89,7 +90,13 @@ def evaluate(
 
     _require_one_way(model, widerface, results, ground_truth, images, reference)
     _require_drawable(plot)
-    options = SourceOptions(architecture=architecture, config=config, groups=norm_groups, seed=seed)
+    options = SourceOptions(
+        architecture=architecture,
+        config=config,
+        groups=norm_groups,
+        seed=seed,
+        allow_host_code=allow_host_code,
+    )
     running = {"--mode": mode, "--workers": workers, "--scheduler": scheduler}
     if images and model and reference:
         _require_absent({**running, "--limit": limit, "--plot": plot}, "--widerface")

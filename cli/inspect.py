@@ -18,14 +18,17 @@ def inspect(
     architecture: o.Architecture = None,
     config: o.Config = None,
     norm_groups: o.NormGroups = None,
+    allow_host_code: o.AllowHostCode = False,
     json: o.Json = False,
 ) -> None:
     """Say what a file is: kind, architecture, inputs and outputs, precision, digest, metadata."""
+    from scrfdconv.converters.permissions import allowing_host_code
     from scrfdconv.recipes.convert import SourceOptions
     from scrfdconv.recipes.describe import facts_of_file
 
     options = SourceOptions(architecture=architecture, config=config, groups=norm_groups)
-    facts = facts_of_file(file, options)
+    with allowing_host_code(allowed=allow_host_code):
+        facts = facts_of_file(file, options)
     if json:
         output.print_json(facts)
         return

@@ -43,7 +43,7 @@ def make(wish: Wish) -> None:
     """Make the artifact, verified, and show it."""
     from scrfdconv.checks.faces.images import image_files
     from scrfdconv.checks.verify import Demand
-    from scrfdconv.converters.artifact import require_folder
+    from scrfdconv.converters.artifact import require_distinct, require_folder
     from scrfdconv.converters.errors import MissingError
     from scrfdconv.recipes.naming import default_path
 
@@ -58,6 +58,7 @@ def make(wish: Wish) -> None:
     for written in (path, *_written(wish)):
         require_folder(written)
     images = image_files(wish.images)
+    require_distinct((path, *_written(wish)), _read(wish, images))
     tell_source(source)
     loosen = 1.0 if wish.loosen is None else wish.loosen
     demand = Demand(images, loosen, weights=False) if wish.verify else None
@@ -122,8 +123,17 @@ def _require_use(wish: Wish, target: Target) -> None:
 
 
 def _written(wish: Wish) -> list[Path]:
-    """Files that options name to be written."""
+    """Files that options name, most of them to be written: none may be the artifact's."""
     return [value for value in wish.chosen.values() if isinstance(value, Path)]
+
+
+def _read(wish: Wish, images: tuple[Path, ...]) -> dict[Path, str]:
+    """What is read, by what it is: nothing of that is ever written over."""
+    read = dict.fromkeys(images, "a picture that is read")
+    if wish.config:
+        read[wish.config] = "the config"
+    source = {Path(wish.source): "the source"} if wish.source else {}
+    return {**read, **source}
 
 
 # ---------------------------------------------------------------- building

@@ -45,6 +45,14 @@ NormGroups = Annotated[
     int | None,
     typer.Option("--norm-groups", min=1, help="GroupNorm groups, where weights leave it open."),
 ]
+AllowHostCode = Annotated[
+    bool,
+    typer.Option(
+        "--allow-host-code",
+        help="Run the code that version compatible TensorRT engines carry: only for engines that "
+        "you trust.",
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Of the weights of a built-in model.")]
 Loosen = Annotated[
     float,

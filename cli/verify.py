@@ -37,6 +37,7 @@ def verify(
     config: o.Config = None,
     norm_groups: o.NormGroups = None,
     seed: o.Seed = 0,
+    allow_host_code: o.AllowHostCode = False,
     loosen: o.Loosen = 1.0,
     json: o.Json = False,
     *,
@@ -59,11 +60,15 @@ def verify(
     from scrfdconv.checks.verify import verify as verify_artifact
     from scrfdconv.converters.artifact import digest_of_files
     from scrfdconv.converters.formats import format_of
+    from scrfdconv.converters.permissions import allowing_host_code
 
     found = format_of(artifact)
     source = open_for_making(reference, architecture, config, norm_groups, seed)
     demand = Demand(image_files(images), loosen)
-    with output.working(f"comparing {artifact.name} with {source.name}"):
+    with (
+        output.working(f"comparing {artifact.name} with {source.name}"),
+        allowing_host_code(allowed=allow_host_code),
+    ):
         report = verify_artifact(source, artifact, demand)
     if json:
         content = {

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from scrfdconv.converters.archive import names_in
 from scrfdconv.converters.errors import InputFileError, MissingError, OutputError
 from scrfdconv.converters.scratch import scratch_folder
 
@@ -24,6 +25,7 @@ class Artifact:
     digest: str  # of all files
     parents: tuple[str, ...] = ()  # digests of what it was made from
     companions: tuple[Path, ...] = ()  # the other files
+    host_code: bool = False  # the user lets code in it run (an engine's own runtime)
 
     @property
     def name(self) -> str:
@@ -84,15 +86,8 @@ def readable(path: Path) -> Path:
 
 def archive_members(path: Path) -> frozenset[str] | None:
     """Names of the files in a zip archive, without their folders; None for other files."""
-    import zipfile
-
-    if not zipfile.is_zipfile(path):
-        return None
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return frozenset(name.rpartition("/")[2] for name in archive.namelist())
-    except zipfile.BadZipFile as error:
-        raise InputFileError(f"{path}: is a damaged zip archive ({error}).") from error
+    names = names_in(path)
+    return None if names is None else frozenset(n.rpartition("/")[2] for n in names)
 
 
 @contextmanager
@@ -140,6 +135,18 @@ def require_folder(out: Path) -> None:
             raise OutputError(f"{out}: is no ordinary file; give another name.")
         if not os.access(out.parent, os.W_OK):
             raise OutputError(f"{out}: no permission to write in {out.parent.resolve()}.")
+
+
+def require_distinct(written: Iterable[Path], read: Mapping[Path, str]) -> None:
+    """Raise OutputError where a file that will be written is one that is read, or is named twice.
+
+    ``read`` says of each file what it is: "the source", "a calibration table".
+    """
+    known = {path.resolve(): what for path, what in read.items()}
+    for path in written:
+        if what := known.get(path.resolve()):
+            raise OutputError(f"{path}: is {what}; give another output file.")
+        known[path.resolve()] = "written already under another option"
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,21 +13,16 @@ import numpy as np
 from scrfdconv.converters.errors import ArtifactError
 from scrfdconv.converters.network.architecture import (
     CHANNELS,
-    OUTPUT_KINDS,
     SIZE_MULTIPLE,
     Architecture,
 )
+from scrfdconv.converters.outputs import NAME, named_by_name, named_by_position
 
 Outputs = dict[str, np.ndarray]
 
 INPUT_NAME = "input.1"  # upstream's name; deployers bind to it
 
 
-# Outputs of released models, which have numbers for names: (kinds, strides), by their count.
-# All scores come first, then all boxes, then all keypoints.
-_LAYOUTS = {6: (2, 3), 9: (3, 3), 10: (2, 5), 15: (3, 5)}
-_FIRST_STRIDE = 8  # of every released model
-_NAME = re.compile(rf"({'|'.join(OUTPUT_KINDS)})_(\d+)")
 _MATRIX = 2  # rank of outputs without a batch axis, as all models before 2021-10 have
 
 
@@ -42,6 +36,7 @@ class Interface:
     width: int | None = None
     size_multiple: int = SIZE_MULTIPLE
     channels: int = CHANNELS
+    extras: tuple[str, ...] = ()  # outputs that no SCRFD has, by their own names
 
     @classmethod
     def of(
@@ -96,15 +91,21 @@ class Runner(ABC):
     """Runs one model. ``interface`` says what it takes, ``metadata`` what it says of itself."""
 
     arithmetic_setting: ClassVar[str] = ""  # what a deployer sets to choose the arithmetic
+    by_image = True  # outputs have one entry for each image; False for models that are no SCRFD
 
     def __init__(self, interface: Interface, metadata: Mapping[str, str] | None = None) -> None:
         self.interface = interface
         self.metadata = dict(metadata or {})
+        self.remark = ""  # what is a guess about the model
 
     @property
     def precision(self) -> str:
         """fp32 unless the model says otherwise."""
         return self.metadata.get("precision", "fp32")
+
+    def precision_of(self, output: str) -> str:
+        """The precision that one output is judged by, by its canonical name."""
+        return self.precision
 
     @property
     def computes_in(self) -> str:
@@ -123,7 +124,7 @@ class Runner(ABC):
                 f"The model returns {len(values)} outputs, where {len(names)} are declared."
             )
         return {
-            name: np.asarray(value)[None] if np.ndim(value) == _MATRIX else np.asarray(value)
+            name: _by_image(np.asarray(value), name, len(images)) if self.by_image else value
             for name, value in zip(names, values, strict=True)
         }
 
@@ -141,26 +142,29 @@ class Runner(ABC):
 
 def is_output_name(name: str) -> bool:
     """True for ``score_8`` and its like."""
-    return _NAME.fullmatch(name) is not None
+    return NAME.fullmatch(name) is not None
+
+
+def _by_image(value: np.ndarray, name: str, images: int) -> np.ndarray:
+    """``value`` as (images, rows, width); raises ArtifactError where it is not by image."""
+    if value.ndim == _MATRIX and images == 1:
+        return value[None]
+    if value.ndim <= _MATRIX or len(value) != images:
+        raise ArtifactError(
+            f"{name} has the shape {list(value.shape)} for {images} images: its first axis is no "
+            "batch. A model that was exported for one image does not become one for several by "
+            "renaming an axis: export anew from the checkpoint."
+        )
+    return value
 
 
 def canonical_outputs(names: Sequence[str], where: Path) -> tuple[str, ...]:
-    """The names ``score_8 ...`` for a model's outputs, in the model's order.
+    """The names ``score_8 ...`` for outputs of which nothing but names and order is known.
 
-    Our names and those of upstream's export are kept; the numeric names of older models are
-    replaced by position. Raises ArtifactError for a count that no SCRFD has.
+    Our names and those of upstream's export are kept; others are replaced by position. Raises
+    ArtifactError for a count that no SCRFD has.
     """
-    if all(map(is_output_name, names)) and names:
-        return tuple(names)
-    if len(names) not in _LAYOUTS:
-        shown = ", ".join(names[: _LAYOUTS[6][1]]) or "none"
-        raise ArtifactError(
-            f"{where}: is not an SCRFD: it has {len(names)} outputs ({shown} ...), expected "
-            "score_8 score_16 score_32 bbox_8 bbox_16 bbox_32 and perhaps kps_8 kps_16 kps_32."
-        )
-    kinds, levels = _LAYOUTS[len(names)]
-    strides = [_FIRST_STRIDE << level for level in range(levels)]
-    return tuple(f"{kind}_{stride}" for kind in OUTPUT_KINDS[:kinds] for stride in strides)
+    return (named_by_name(names) or named_by_position(names, where)).canonical
 
 
 def order_faults(expected: Sequence[str], names: Sequence[str]) -> list[str]:

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from scrfdconv.checks.batches import batch_results
 from scrfdconv.checks.results import CheckResult, Report
 from scrfdconv.checks.verify import Demand, verify, verify_simplified
-from scrfdconv.converters.artifact import Artifact
+from scrfdconv.converters.artifact import Artifact, require_distinct
 from scrfdconv.converters.checkpoint.loading import DEFAULT_SEED, Checkpoint, load_source
 from scrfdconv.converters.errors import ArtifactError, CheckFailed, MissingError, UsageError
 from scrfdconv.converters.formats import (
@@ -22,6 +23,7 @@ from scrfdconv.converters.formats import (
     Source,
     format_of,
     formats,
+    open_artifact,
     require_other_files,
 )
 from scrfdconv.converters.precision import FLOAT
@@ -60,6 +62,7 @@ class SourceOptions:
     config: Path | None = None
     groups: int | None = None
     seed: int = DEFAULT_SEED
+    allow_host_code: bool = False  # that engines carry; see converters/permissions.py
 
 
 def open_source(source: str | None, options: SourceOptions | None = None) -> Source:
@@ -68,7 +71,7 @@ def open_source(source: str | None, options: SourceOptions | None = None) -> Sou
     if source and Path(source).is_file():
         found = format_of(Path(source))
         if found.source is not None:
-            return found.artifact_at(Path(source))
+            return replace(found.artifact_at(Path(source)), host_code=chosen.allow_host_code)
     return load_source(
         source,
         recipe=chosen.architecture,
@@ -159,15 +162,35 @@ def plan_only(
             stage=stage,
         )
         start, options, _ = way.last_step()
+        if start is not source:  # else the graph is there already, and stays as it is
+            require_distinct(maker.instruction_files(out), _files_of(source))
         linted = _require_lint(maker, start)
         assert isinstance(start, Artifact)
-        verified = verify(source, start.path, demand) if demand and start is not source else None
+        verified = _verified_graph(source, start, demand)
         if verified and not verified.passed:
-            raise CheckFailed(f"{out.name} was not planned: {verified.summary()}.", verified)
+            graph = out.with_suffix(start.path.suffix)
+            raise CheckFailed(f"{graph} was not written: {verified.summary()}.", verified)
         instructions = maker.instructions(start, options, out)
     if instructions is None:
         raise UsageError(f"{maker.title} has no plan for another machine.")
     return Planned(instructions=instructions, lint=linted, verified=verified)
+
+
+def _files_of(source: Source) -> dict[Path, str]:
+    """The files of a source, which nothing may replace."""
+    if isinstance(source, Artifact):
+        return dict.fromkeys(source.files, "the source")
+    return {source.path: "the checkpoint"} if source.path else {}
+
+
+def _verified_graph(source: Source, start: Artifact, demand: Demand | None) -> Report | None:
+    """The proof of a graph that another machine builds from; of the source itself its batches."""
+    if demand is None:
+        return None
+    if start is not source:
+        return verify(source, start.path, demand)
+    alone = Report.of(batch_results(open_artifact(start.path), demand.loosen))
+    return alone if alone.failures else None
 
 
 def require_possible(source: Source, target: Target, demand: Demand | None) -> None:

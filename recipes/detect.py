@@ -25,6 +25,7 @@ from scrfdconv.converters.errors import (
 from scrfdconv.converters.formats import Source, open_artifact
 from scrfdconv.converters.formats.pytorch.runner import EagerRunner
 from scrfdconv.converters.network.architecture import require_shape
+from scrfdconv.converters.permissions import allowing_host_code
 from scrfdconv.converters.runner import Interface, Runner
 
 UInt8 = npt.NDArray[np.uint8]
@@ -96,7 +97,8 @@ def open_runner(source: Source, threads: int | None = None) -> Runner:
     """Open a checkpoint or an artifact of any kind; ``threads`` limits its runtime."""
     if isinstance(source, Checkpoint):
         return EagerRunner(source, threads)
-    return open_artifact(source.path, threads)
+    with allowing_host_code(allowed=source.host_code):
+        return open_artifact(source.path, threads)
 
 
 def input_size(

@@ -69,13 +69,12 @@ def settle(order: Order) -> Settled:
 
 def account_of(artifact: Artifact, lint: Report) -> tuple[dict[str, Any], list[str]]:
     """What an artifact is, beside its report: types, what stayed float, other files, lint."""
-    facts: dict[str, Any] = {}
-    lines: list[str] = []
+    maker = formats()[artifact.format]
+    facts, lines = maker.facts_made(artifact.path), list[str]()
     if artifact.companions:
         facts["files"] = [str(path) for path in artifact.files]
     if lint.results:
         facts["lint"] = lint.to_dict()
-    maker = formats()[artifact.format]
     if maker.from_itself and artifact.precision != "fp32":
         counted = audit(artifact.path)
         kept = kept_nodes(artifact)

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scrfdconv.checks.widerface.mat_file import read_mat
 from scrfdconv.converters.errors import InputFileError
 
 Floats = NDArray[np.float64]
@@ -76,16 +77,13 @@ def load_ground_truth(directory: Path) -> GroundTruth:
 
 
 def _load_mat(directory: Path, kind: str) -> dict[str, Any]:
-    from scipy.io import loadmat
-
     name = f"wider_{kind}_val.mat"
     path = next((p for f in GROUND_TRUTH_FOLDERS if (p := directory / f / name).is_file()), None)
     if path is None:
         raise InputFileError(
             f"{directory}: {name} is not here; unpack the WIDER FACE eval_tools into this folder."
         )
-    with _malformed(path.parent, name):
-        return cast(dict[str, Any], loadmat(str(path)))
+    return read_mat(path)
 
 
 @contextmanager

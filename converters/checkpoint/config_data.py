@@ -12,9 +12,58 @@ from typing import Any
 
 from scrfdconv.converters.errors import CheckpointError
 
-MAX_BYTES = 1 << 20  # real configs have 5 kB; a file of this size is something else
+MAX_BYTES = 1 << 18  # real configs have 5 kB; a file of this size is something else
+MAX_FILES = 50  # a config and all of its `_base_` files; mmdet's have 5
+# Values of all names together, each counted as often as it is named: lists of lists of lists grow
+# tenfold a line. Real configs have 500.
+MAX_VALUES = 100_000
+MAX_DEPTH = 60  # of lists in lists; real configs reach 8
+MAX_NUMBER = 1e18  # 64-bit numbers; larger ones overflow somewhere
+MAX_TEXT = 10_000  # characters of one text
 MAX_BASES = 20  # depth of `_base_` chains; a cycle ends here
 SPOILED = "changed by code"  # key of a mark in dicts that a statement may have changed
+
+
+class Budget:
+    """What reading a config may still take; raises CheckpointError when that is spent."""
+
+    def __init__(self, where: str, files: int = MAX_FILES, values: int = MAX_VALUES) -> None:
+        self.where, self._files, self._values = where, files, values
+
+    def file(self) -> None:
+        """One more file is read."""
+        self._files -= 1
+        if self._files < 0:
+            raise CheckpointError(f"{self.where}: needs more than {MAX_FILES} `_base_` files.")
+
+    def value(self, value: Any) -> Any:
+        """``value``, counted with everything in it."""
+        waiting = [(value, 0)]
+        while waiting:
+            item, depth = waiting.pop()
+            self._values -= 1
+            if self._values < 0 or depth > MAX_DEPTH:
+                raise CheckpointError(
+                    f"{self.where}: holds more than {MAX_VALUES} values or lists nested more than "
+                    f"{MAX_DEPTH} deep, which no config has."
+                )
+            _require_small(item, self.where)
+            parts = item.values() if isinstance(item, dict) else item
+            if isinstance(item, list | tuple | dict):
+                if len(item) > self._values:
+                    waiting = [(None, MAX_DEPTH + 1)]
+                else:
+                    waiting += [(part, depth + 1) for part in parts]
+        return value
+
+
+def _require_small(value: Any, where: str) -> None:
+    """Raise CheckpointError for a number or text that no config has; NaN is none either."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and not abs(value) <= MAX_NUMBER:
+        raise CheckpointError(f"{where}: holds a number beyond {MAX_NUMBER:g}, or none at all.")
+    if isinstance(value, str | bytes) and len(value) > MAX_TEXT:
+        raise CheckpointError(f"{where}: holds a text of more than {MAX_TEXT} characters.")
 
 
 class Unreadable:
@@ -24,30 +73,44 @@ class Unreadable:
         self.line = getattr(node, "lineno", 0)
 
 
-def assignments_in_file(path: Path, depth: int = MAX_BASES) -> dict[str, Any]:
+def assignments_in_file(
+    path: Path, depth: int = MAX_BASES, budget: Budget | None = None
+) -> dict[str, Any]:
     """The names that a config file assigns, with those of its ``_base_`` files."""
+    budget = budget or Budget(str(path))
+    budget.file()
     if depth == 0:
         raise CheckpointError(f"{path}: `_base_` files refer to each other without end.")
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise CheckpointError(f"{path}: is too large for an mmdet config.")
-        text = path.read_text("utf-8")
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror}).") from error
-    except UnicodeDecodeError as error:
-        raise CheckpointError(f"{path}: is not text; --config takes an mmdet .py file.") from error
-    values = assignments_in_text(text, str(path))
+    values = assignments_in_text(_text_of(path), str(path), budget)
     bases = values.pop("_base_", [])
     merged: dict[str, Any] = {}
     for base in bases if isinstance(bases, list | tuple) else [bases]:
         if not isinstance(base, str):
             raise CheckpointError(f"{path}: _base_ is no file name or list of file names.")
-        merged = _merge(merged, assignments_in_file(path.parent / base, depth - 1))
+        merged = _merge(merged, assignments_in_file(path.parent / base, depth - 1, budget))
     return _merge(merged, values)
 
 
-def assignments_in_text(text: str, where: str) -> dict[str, Any]:
+def _text_of(path: Path) -> str:
+    try:
+        if path.exists() and not path.is_file():  # a pipe or device would be read for ever
+            raise CheckpointError(f"{path}: is no ordinary file; --config takes a .py file.")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        return content.decode("utf-8")
+    except (OSError, ValueError) as error:
+        if isinstance(error, UnicodeDecodeError):
+            sentence = "is not text; --config takes an mmdet .py file"
+        else:
+            sentence = f"cannot be read ({getattr(error, 'strerror', None) or error})"
+        raise CheckpointError(f"{path}: {sentence}.") from error
+
+
+def assignments_in_text(text: str, where: str, budget: Budget | None = None) -> dict[str, Any]:
     """Top-level ``name = literal`` pairs; a later one may use an earlier name."""
+    budget = budget or Budget(where)
+    if len(text) > MAX_BYTES:
+        raise CheckpointError(f"{where}: is too large for an mmdet config.")
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -57,7 +120,7 @@ def assignments_in_text(text: str, where: str) -> dict[str, Any]:
         targets = _plain_targets(statement)
         if targets:
             assert isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value
-            names |= dict.fromkeys(targets, _value(statement.value, names))
+            names |= dict.fromkeys(targets, budget.value(_value(statement.value, names)))
         elif "model" in _mentioned(statement):
             raise CheckpointError(
                 f"{where}: line {statement.lineno} changes `model` by code, and configs are never "

@@ -16,7 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scrfdconv.converters.artifact import archive_members, digest_of, readable
+from scrfdconv.converters.artifact import digest_of
+from scrfdconv.converters.checkpoint.files import read_checkpoint
 from scrfdconv.converters.checkpoint.mmdet_config import (
     architecture_from_config_file,
     architecture_from_config_text,
@@ -30,7 +31,7 @@ from scrfdconv.converters.checkpoint.recognise import (
     parameter_shapes,
     recognise,
 )
-from scrfdconv.converters.errors import ArtifactError, CheckpointError, MissingError, UsageError
+from scrfdconv.converters.errors import ArtifactError, CheckpointError, UsageError
 from scrfdconv.converters.metadata import PREFIX, architecture_from_metadata
 from scrfdconv.converters.network.architecture import (
     BUILTIN,
@@ -48,13 +49,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_HEAD = 16  # bytes that tell a checkpoint
-_PICKLE = b"\x80"  # first byte of every pickle since protocol 2, so of old torch checkpoints
 DEFAULT_SEED = 0
 # Keys of `meta` in checkpoints that were lifted: the architecture as JSON, the origin's sha256.
 META_ARCHITECTURE, META_ORIGIN = f"{PREFIX}architecture", f"{PREFIX}lifted_from"
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 _PARTS = re.compile(r"^(.*?)(backbone|neck|bbox_head)\.")
+_SHOWN = 100  # characters of a name that an error shows
+# 34G has 900 tensors; with moving averages and a wrapper's copies a few times as many.
+MAX_TENSORS = 20_000
 _NAMED = 3  # keys that an error names before it counts the rest
 
 
@@ -157,7 +159,7 @@ def load_checkpoint(
     """
     if sum(option is not None for option in (recipe, config, groups)) > 1:
         raise UsageError("--recipe, --config and --norm-groups exclude each other: give one.")
-    content = _read(path)
+    content = read_checkpoint(path)
     tensors, notes = _tensors(_state_dict(content, path), path)
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     how = "the caller"
@@ -179,84 +181,6 @@ def load_checkpoint(
 # ---------------------------------------------------------------- reading
 
 
-def is_checkpoint(path: Path, head: bytes) -> bool:
-    """True for a file that begins with ``head`` if torch or safetensors wrote weights to it."""
-    members = archive_members(path)
-    if members is not None:
-        return "data.pkl" in members and "constants.pkl" not in members  # which TorchScript has
-    return head.startswith(_PICKLE) or _is_safetensors(path, head)
-
-
-def _is_safetensors(path: Path, head: bytes) -> bool:
-    """8 bytes of header length, then a JSON object."""
-    length = int.from_bytes(head[:8], "little")
-    return head[8:9] == b"{" and 8 + length <= path.stat().st_size
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    with readable(path).open("rb") as file:
-        head = file.read(_HEAD)
-    if not is_checkpoint(path, head):
-        raise CheckpointError(
-            f"{path}: is no checkpoint; convert from the .pth or .safetensors file."
-        )
-    content = _read_safetensors(path) if _is_safetensors(path, head) else _read_torch(path)
-    if not isinstance(content, Mapping):
-        raise CheckpointError(
-            f"{path}: holds a {type(content).__name__}, not weights by name (a state_dict)."
-        )
-    return content
-
-
-def _read_safetensors(path: Path) -> Mapping[str, Any]:
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError as error:  # pragma: no cover - a declared dependency
-        raise MissingError(f"{path}: needs `pip install safetensors`.") from error
-    try:
-        return load_file(path)  # type: ignore[no-any-return]
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: is damaged or truncated ({error}).") from error
-
-
-def _read_torch(path: Path) -> Any:
-    import pickle
-
-    import torch
-
-    try:
-        with torch.serialization.safe_globals(_plain_numpy()):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        culprit = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"the object {culprit[1]}" if culprit else "something that is no tensor"
-        raise CheckpointError(
-            f"{path}: holds {what}, which only loads by running code, and checkpoints are never "
-            "executed; save the weights alone: torch.save({'state_dict': model.state_dict()}, ...)."
-        ) from error
-    except Exception as error:  # torch raises what its zip and pickle readers run into
-        first = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise CheckpointError(f"{path}: is damaged or truncated ({first}).") from error
-
-
-def _plain_numpy() -> list[Any]:
-    """Number types that old trainers left in ``meta``: data, without code behind them."""
-    import numpy as np
-
-    scalar = np.float64(0).__reduce__()[0]
-    old_name = (scalar, "numpy.core.multiarray.scalar")
-    return [
-        scalar,
-        old_name,
-        np.dtype,
-        type(np.dtype("f4")),
-        type(np.dtype("f8")),
-        type(np.dtype("i4")),
-        type(np.dtype("i8")),
-    ]
-
-
 def _state_dict(content: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     for wrapper in _WRAPPERS:
         if isinstance(content.get(wrapper), Mapping):
@@ -276,12 +200,14 @@ def _tensors(state: Mapping[str, Any], path: Path) -> tuple[dict[str, Tensor], l
     """
     import torch
 
+    if len(state) > MAX_TENSORS:
+        raise CheckpointError(f"{path}: has {len(state)} entries, and no SCRFD has as many.")
     by_prefix: dict[str, dict[str, Tensor]] = {}
     other: dict[str, Any] = {}
     for key, value in state.items():
-        match = _PARTS.match(str(key))
+        match = _PARTS.match(key) if isinstance(key, str) else None
         if match is None or not isinstance(value, torch.Tensor):
-            other[str(key)] = value
+            other[str(key)[:_SHOWN]] = value
         else:
             by_prefix.setdefault(match[1], {})[key[len(match[1]) :]] = value
     if not by_prefix:
@@ -307,6 +233,9 @@ def _float32(weights: Mapping[str, Tensor], path: Path, notes: list[str]) -> dic
     strange = [n for n, t in weights.items() if t.layout != torch.strided or t.is_meta]
     if strange:
         raise CheckpointError(f"{path}: {_count(strange, 'sparse or without values')}.")
+    strange = [n for n, t in weights.items() if not _is_plain(t)]
+    if strange:
+        raise CheckpointError(f"{path}: {_count(strange, 'complex, quantised or overlapping')}.")
     others = {str(t.dtype).removeprefix("torch.") for t in weights.values()} - {"float32"}
     if others:
         notes.append(f"converted from {', '.join(sorted(others))} to float32")
@@ -318,6 +247,13 @@ def _float32(weights: Mapping[str, Tensor], path: Path, notes: list[str]) -> dic
     if below:
         raise CheckpointError(f"{path}: {_count(below, 'negative, and variances are not')}.")
     return result
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """True for real numbers that are all there, each with memory of its own."""
+    if tensor.is_quantized or tensor.is_complex() or tensor.is_nested:
+        return False
+    return tensor.nbytes <= tensor.untyped_storage().nbytes()
 
 
 # ---------------------------------------------------------------- architecture

@@ -18,6 +18,7 @@ from scrfdconv.converters.checkpoint.config_data import (
 )
 from scrfdconv.converters.errors import CheckpointError, UsageError
 from scrfdconv.converters.network.architecture import FIRST_STAGE_STRIDE, Architecture, Block
+from scrfdconv.converters.network.bounds import MOST_VALUES
 
 KEYPOINTS = 5  # NK in upstream's head: not configurable
 DEFAULT_NORM = {"type": "GN", "num_groups": 32}  # of upstream's head, where a config has none
@@ -70,7 +71,7 @@ class _Table:
         value = self.get(key, default)
         if value != allowed:
             raise CheckpointError(
-                f"{self.where}.{key} = {value!r} is not supported, only {allowed!r} is."
+                f"{self.where}.{key} = {value!r:.80} is not supported, only {allowed!r} is."
             )
 
 
@@ -80,7 +81,7 @@ def _architecture(values: Mapping[str, Any], name: str, where: str) -> Architect
         return _assemble(model, name)
     except UsageError as error:
         raise CheckpointError(f"{where}: {error}") from error
-    except (TypeError, ValueError, IndexError, AttributeError) as error:
+    except (TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         raise CheckpointError(
             f"{where}: the model's values do not fit an SCRFD ({error})."
         ) from error
@@ -154,6 +155,8 @@ def _strides(neck: _Table, head: _Table) -> tuple[int, ...]:
     neck.expect("type", None, "PAFPN")
     neck.expect("act_cfg", None, None)  # an activation leaves no trace in the weights
     start, count = int(neck.get("start_level", 0)), int(neck.need("num_outs"))
+    if not (0 <= start < MOST_VALUES and 0 < count <= MOST_VALUES):
+        raise CheckpointError(f"{neck.where}: {count} levels from {start} on are impossible.")
     if count > len(neck.need("in_channels")) - start:  # extra levels: only as 3x3 s2 convs
         neck.expect("add_extra_convs", False, "on_output")
         neck.expect("relu_before_extra_convs", False, False)
@@ -161,7 +164,7 @@ def _strides(neck: _Table, head: _Table) -> tuple[int, ...]:
     made = tuple(FIRST_STAGE_STRIDE << (start + i) for i in range(count))
     if strides != made:
         raise CheckpointError(
-            f"{head.where}: strides {strides} do not fit the neck, which makes {made}."
+            f"{head.where}: strides {strides!s:.80} do not fit the neck, which makes {made}."
         )
     return strides
 

@@ -27,6 +27,7 @@ from scrfdconv.converters.artifact import (
 )
 from scrfdconv.converters.errors import ArtifactError, InputFileError, OutputError, UsageError
 from scrfdconv.converters.options import NoOptions
+from scrfdconv.converters.permissions import allowing_host_code
 from scrfdconv.converters.precision import FLOAT
 
 if TYPE_CHECKING:
@@ -173,6 +174,10 @@ class Format(ABC):
         """What a user should know before choosing this format in this precision."""
         return ""
 
+    def facts_made(self, path: Path) -> dict[str, Any]:
+        """What ``--json`` says of an artifact that was just made, beside its files."""
+        return {}
+
     def remark_made(self, precision: str) -> str:
         """What a user should know of an artifact that was just made."""
         return ""
@@ -189,6 +194,10 @@ class Format(ABC):
     def instructions(self, source: Artifact, options: Any, out: Path) -> Instructions | None:
         """Write what another machine needs to build ``out``, where a format knows how."""
         return None
+
+    def instruction_files(self, out: Path) -> tuple[Path, ...]:
+        """The files that ``instructions`` writes."""
+        return ()
 
     def libraries_for(self, options: Any) -> tuple[str, ...]:
         """Distributions whose versions decide the bytes that ``options`` lead to."""
@@ -244,7 +253,8 @@ class Format(ABC):
             self.build(source, options, part, precision)
             parts = self.files(part)
             if verify is not None:
-                verify(part)
+                with allowing_host_code():  # of this machine's library, put there a moment ago
+                    verify(part)
             digest = digest_of_files(parts)
             files = (out, *self.companions(out))
             put_in_place(parts, files)

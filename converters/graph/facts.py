@@ -33,6 +33,8 @@ def facts_of_runner(runner: Runner) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "takes": [dim or "any" for dim in dims],
         "returns": list(interface.outputs),
+        **({"extra_outputs": list(interface.extras)} if interface.extras else {}),
+        **({"remark": runner.remark} if runner.remark else {}),
         "precision": runner.precision,
         "metadata": {k: v for k, v in runner.metadata.items() if k != "architecture"},
     }

@@ -13,6 +13,8 @@ import numpy as np
 
 from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.errors import ArtifactError
+from scrfdconv.converters.graph.model_file import load_onnx
+from scrfdconv.converters.graph.number_types import coarsest_of
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.metadata import PREFIX
 from scrfdconv.converters.network.architecture import BOX_SIDES
@@ -66,11 +68,15 @@ def require_convertible(path: Path) -> Interface:
 
     Runs once on a built-in picture: other detectors have six or nine outputs, too.
     """
-    runner = OnnxRunner(path)
-    if runner.precision != "fp32":
+    runner, have = OnnxRunner(path), coarsest_of(load_onnx(path))
+    if have != "fp32":
         raise ArtifactError(
-            f"{path}: is {runner.precision} already, at least in part; convert from the float32 "
-            "model."
+            f"{path}: is {have} already, at least in part; convert from the float32 model."
+        )
+    if runner.interface.extras:
+        raise ArtifactError(
+            f"{path}: has outputs that no SCRFD has ({', '.join(runner.interface.extras)}); remove "
+            "them first."
         )
     picture = built_in_pictures(runner.interface)[0]
     outputs = runner.run(np.repeat(picture[None], runner.interface.batch or 1, axis=0))

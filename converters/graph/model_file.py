@@ -32,8 +32,9 @@ def require_valid(model: onnx.ModelProto, where: str) -> None:
 
 
 def load_onnx(path: Path) -> onnx.ModelProto:
-    """Read an ONNX file; raises ArtifactError for anything else."""
+    """Read an ONNX file, its functions written out; raises ArtifactError for anything else."""
     import onnx
+    import onnx.inliner
     from google.protobuf.message import DecodeError
 
     try:
@@ -42,6 +43,8 @@ def load_onnx(path: Path) -> onnx.ModelProto:
         raise ArtifactError(f"{path}: is no readable ONNX model ({error}).") from error
     if not model.graph.node or not model.opset_import:
         raise ArtifactError(f"{path}: is no ONNX model: it has no nodes.")
+    if model.functions:  # nothing here looks into them
+        model = onnx.inliner.inline_local_functions(model)
     return model
 
 

@@ -1,14 +1,19 @@
 """In which numbers an ONNX graph stores and computes, read from the graph and not from its name.
 
-Two questions with different answers: `precision_of` asks for the coarsest numbers that a value
-passes through (FP16 weights that are cast to float32 still have FP16's errors), and
-`conv_precision` for the type that one convolution computes in.
+Three questions with different answers. `conv_precision` is the type that one convolution computes
+in. `output_precisions` is what an output is judged by: the coarsest numbers that a share of the
+work on the way to it, or everything on the way to it, really passes through (FP16 weights that are
+cast to float32 still have FP16's errors). `coarsest_of` is the coarsest that is there at all.
+Nodes that no output needs count nowhere, and what the metadata say counts nowhere either.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from scrfdconv.converters.errors import UsageError
@@ -17,36 +22,245 @@ if TYPE_CHECKING:
     import onnx
 
 SUGGESTIONS = 3  # names that an error about an unknown node offers
-CONVOLUTIONS = ("Conv", "QLinearConv", "ConvInteger")
-_QUANTIZED = (
-    "QuantizeLinear",
-    "DequantizeLinear",
-    "DynamicQuantizeLinear",
-    "QLinearConv",
-    "ConvInteger",
-    "QLinearMatMul",
-    "MatMulInteger",
-)
+CONVOLUTIONS = ("Conv", "FusedConv", "QLinearConv", "ConvInteger")
+FINEST_FIRST: tuple[str, ...] = ("fp32", "fp16", "int8")
+# Below this part of the multiply-adds on the way to an output, reduced numbers earn it no wider
+# limits: it would save no time either.
+TRIVIAL_SHARE = 0.01
+_TO_BYTES = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
+_IN_BYTES = ("QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger")
+_QUANTIZED = (*_TO_BYTES, *_IN_BYTES)
 # Nodes that hand on their first input as it is: the type of a weight is looked up through them.
 _TRANSPARENT = ("Identity", "Reshape", "Transpose", "Unsqueeze", "Squeeze")
+_SHRINKING = (*CONVOLUTIONS, "MaxPool", "AveragePool")
+_WEIGHT_SLOT = {"QLinearConv": 3}  # x, scale, zero point, w, ...; 1 for all others
 
 
 def precision_of(model: onnx.ModelProto) -> str:
-    """``int8``, ``fp16`` or ``fp32``: the coarsest numbers that values of ``model`` pass through.
+    """``int8``, ``fp16`` or ``fp32``: the coarsest that an output of ``model`` is judged by."""
+    return coarsest(output_precisions(model).values())
 
-    That says which errors are to be expected, so which limits apply.
-    """
-    if any(node.op_type in _QUANTIZED for node in model.graph.node):
-        return "int8"
-    return "fp16" if _has_halves(model.graph) else "fp32"
+
+def output_precisions(model: onnx.ModelProto) -> dict[str, str]:
+    """For every output, by its own name: the numbers that decide which errors it may have."""
+    numbers = Numbers(model)
+    return {value.name: numbers.reaching(value.name) for value in model.graph.output}
+
+
+def coarsest_of(model: onnx.ModelProto) -> str:
+    """The coarsest numbers that any value on the way to an output has, however few they are."""
+    numbers = Numbers(model)
+    found = [numbers.of_node(node) for node in numbers.live]
+    return coarsest([*found, *(numbers.of_type(v.name) for v in model.graph.output)])
+
+
+def coarsest(precisions: Iterable[str]) -> str:
+    """The coarsest of some precisions; fp32 of none."""
+    return max(precisions, key=FINEST_FIRST.index, default=FINEST_FIRST[0])
+
+
+def live_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """The nodes that an output depends on, in the graph's order."""
+    return _ancestors(graph, {value.name for value in graph.output})
+
+
+def _ancestors(graph: onnx.GraphProto, needed: set[str]) -> list[onnx.NodeProto]:
+    found = []
+    for node in reversed(graph.node):  # topological order is a rule of ONNX
+        if needed & set(node.output):
+            needed.update(name for name in node.input if name)
+            needed.update(_captured(node))
+            found.append(node)
+    return found[::-1]
+
+
+def _captured(node: onnx.NodeProto) -> Iterator[str]:
+    """What branches of an If or a Loop read from the graph around them."""
+    for attribute in node.attribute:
+        for inner in (attribute.g, *attribute.graphs):
+            for child in inner.node:
+                yield from child.input
+                yield from _captured(child)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A convolution, what its numbers are, and its multiply-adds, in no particular unit."""
+
+    node: onnx.NodeProto
+    precision: str
+    amount: float
+
+
+class Numbers:
+    """The numbers of every value that an output of a graph depends on."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._graph = model.graph
+        self.live = live_nodes(model.graph)
+        self._makers = {name: node for node in self.live for name in node.output}
+        self._constants = {t.name: t.data_type for t in model.graph.initializer}
+        self._types = dict(self._constants)
+        inputs = [v for v in model.graph.input if v.name not in self._constants]
+        self._images = {value.name for value in inputs}
+        self._types |= {value.name: value.type.tensor_type.elem_type for value in inputs}
+        for node in self.live:
+            kind = self._made_type(node)
+            self._types |= dict.fromkeys(node.output, kind)
+
+    def reaching(self, output: str) -> str:
+        """The coarsest numbers that earn ``output`` their limits."""
+        way = _ancestors(self._graph, {output})
+        names = {name for node in way for name in node.output}
+        work = [one for one in self._work if one.node.output[0] in names]
+        total = sum(one.amount for one in work)
+        coarsest_first: tuple[str, ...] = FINEST_FIRST[:0:-1]
+        for precision in coarsest_first:
+            coarse = FINEST_FIRST[FINEST_FIRST.index(precision) :]
+            share = sum(one.amount for one in work if one.precision in coarse)
+            if total and share >= TRIVIAL_SHARE * total:
+                return precision
+        return "fp16" if self._all_halved(way, output) else FINEST_FIRST[0]
+
+    def maker(self, name: str) -> onnx.NodeProto | None:
+        """The node that gives a value; None for constants and images."""
+        return self._makers.get(name)
+
+    def before(self, names: Iterable[str]) -> list[onnx.NodeProto]:
+        """The nodes that some values depend on, in the graph's order."""
+        return _ancestors(self._graph, set(names))
+
+    def is_constant(self, name: str) -> bool:
+        """True for a value that does not depend on the image."""
+        return name in self._constants or (name in self._makers and name not in self._from_image)
+
+    @cached_property
+    def _from_image(self) -> set[str]:
+        found = set(self._images)
+        for node in self.live:
+            if found & {*node.input, *_captured(node)}:
+                found.update(node.output)
+        return found
+
+    def of_type(self, name: str) -> str:
+        """``fp16`` for a value of 16 bits, ``fp32`` for all others."""
+        import onnx
+
+        kinds = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+        return "fp16" if self._types.get(name) in kinds else "fp32"
+
+    def of_node(self, node: onnx.NodeProto) -> str:
+        """The coarsest numbers that a node reads or gives."""
+        if node.op_type in _QUANTIZED:
+            return "int8"
+        return coarsest(self.of_type(name) for name in (*node.input, *node.output))
+
+    def _all_halved(self, way: Sequence[onnx.NodeProto], output: str) -> bool:
+        """True if nothing of the image comes to ``output`` without having been FP16 on the way.
+
+        An image that is FP16 itself was rounded before it came. Bytes do not count like that:
+        a picture has no more than 8 bits, so that a pair of Q and DQ behind it costs nothing.
+        """
+        fine = {name for name in self._images if self.of_type(name) == FINEST_FIRST[0]}
+        for node in way:
+            halved = any(self.of_type(name) == "fp16" for name in node.output)
+            if not halved and fine & {*node.input, *_captured(node)}:
+                fine.update(node.output)
+        return output not in fine and bool(way)
+
+    @cached_property
+    def _work(self) -> list[_Work]:
+        """Every convolution, with the area of its output in squares of the image's side."""
+        sizes = {t.name: math.prod(t.dims) for t in self._graph.initializer}
+        strides: dict[str, float] = {}
+        found = []
+        for node in self.live:
+            stride = self._stride(node, strides)
+            strides |= dict.fromkeys(node.output, stride)
+            if node.op_type in CONVOLUTIONS or self._multiplies_constant(node):
+                weight = weight_name(node)
+                numbers = coarsest([self.of_weight(weight), self._of_inputs(node)])
+                amount = sizes.get(self._origin(weight), 1) / stride**2
+                found.append(_Work(node, numbers, amount))
+        return found
+
+    def _multiplies_constant(self, node: onnx.NodeProto) -> bool:
+        """1x1 convolutions come as matrix products from some exporters."""
+        if node.op_type not in ("MatMul", "Gemm", "QLinearMatMul", "MatMulInteger"):
+            return False
+        return self._origin(weight_name(node)) in self._constants
+
+    def _of_inputs(self, node: onnx.NodeProto) -> str:
+        dequantized = _is_dequantized(node.input[0], self._makers)
+        if node.op_type in _IN_BYTES or (dequantized and not self._is_image(node.input[0])):
+            return "int8"
+        return coarsest([self.of_type(node.input[0]), self.of_type(node.output[0])])
+
+    def _is_image(self, name: str) -> bool:
+        """True for the image, also in bytes: a picture has no more than 8 bits."""
+        while name in self._makers and self._makers[name].op_type in (*_TO_BYTES, *_TRANSPARENT):
+            name = self._makers[name].input[0]
+        return name in self._images
+
+    def of_weight(self, name: str) -> str:
+        """The coarsest numbers that a constant has passed through since it was stored."""
+        found = [self.of_type(name)]
+        while name in self._makers:
+            maker = self._makers[name]
+            found.append(self.of_node(maker))
+            name = maker.input[0] if maker.input else ""
+        return coarsest(found)
+
+    def _origin(self, name: str) -> str:
+        while name in self._makers and self._makers[name].input:
+            name = self._makers[name].input[0]
+        return name
+
+    def _stride(self, node: onnx.NodeProto, strides: Mapping[str, float]) -> float:
+        """Pixels of the image for each of the output's, along one side.
+
+        Of maps that are added or joined it is the finest: a Resize does not say what it makes,
+        but is added to a map of known size.
+        """
+        known = [strides[name] for name in node.input if name in strides]
+        known += [1.0 for name in node.input if name in self._images]
+        step = 1
+        if node.op_type in _SHRINKING:
+            step = next((a.ints[0] for a in node.attribute if a.name == "strides"), 1)
+        return min(known, default=1.0) * step
+
+    def _made_type(self, node: onnx.NodeProto) -> int:
+        import onnx
+
+        kinds = {a.name: a for a in node.attribute}
+        if node.op_type == "Cast":
+            return int(kinds["to"].i)
+        if node.op_type == "Constant" and "value" in kinds:
+            return int(kinds["value"].t.data_type)
+        if node.op_type in ("Shape", "Size"):
+            return int(onnx.TensorProto.INT64)
+        if node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear"):
+            return int(onnx.TensorProto.UINT8)
+        slot = 1 if node.op_type == "DequantizeLinear" else 0  # its scale has the result's type
+        name = node.input[slot] if len(node.input) > slot else ""
+        return self._types.get(name, int(onnx.TensorProto.FLOAT))
+
+
+# ---------------------------------------------------------------- convolutions
+
+
+def weight_name(node: onnx.NodeProto) -> str:
+    """The name of a convolution's weight."""
+    return str(node.input[_WEIGHT_SLOT.get(node.op_type, 1)])
 
 
 def convolutions(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, str]]:
-    """Yield every convolution with the precision that it computes in."""
+    """Yield every convolution that an output needs, with the precision that it computes in."""
     graph = model.graph
-    makers = {name: node for node in graph.node for name in node.output}
+    nodes = live_nodes(graph)
+    makers = {name: node for node in nodes for name in node.output}
     constants = {tensor.name: tensor.data_type for tensor in graph.initializer}
-    for node in graph.node:
+    for node in nodes:
         if node.op_type in CONVOLUTIONS:
             yield node, conv_precision(node, makers, constants)
 
@@ -60,7 +274,7 @@ def conv_precision(
     graph a convolution is INT8 if both its inputs are dequantized: runtimes fuse those, and a
     convolution with only its weight dequantized computes in float.
     """
-    if node.op_type != "Conv":
+    if node.op_type not in ("Conv", "FusedConv"):
         return "int8"
     if all(_is_dequantized(name, makers) for name in node.input[:2]):
         return "int8"
@@ -94,21 +308,6 @@ def _type_name(kind: int) -> str:
 
     name = next(name for name, value in onnx.TensorProto.DataType.items() if value == kind)
     return {"FLOAT": "fp32", "FLOAT16": "fp16"}.get(name, name.lower())
-
-
-def _has_halves(graph: onnx.GraphProto) -> bool:
-    import onnx
-
-    half = onnx.TensorProto.FLOAT16
-    return (
-        any(tensor.data_type == half for tensor in graph.initializer)
-        or any(v.type.tensor_type.elem_type == half for v in (*graph.input, *graph.output))
-        or any(
-            attribute.t.data_type == half or (attribute.name == "to" and attribute.i == half)
-            for node in graph.node
-            for attribute in node.attribute
-        )
-    )
 
 
 def nodes_asked_for(model: onnx.ModelProto, names: Sequence[str]) -> list[str]:

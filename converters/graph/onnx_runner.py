@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -16,13 +16,20 @@ from scrfdconv.converters.graph.model_file import (
     IMAGE_RANK,
     load_onnx,
 )
-from scrfdconv.converters.graph.number_types import precision_of
+from scrfdconv.converters.graph.number_types import coarsest, output_precisions
 from scrfdconv.converters.metadata import architecture_from_metadata, own_metadata
 from scrfdconv.converters.network.architecture import CHANNELS
-from scrfdconv.converters.runner import Interface, Runner, canonical_outputs, thread_limit
+from scrfdconv.converters.outputs import (
+    Naming,
+    named_by_name,
+    named_by_position,
+    named_by_shape,
+    require_rows,
+)
+from scrfdconv.converters.runner import Interface, Runner, thread_limit
 
-if TYPE_CHECKING:
-    pass
+PROBE_SIZE = (128, 128)  # of models of any size: whole cells at every stride up to 128
+_MATRIX = 2  # rank of outputs without a batch axis
 
 
 class OnnxRunner(Runner):
@@ -32,7 +39,7 @@ class OnnxRunner(Runner):
     """
 
     def __init__(self, path: Path, threads: int | None = None, *, scrfd: bool = True) -> None:
-        self._path = path
+        self._path, self.by_image = path, scrfd
         self._session = _session(path, threads)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if len(inputs) != 1 or len(inputs[0].shape) != IMAGE_RANK:
@@ -40,33 +47,88 @@ class OnnxRunner(Runner):
         self._input = inputs[0]
         self.output_names = tuple(output.name for output in outputs)
         metadata = own_metadata(self._session.get_modelmeta().custom_metadata_map)
-        names = canonical_outputs(self.output_names, path) if scrfd else self.output_names
-        batch, channels, height, width = (
+        batch, channels, height, width = self._size = tuple(
             d if isinstance(d, int) and d > 0 else None for d in self._input.shape
         )
         if scrfd and channels not in (CHANNELS, None):
             raise ArtifactError(f"{path}: is not an SCRFD: its input has {channels} channels.")
         a = architecture_from_metadata(metadata)
         multiple = {"size_multiple": a.size_multiple} if a else {}
+        naming = self._naming([output.shape for output in outputs]) if scrfd else None
+        names = naming.canonical if naming else self.output_names
+        extras: tuple[str, ...] = ()
+        if naming:
+            own = list(zip(self.output_names, naming.names, strict=True))
+            extras = tuple(name for name, canonical in own if canonical is None)
+            self.output_names = tuple(name for name, canonical in own if canonical)
         super().__init__(
-            Interface(names, batch, height, width, channels=channels or CHANNELS, **multiple),
+            Interface(
+                names,
+                batch,
+                height,
+                width,
+                channels=channels or CHANNELS,
+                extras=extras,
+                **multiple,
+            ),
             metadata,
         )
+        self.remark = naming.remark if naming else ""
+
+    def _naming(self, declared: Sequence[Sequence[Any]]) -> Naming:
+        """Which output is which: by our names, by shapes, by position at last.
+
+        Files of a fixed size declare shapes; where those make no sense (released models declare
+        the shapes of another size) or the size is free, a run tells.
+        """
+        by_name = named_by_name(self.output_names)
+        if by_name:
+            return by_name
+        batch, _, height, width = self._size
+        size = (height or PROBE_SIZE[0], width or PROBE_SIZE[1])
+        if height and width and all(isinstance(d, int) for shape in declared for d in shape):
+            found = named_by_shape([_of_one(tuple(shape), batch or 1) for shape in declared], size)
+            if found and None not in found.names:
+                return found
+        try:
+            shapes = [v.shape for v in self._run(np.zeros((batch or 1, CHANNELS, *size)))]
+        except ArtifactError:  # whoever runs the model is told why
+            return named_by_position(self.output_names, self._path)
+        require_rows(self.output_names, shapes, self._path)
+        found = named_by_shape([_of_one(shape, batch or 1) for shape in shapes], size)
+        return found or named_by_position(self.output_names, self._path)
 
     @cached_property
     def precision(self) -> str:
         """What the graph computes in, not what its metadata claim: foreign files have none."""
-        return precision_of(load_onnx(self._path))
+        return coarsest(self._precisions.values())
+
+    def precision_of(self, output: str) -> str:
+        """The coarsest numbers that really reach this output."""
+        return self._precisions[output]
+
+    @cached_property
+    def _precisions(self) -> dict[str, str]:
+        by_own_name = output_precisions(load_onnx(self._path))
+        names = zip(self.interface.outputs, self.output_names, strict=True)
+        return {canonical: by_own_name[own] for canonical, own in names}
 
     def _run(self, images: np.ndarray) -> Sequence[np.ndarray]:
-        if self._input.type == "tensor(float16)":
-            images = images.astype(np.float16)
+        half = self._input.type == "tensor(float16)"
+        images = images.astype(np.float16 if half else np.float32, copy=False)
         try:
             return list(self._session.run(self.output_names, {self._input.name: images}))
         except Exception as error:  # onnxruntime's exceptions have no common public base
             raise ArtifactError(
                 f"{self._path.name}: fails on images of shape {images.shape}: {_first(error)}"
             ) from error
+
+
+def _of_one(shape: tuple[int, ...], batch: int) -> tuple[int, ...]:
+    """A shape without the batch; rows of matrices may be those of all images."""
+    if len(shape) == _MATRIX and batch > 1:
+        return (shape[0] // batch, shape[1])
+    return tuple(shape)
 
 
 def _session(path: Path, threads: int | None) -> Any:

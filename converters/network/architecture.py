@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from scrfdconv.converters.errors import InputFileError, UsageError
+from scrfdconv.converters.network.bounds import LONGEST_NAME, broken_bound
 from scrfdconv.converters.structured import plain_as, read_toml, to_plain
 
 # Four backbone stages at strides 4, 8, 16, 32: fixed by both backbones.
@@ -63,6 +64,9 @@ class Architecture:
 
     def __post_init__(self) -> None:
         """Refuse rows that no SCRFD can have, before torch reports them as a shape error."""
+        too_large = broken_bound(self)
+        if too_large:
+            raise UsageError(f"Architecture {str(self.name)[:LONGEST_NAME]}: {too_large}.")
         towers = 1 if self.head_shared else len(self.strides)
         stem = 2 if self.block == "separable" else 3
         rules = {

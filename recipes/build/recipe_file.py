@@ -152,6 +152,9 @@ def _targets(table: Table) -> list[TargetEntry]:
         for name, precision in product(found, wanted)
         for target in _combinations(table, name, precision, budgets)
     ]
+    # By format and shape, so that the precisions of one shape stand beside each other.
+    shapes = list(dict.fromkeys(target.shape for target in targets))
+    targets.sort(key=lambda target: (found.index(target.format), shapes.index(target.shape)))
     table.done()
     entries = [
         TargetEntry(target=target, checkpoints=patterns, tolerance=tolerance, budgets=budgets)
@@ -187,6 +190,7 @@ def _combinations(table: Table, name: str, precision: str, budgets: Budgets) -> 
     axes = [_values(table, field) for field in fields]
     for values in product(*axes):
         given = dict(zip((field.name for field in fields), values, strict=True))
+        given = {key: None if value == DYNAMIC else value for key, value in given.items()}
         if "max_face_loss" in {field.name for _, field in fields_for(name, precision)}:
             given["max_face_loss"] = budgets.max_face_loss
         try:
@@ -203,14 +207,17 @@ def _values(table: Table, field: OptionField) -> tuple[Any, ...]:
 
 def _reader(field: OptionField) -> tuple[str, Callable[[Any], Any]]:
     """How a value of an option is called, and read; None stands for a wrong one."""
-    if field.name == "shape":
+    if field.name == "shape":  # the one option that has a word for None
         return f'"{DYNAMIC}" or [height, width]', _shape
     if field.choices:
         return _either(field.choices), _one_of(field.choices)
     if field.repeated:
         return "a list of texts", _texts
     least, most = field.option.least, field.option.most
-    return _KINDS[field.kind], _typed(field.kind, least, most)
+    what = _KINDS[field.kind]
+    if field.kind is int and least is None:
+        what = f"an {field.name}" if field.name[0] in "aeiou" else f"a {field.name}"
+    return what, _typed(field.kind, least, most)
 
 
 _KINDS = {

@@ -21,6 +21,7 @@ from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.errors import CheckFailed, InputFileError, MissingError, ScrfdconvError
 from scrfdconv.converters.formats import format_of, open_artifact
+from scrfdconv.converters.permissions import allowing_host_code
 from scrfdconv.converters.precision import FLOAT, precisions
 from scrfdconv.converters.runner import Interface, Runner, limit_threads
 from scrfdconv.recipes.build.digests import FileDigest
@@ -113,7 +114,8 @@ def _made(job: Job) -> Done:
     )
     if job.step.internal:
         return whole
-    opened = open_artifact(out, THREADS)
+    with allowing_host_code():  # of this machine's library, put there by this very step
+        opened = open_artifact(out, THREADS)
     paced = _latency(job, opened)
     report = _with_budgets(made, job, paced)
     if not report.passed:

@@ -6,8 +6,9 @@ pictures and without searching.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from scrfdconv.converters.errors import InputFileError, UsageError
 from scrfdconv.converters.precision.int8 import Arrangement
 from scrfdconv.converters.precision.int8.calibration import Table
 from scrfdconv.converters.precision.int8.conversion import Int8Settings
-from scrfdconv.converters.structured import read_json, write_json
+from scrfdconv.converters.structured import read_json, to_json, write_json
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Int8Plan:
     def save(self, path: Path) -> None:
         """Write it as JSON."""
         options = {f.name: getattr(self.options, f.name) for f in fields(self.options)}
-        write_json(path, _PlanFile(**options, budget=dict(self.budget)))
+        written = _PlanFile(**options, budget=dict(self.budget))
+        write_json(path, replace(written, sha256=written.digest))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +44,24 @@ class _PlanFile:
     keep_float: tuple[str, ...]
     sensitive: tuple[str, ...]
     budget: dict[str, Any]
+    sha256: str = ""
+
+    @property
+    def digest(self) -> str:
+        """Over everything else: a range that was changed since the search shows."""
+        text = to_json(replace(self, sha256=""), indent=None, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def load_plan(path: Path) -> Int8Plan:
     """Read a plan; raises InputFileError for other files."""
     advice = "name a file that is not there yet to get one written"
     read = read_json(path, _PlanFile, "INT8 plan of scrfdconv", advice, keys="all")
+    if read.sha256 != read.digest:
+        raise InputFileError(
+            f"{path}: was changed after it was written (its sha256 differs), so that nothing of it "
+            f"was measured: restore it, or {advice}."
+        )
     options = {f.name: getattr(read, f.name) for f in fields(Int8Settings)}
     return Int8Plan(Int8Settings(**options), read.budget)
 

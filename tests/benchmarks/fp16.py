@@ -22,8 +22,9 @@ from scrfdconv.checks.precision import audit
 from scrfdconv.converters.checkpoint.loading import load_checkpoint
 from scrfdconv.converters.formats import formats
 from scrfdconv.converters.formats.onnx import OnnxOptions
-from scrfdconv.converters.formats.onnx_fp16 import Fp16Options
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
+from scrfdconv.converters.precision.fp16 import Fp16Options
+from scrfdconv.converters.precision.fp16.conversion import Fp16Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = (640, 640)
@@ -52,7 +53,8 @@ def measure(path, folder, images, *, all_fp16):
     formats()["onnx"].convert(load_checkpoint(path), parent, OnnxOptions(shape=SIZE), None)
     made = folder / "fp16.onnx"
     options = Fp16Options(all_fp16=all_fp16)
-    formats()["onnx_fp16"].convert(formats()["onnx"].artifact_at(parent), made, options, None)
+    graph = formats()["onnx"]
+    graph.convert(graph.artifact_at(parent), made, Fp16Settings(options), None, "fp16")
     reference, artifact = OnnxRunner(parent, threads=1), OnnxRunner(made, threads=1)
 
     pairs, differences = [], []

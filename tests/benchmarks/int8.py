@@ -23,9 +23,8 @@ from scrfdconv.checks.faces.images import find_images, letterbox, normalise, rea
 from scrfdconv.checks.faces.matching import agreement
 from scrfdconv.converters.formats.onnx import Onnx, OnnxOptions
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
-from scrfdconv.recipes.convert import SourceOptions, open_source
-from scrfdconv.recipes.int8.int8 import int8
-from scrfdconv.recipes.int8.request import Int8Recipe
+from scrfdconv.recipes.convert import convert, open_source
+from scrfdconv.recipes.target import target_of
 
 SHAPE = (640, 640)
 FLOORS = {  # one thread, times as fast as the float model
@@ -50,12 +49,13 @@ def main() -> int:
 
 
 def measured(source, data, folder):
-    opened = open_source(source, SourceOptions())
+    opened = open_source(source)
     name, trained = opened.architecture.name, not opened.seeded
     parent = Onnx().convert(opened, folder / "float.onnx", OnnxOptions(shape=SHAPE), None).path
     photographs = tuple(find_images([data / "images/calibration"]))
     start = time.perf_counter()
-    made = int8(opened, folder / "int8.onnx", Int8Recipe(photographs, SHAPE), None)
+    target = target_of("onnx", "int8", {"shape": SHAPE})
+    convert(opened, target, folder / "int8.onnx", None, images=photographs)
     took = time.perf_counter() - start
     floor = FLOORS.get(name, 1.0)
     speed = speedup(parent, folder / "int8.onnx")
@@ -64,7 +64,7 @@ def measured(source, data, folder):
     if trained:
         good &= faces(parent, folder / "int8.onnx", data, "photographs", NO_LESS)
         crops = portraits(parent, photographs, folder)
-        made = int8(opened, folder / "poor.onnx", Int8Recipe(crops, SHAPE), None)
+        made = convert(opened, target, folder / "poor.onnx", None, images=crops)
         good &= bool(made.warnings)
         good &= faces(parent, folder / "poor.onnx", data, "eight portraits", POOR)
     return good

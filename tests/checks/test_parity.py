@@ -76,7 +76,7 @@ def test_the_export_itself_passes(kps, kps_model, tmp_path):
     report = report_on(kps, kps_model, tmp_path)
 
     assert report.passed, report.summary()
-    assert {r.check for r in report.results} == {"parity", "weights"}
+    assert {r.check for r in report.results} == {"parity", "batch", "weights"}
     assert {r.subject for r in report.results} >= set(kps.architecture.output_names)
 
 

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from scrfdconv.cli import app
+from scrfdconv.converters.formats import formats
 from scrfdconv.recipes import doctor
 
 
@@ -70,11 +71,11 @@ def test_processor_flags_are_read(monkeypatch, tmp_path):
 
 def test_run_verifies_for_real_and_a_failure_is_exit_code_1(examined, monkeypatch, tiny):
     monkeypatch.setattr("scrfdconv.converters.checkpoint.loading.load_source", lambda source: tiny)
-    monkeypatch.setattr(doctor, "_matrix", lambda: [("torchscript", "fp32"), ("onnx", "fp32")])
+    few = {name: formats()[name] for name in ("torchscript", "pytorch")}
+    monkeypatch.setattr(doctor, "formats", lambda: few)
     good, out = examined("--run", "--json")
-    monkeypatch.setattr(
-        doctor, "_tried", lambda name, precision: doctor.Capability(name, precision, "failed", "x")
-    )
+    failed = doctor.Capability("torchscript", "fp32", "failed", "x")
+    monkeypatch.setattr(doctor, "_tried", lambda one, precision: failed)
     bad, _ = examined("--run", "--json")
 
     assert (good, bad) == (0, 1)

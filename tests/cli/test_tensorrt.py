@@ -237,7 +237,7 @@ def test_an_engine_is_no_source(newest_machine, scrfdconv, tiny_onnx, tmp_path):
     code, _, err = scrfdconv("tensorrt", "tiny.engine")
 
     assert code == 2
-    assert "engines are built from a checkpoint or ONNX" in err
+    assert "is built from a checkpoint or ONNX" in err
 
 
 def test_verify_and_inspect_take_engines(newest_machine, scrfdconv, tiny_onnx):

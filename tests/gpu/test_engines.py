@@ -20,12 +20,14 @@ import pytest
 
 from scrfdconv.checks.verify import Demand, verify
 from scrfdconv.converters.checkpoint.loading import load_source
-from scrfdconv.converters.errors import ArtifactError, MissingError
+from scrfdconv.converters.errors import ArtifactError
 from scrfdconv.converters.formats import formats, open_artifact
+from scrfdconv.converters.formats.onnx import OnnxOptions
 from scrfdconv.converters.formats.tensorrt import TensorRTOptions
 from scrfdconv.converters.formats.tensorrt.progress import listening
 from scrfdconv.converters.formats.tensorrt.sidecar import read_sidecar, sidecar_path
-from scrfdconv.recipes.tensorrt import EngineRequest, build_engine, plan_engine, require_target_here
+from scrfdconv.recipes.convert import convert, plan_only
+from scrfdconv.recipes.target import Target
 
 pytestmark = pytest.mark.gpu
 SMALL = TensorRTOptions(min=("1x64x64",), opt=("1x320x320",), max=("4x320x640",), level=1)
@@ -33,10 +35,16 @@ SMALL = TensorRTOptions(min=("1x64x64",), opt=("1x320x320",), max=("4x320x640",)
 
 @pytest.fixture(autouse=True)
 def _gpu():
-    try:
-        require_target_here()
-    except MissingError as error:
-        pytest.skip(str(error))
+    if missing := formats()["tensorrt"].why_not_built():
+        pytest.skip(missing)
+
+
+def wanted(precision="fp32", options=SMALL, **sizes):
+    return Target("tensorrt", precision, (options, OnnxOptions(**sizes)))
+
+
+def build_engine(source, out, demand, precision="fp32", options=SMALL, images=(), **sizes):
+    return convert(source, wanted(precision, options, **sizes), out, demand, images=images)
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +57,8 @@ def source():
 def test_an_engine_is_its_checkpoint(tmp_path, name, precision):
     out = tmp_path / "model.engine"
 
-    made, linted = build_engine(
-        load_source(name), EngineRequest(precision, options=SMALL), out, Demand(weights=False)
-    )
+    made = build_engine(load_source(name), out, Demand(weights=False), precision)
 
-    assert linted.passed
     assert made.report.passed, made.report.summary()
     assert made.artifact.precision == precision
     assert read_sidecar(out).plan_sha256 == made.artifact.digest
@@ -62,9 +67,7 @@ def test_an_engine_is_its_checkpoint(tmp_path, name, precision):
 def test_tf32_keeps_its_own_limits(source, tmp_path):
     out = tmp_path / "model.engine"
 
-    made, _ = build_engine(
-        source, EngineRequest(options=replace(SMALL, tf32=True)), out, Demand(weights=False)
-    )
+    made = build_engine(source, out, Demand(weights=False), options=replace(SMALL, tf32=True))
 
     assert made.report.passed, made.report.summary()
     assert made.artifact.precision == "tf32"
@@ -76,8 +79,14 @@ def test_int8_is_audited_and_verified(source, tmp_path, data):
         pytest.skip("no photographs to calibrate on")
     out = tmp_path / "model.engine"
 
-    made, _ = build_engine(
-        source, EngineRequest("int8", (640, 640), images=images), out, Demand(images[:4])
+    made = build_engine(
+        source,
+        out,
+        Demand(images[:4]),
+        "int8",
+        options=TensorRTOptions(),
+        images=images,
+        shape=(640, 640),
     )
 
     assert made.report.passed, made.report.summary()
@@ -88,8 +97,9 @@ def test_two_profiles_a_fixed_shape_and_foreign_engines_run(source, tmp_path):
         SMALL, min=("1x64x64", "8x64x64"), opt=("1x64x64", "8x64x64"), max=("1x64x96", "8x96x96")
     )
     dynamic, fixed = tmp_path / "two.engine", tmp_path / "fixed.engine"
-    build_engine(source, EngineRequest(options=two), dynamic, None)
-    build_engine(source, EngineRequest(shape=(64, 96), batch=2), fixed, Demand(weights=False))
+    build_engine(source, dynamic, None, options=two)
+    demand = Demand(weights=False)
+    build_engine(source, fixed, demand, options=TensorRTOptions(), shape=(64, 96), batch=2)
     sidecar_path(dynamic).unlink()  # now it is a foreign one
 
     runner = open_artifact(dynamic)
@@ -105,11 +115,11 @@ def test_two_profiles_a_fixed_shape_and_foreign_engines_run(source, tmp_path):
 
 def test_the_timing_cache_makes_the_second_build_faster(source, tmp_path):
     cache = tmp_path / "timing.cache"
-    options = replace(SMALL, level=3, timing_cache=str(cache))
+    options = replace(SMALL, level=3, timing_cache=cache)
     seconds = []
     for _ in range(2):
         began = time.monotonic()
-        build_engine(source, EngineRequest(options=options), tmp_path / "m.engine", None)
+        build_engine(source, tmp_path / "m.engine", None, options=options)
         seconds.append(time.monotonic() - began)
 
     assert cache.stat().st_size > 0
@@ -126,9 +136,7 @@ def test_progress_is_reported_and_ctrl_c_cancels(source, tmp_path):
             signal.pthread_kill(main, signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt), listening(listener):
-        build_engine(
-            source, EngineRequest(options=replace(SMALL, level=5)), tmp_path / "m.engine", None
-        )
+        build_engine(source, tmp_path / "m.engine", None, options=replace(SMALL, level=5))
 
     assert len(seen) >= 5
     assert [p.name for p in tmp_path.iterdir()] == []
@@ -150,7 +158,7 @@ def test_parser_errors_name_the_node(tiny_onnx, tmp_path):
 
 def test_a_damaged_engine_is_refused(source, tmp_path):
     out = tmp_path / "m.engine"
-    build_engine(source, EngineRequest(options=SMALL), out, None)
+    build_engine(source, out, None)
     sidecar_path(out).unlink()
     out.write_bytes(out.read_bytes()[:-1000])
 
@@ -160,9 +168,10 @@ def test_a_damaged_engine_is_refused(source, tmp_path):
 
 @pytest.mark.skipif(shutil.which("trtexec") is None, reason="trtexec is not on the PATH")
 def test_the_script_builds_an_engine_that_is_the_checkpoint(source, tmp_path):
-    planned = plan_engine(source, EngineRequest("fp16", options=SMALL), tmp_path / "m.engine")
+    planned = plan_only(source, wanted("fp16"), tmp_path / "m.engine", None)
 
-    subprocess.run([str(planned.script)], check=True, timeout=500)
+    script = planned.instructions.facts["script"]
+    subprocess.run([script], check=True, timeout=500)
 
     report = verify(source, tmp_path / "m.engine", Demand(weights=False))
     assert report.passed, report.summary()

@@ -22,6 +22,7 @@ from scrfdconv.converters.graph.model_file import (
     load_onnx,
     opset_of,
 )
+from scrfdconv.converters.graph.norms import write_group_norms
 from scrfdconv.converters.graph.passes import (
     constants_as_initializers,
     declare_outputs,
@@ -64,6 +65,10 @@ def onnx_from_checkpoint(checkpoint: Checkpoint, options: OnnxOptions) -> onnx.M
     use_own_axis_names(model, a)
     pin_output_reshapes(model, a)
     size_upsampling_by_lateral(model)
+    if a.head_groups:  # before the shape is set, so that a fixed graph is that of the dynamic one
+        model = simplify(model)
+        constants_as_initializers(model.graph)
+        write_group_norms(model)
     if options.shape:
         fix_input(model, options.batch, options.shape)
     model = simplify(model)

@@ -14,7 +14,7 @@ from scrfdconv.converters.formats.openvino.api import core, own_metadata_of, rea
 from scrfdconv.converters.formats.openvino.reading import precision_of
 from scrfdconv.converters.graph.model_file import IMAGE_RANK
 from scrfdconv.converters.metadata import architecture_from_metadata
-from scrfdconv.converters.network.architecture import CHANNELS
+from scrfdconv.converters.network.architecture import CHANNELS, SIZE_MULTIPLE
 from scrfdconv.converters.runner import (
     Interface,
     Runner,
@@ -85,8 +85,8 @@ class OpenVinoRunner(Runner):
                 f"{self._path}: is not an SCRFD: its input has {channels} channels."
             )
         a = architecture_from_metadata(metadata)
-        multiple = {"size_multiple": a.size_multiple} if a else {}
-        return Interface(names, batch, height, width, **multiple)
+        multiple = a.size_multiple if a else SIZE_MULTIPLE
+        return Interface(names, batch, height, width, size_multiple=multiple)
 
     @cached_property
     def _compiled(self) -> Any:

@@ -25,7 +25,7 @@ class PyTorch(Format):
 
     def recognises(self, path: Path, head: bytes) -> bool:
         """True for torch's zip archives and pickles, and for safetensors."""
-        from scrfdconv.converters.checkpoint.loading import is_checkpoint
+        from scrfdconv.converters.checkpoint.files import is_checkpoint
 
         return is_checkpoint(path, head)
 

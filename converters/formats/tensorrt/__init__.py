@@ -147,6 +147,10 @@ class TensorRT(Format):
         """tf32 for float32 with TF32 convolutions, which have limits of their own."""
         return "tf32" if options.tf32 and precision == "fp32" else precision
 
+    def facts_made(self, path: Path) -> dict[str, Any]:
+        """Where the sidecar is."""
+        return {"sidecar": str(self.companions(path)[0])}
+
     def findings(self, runner: Runner) -> Iterator[Finding]:
         """The audit: in which types the engine's convolutions compute."""
         from scrfdconv.converters.formats.tensorrt.audit import audit
@@ -193,6 +197,12 @@ class TensorRT(Format):
         from scrfdconv.converters.formats.tensorrt.building import require_profiles
 
         require_profiles(source, options, sizes)
+
+    def instruction_files(self, out: Path) -> tuple[Path, ...]:
+        """The ONNX and the script."""
+        from scrfdconv.converters.formats.tensorrt.building import instruction_files
+
+        return instruction_files(out)
 
     def instructions(
         self, source: Artifact, options: TensorRTOptions, out: Path

@@ -99,10 +99,15 @@ def describe_engine(path: Path) -> dict[str, Any]:
 # ---------------------------------------------------------------- for another machine
 
 
+def instruction_files(out: Path) -> tuple[Path, Path]:
+    """The ONNX and the script beside an engine that another machine builds."""
+    return out.with_suffix(".onnx"), out.with_name(SCRIPT)
+
+
 def write_instructions(source: Artifact, options: TensorRTOptions, out: Path) -> Instructions:
     """Write the ONNX and a build script beside ``out``; nothing is built."""
     plan = engine_plan(source, options)
-    beside, script = out.with_suffix(".onnx"), out.with_name(SCRIPT)
+    beside, script = instruction_files(out)
     if not (beside.is_file() and digest_of(beside) == source.digest):
         with replacing(beside) as part:
             shutil.copyfile(source.path, part)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from scrfdconv.converters.errors import UsageError
+from scrfdconv.converters.errors import ArtifactError, UsageError
 from scrfdconv.converters.formats.tensorrt import TensorRTOptions
 from scrfdconv.converters.formats.tensorrt.profile import (
     Free,
@@ -18,9 +18,9 @@ from scrfdconv.converters.formats.tensorrt.profile import (
     text_of,
 )
 from scrfdconv.converters.graph.number_types import convolutions, precision_of
+from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.metadata import PREFIX, architecture_from_metadata, package_version
 from scrfdconv.converters.network.architecture import SIZE_MULTIPLE
-from scrfdconv.converters.runner import canonical_outputs
 from scrfdconv.converters.structured import to_plain
 
 if TYPE_CHECKING:
@@ -91,7 +91,11 @@ def facts_of(model: onnx.ModelProto, where: Path) -> OnnxFacts:
 
     image = image_input(model)
     batch, _, height, width = (dim.dim_value or None for dim in image.type.tensor_type.shape.dim)
-    names = [value.name for value in model.graph.output]
+    opened = OnnxRunner(where)
+    if extras := opened.interface.extras:
+        raise ArtifactError(
+            f"{where}: has outputs that no SCRFD has ({', '.join(extras)}); remove them first."
+        )
     metadata = {
         p.key.removeprefix(PREFIX): p.value
         for p in model.metadata_props
@@ -100,7 +104,7 @@ def facts_of(model: onnx.ModelProto, where: Path) -> OnnxFacts:
     return OnnxFacts(
         image.name,
         (batch, height, width),
-        dict(zip(names, canonical_outputs(names, where), strict=True)),
+        dict(zip(opened.output_names, opened.interface.outputs, strict=True)),
         dict(sorted(Counter(kind for _, kind in convolutions(model)).items())),
         precision_of(model),
         metadata,

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 
 from scrfdconv.converters.artifact import readable
-from scrfdconv.converters.errors import ArtifactError
+from scrfdconv.converters.errors import ArtifactError, UsageError
 from scrfdconv.converters.formats.tensorrt.api import log, require_gpu, take_errors, tensorrt
 from scrfdconv.converters.formats.tensorrt.inspect import EngineLayers, layers_of
 from scrfdconv.converters.formats.tensorrt.profile import Free, Profile, Shape, nchw
 from scrfdconv.converters.formats.tensorrt.sidecar import Sidecar, read_sidecar
 from scrfdconv.converters.metadata import architecture_from_metadata
-from scrfdconv.converters.network.architecture import OUTPUT_KINDS
+from scrfdconv.converters.network.architecture import OUTPUT_KINDS, SIZE_MULTIPLE
+from scrfdconv.converters.permissions import OPTION, host_code_allowed
 from scrfdconv.converters.runner import Interface, Runner, canonical_outputs
 
 DEVICE = "cuda"  # torch's current one; tests put "cpu" here
@@ -93,9 +94,14 @@ class TensorRTRunner(Runner):
         torch.cuda.init()  # type: ignore[no-untyped-call]
         take_errors()
         self._runtime = self._trt.Runtime(log())
-        if sidecar and sidecar.options.get("version_compatible"):
-            # Such plans carry the runtime of the version that built them, as code.
+        if host_code_allowed():
             self._runtime.engine_host_code_allowed = True
+        elif sidecar and sidecar.options.get("version_compatible"):
+            raise UsageError(
+                f"{self._path}: is a version compatible engine, which carries the runtime of the "
+                f"TensorRT that built it, as code that would run here; give {OPTION} if you trust "
+                "whoever built it."
+            )
         self._engine = self._runtime.deserialize_cuda_engine(self._path.read_bytes())
         if self._engine is None:
             raise ArtifactError(f"{self._path}: TensorRT cannot load it{self._said()}.")
@@ -175,9 +181,13 @@ class TensorRTRunner(Runner):
     def _interface(self, metadata: dict[str, str]) -> EngineInterface:
         batch, height, width = self._size
         a = architecture_from_metadata(metadata)
-        multiple = {"size_multiple": a.size_multiple} if a else {}
         return EngineInterface(
-            tuple(self._names.values()), batch, height, width, profiles=self._profiles, **multiple
+            tuple(self._names.values()),
+            batch,
+            height,
+            width,
+            size_multiple=a.size_multiple if a else SIZE_MULTIPLE,
+            profiles=self._profiles,
         )
 
     # ------------------------------------------------------------ running

@@ -48,6 +48,12 @@ class TorchScript(Format):
 
         return TorchScriptRunner(path, threads)
 
+    def describe(self, path: Path) -> dict[str, Any]:
+        """What the archive says; nothing of it runs."""
+        from scrfdconv.converters.formats.torchscript.archive import describe_archive
+
+        return describe_archive(path)
+
     def convolutions(self, path: Path) -> Iterator[Convolution]:
         """Every convolution with constant weights."""
         from scrfdconv.converters.formats.torchscript.weights import convolutions_of_torchscript

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
-from scrfdconv.converters.artifact import readable
 from scrfdconv.converters.errors import ArtifactError
-from scrfdconv.converters.metadata import architecture_from_metadata
+from scrfdconv.converters.formats.torchscript.archive import Archive, open_archive, refusal
+from scrfdconv.converters.formats.torchscript.safety import UnsafeError, require_safe_graph
 from scrfdconv.converters.network.architecture import CHANNELS
-from scrfdconv.converters.runner import Interface, Runner, canonical_outputs, thread_limit
-from scrfdconv.converters.structured import json_as
+from scrfdconv.converters.outputs import named_by_position, named_by_shape, require_rows
+from scrfdconv.converters.runner import Interface, Runner, thread_limit
 
-if TYPE_CHECKING:
-    pass
-
-from scrfdconv.converters.formats.torchscript.tracing import METADATA_FILE
-
-_INPUT = re.compile(  # batch and shape of the metadata; no picture has more than 5 digits
-    r"dynamic dynamic|(?P<batch>[1-9]\d{0,4}) (?P<height>[1-9]\d{0,4})x(?P<width>[1-9]\d{0,4})"
-)
 PROBE_SIZE = (128, 128)  # whole cells at every stride up to 128
 
 
@@ -38,45 +29,49 @@ def without_deprecation() -> Iterator[None]:
         yield
 
 
+def module_of(archive: Archive) -> Any:
+    """The module in an archive, loaded and not run; raises ArtifactError where torch refuses.
+
+    Its graph is compared with the list of operators again, as torch itself reads it.
+    """
+    import torch
+
+    try:
+        with without_deprecation():
+            module = torch.jit.load(archive.stream(), "cpu")  # type: ignore[no-untyped-call]
+        require_safe_graph(module.inlined_graph)
+    except UnsafeError as error:
+        raise refusal(archive.path, error) from error
+    except (RuntimeError, ValueError, AttributeError) as error:
+        raise ArtifactError(
+            f"{archive.path}: is no loadable TorchScript ({_first(error)})."
+        ) from error
+    return module
+
+
 class TorchScriptRunner(Runner):
-    """A TorchScript module on the CPU."""
+    """A TorchScript module on the CPU, once its code is known to be arithmetic only."""
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
-        import torch
-
         self._path, self._threads = path, threads or thread_limit()
-        extra = {METADATA_FILE: ""}
-        try:
-            with without_deprecation():
-                self._module = torch.jit.load(  # type: ignore[no-untyped-call]
-                    str(readable(path)), "cpu", extra
-                )
-        except (RuntimeError, ValueError) as error:
-            raise ArtifactError(f"{path}: is no loadable TorchScript ({_first(error)}).") from error
-        text: str | bytes = extra[METADATA_FILE]
-        where = f"{path}: its {METADATA_FILE}"
-        metadata = json_as(text or "{}", dict[str, str], where, error=ArtifactError)
-        super().__init__(self._interface(metadata), metadata)
+        archive = open_archive(path)
+        self._module = module_of(archive)
+        super().__init__(archive.interface or self._probed(), archive.metadata)
 
     @property
     def precision(self) -> str:
         """Float32 is what TorchScript is made in here; no file talks itself into wider limits."""
         return "fp32"
 
-    def _interface(self, metadata: dict[str, str]) -> Interface:
-        a = architecture_from_metadata(metadata)
-        if a is None:  # a foreign file: only a run tells its outputs
-            probe = self._run(np.zeros((1, CHANNELS, *PROBE_SIZE), np.float32))
-            return Interface(canonical_outputs([str(i) for i in range(len(probe))], self._path))
-        found = _INPUT.fullmatch(f"{metadata.get('batch')} {metadata.get('shape')}")
-        if found is None:
-            raise ArtifactError(
-                f"{self._path}: its metadata name no shape and batch that a model has."
-            )
-        if found["height"] is None:
-            return Interface.of(a)
-        batch, height, width = map(int, found.group("batch", "height", "width"))
-        return Interface.of(a, batch, (height, width))
+    def _probed(self) -> Interface:
+        """Of a foreign file that does not declare its outputs: only a run tells them."""
+        probe = self._run(np.zeros((1, CHANNELS, *PROBE_SIZE), np.float32))
+        names, shapes = [str(i) for i in range(len(probe))], [v.shape for v in probe]
+        require_rows(names, shapes, self._path)
+        naming = named_by_shape(shapes, PROBE_SIZE)
+        if naming is None or None in naming.names:  # it cannot be asked for some of them
+            naming = named_by_position(names, self._path)
+        return Interface(naming.canonical)
 
     def _run(self, images: np.ndarray) -> Sequence[np.ndarray]:
         import torch

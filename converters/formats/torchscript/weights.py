@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from scrfdconv.converters.formats.torchscript.runner import without_deprecation
+from scrfdconv.converters.formats.torchscript.archive import open_archive
+from scrfdconv.converters.formats.torchscript.runner import module_of, without_deprecation
 from scrfdconv.converters.graph.convolution import Convolution
 
 
@@ -14,8 +15,7 @@ def convolutions_of_torchscript(path: Path) -> Iterator[Convolution]:
     import torch
 
     with without_deprecation():
-        loaded = torch.jit.load(str(path), "cpu")  # type: ignore[no-untyped-call]
-        module = torch.jit.freeze(loaded.eval())
+        module = torch.jit.freeze(module_of(open_archive(path)).eval())
     for node in module.graph.nodes():
         if node.kind() in ("aten::_convolution", "aten::conv2d"):
             _, weight, bias = (value.toIValue() for value in list(node.inputs())[:3])

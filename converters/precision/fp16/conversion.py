@@ -24,6 +24,7 @@ from scrfdconv.converters.graph.kept_float import (
     require_convertible,
 )
 from scrfdconv.converters.graph.model_file import load_onnx
+from scrfdconv.converters.graph.norms import norm_nodes
 from scrfdconv.converters.graph.number_types import nodes_asked_for
 from scrfdconv.converters.precision.fp16 import Fp16Options
 from scrfdconv.converters.precision.fp16.half import blocked_operators, half_from_float
@@ -99,8 +100,11 @@ def _normalisations(model: onnx.ModelProto) -> Iterator[str]:
     for node in model.graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
+    written_out = norm_nodes(model)
     for node in model.graph.node:
-        if node.op_type in NORMALISATIONS:
+        if node.name in written_out:
+            yield node.name
+        elif node.op_type in NORMALISATIONS:
             yield node.name
             yield from _affine_after(node, readers)
 

@@ -8,10 +8,11 @@ import numpy as np
 import onnx
 import pytest
 
-from scrfdconv.converters.errors import ArtifactError, MissingError
+from scrfdconv.converters.errors import ArtifactError, MissingError, UsageError
 from scrfdconv.converters.formats import formats, open_artifact
 from scrfdconv.converters.formats.tensorrt import TensorRTOptions
 from scrfdconv.converters.formats.tensorrt.sidecar import read_sidecar, sidecar_path
+from scrfdconv.converters.permissions import allowing_host_code
 
 TWO = TensorRTOptions(
     min=("1x64x64", "4x64x64"), opt=("1x64x64", "4x64x64"), max=("2x64x96", "8x64x64")
@@ -111,13 +112,22 @@ def test_a_version_compatible_engine_runs_on_later_versions_only(monkeypatch, ma
     path = build(TensorRTOptions(**SMALL, version_compatible=True))
     built = machine.version
 
-    with moved_to(machine, version="11.9.0"):
+    with moved_to(machine, version="11.9.0"), allowing_host_code():
         assert open_artifact(path).run(IMAGES[:1, :, :, :64])
     with (
         moved_to(machine, version="10.3.0" if built != "10.3.0" else "12.0.0"),
         pytest.raises(MissingError),
     ):
         open_artifact(path)
+
+
+def test_a_sidecar_does_not_allow_code_of_the_engine_but_the_user_does(newest_machine, build):
+    path = build(TensorRTOptions(**SMALL, version_compatible=True))
+
+    with pytest.raises(UsageError, match="--allow-host-code"):
+        open_artifact(path)
+    with allowing_host_code():
+        assert open_artifact(path).run(IMAGES[:1, :, :, :64])
 
 
 SMALL = {"min": ("1x64x64",), "opt": ("1x64x64",), "max": ("2x64x96",)}

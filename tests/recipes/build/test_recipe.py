@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from scrfdconv.converters.errors import InputFileError
+from scrfdconv.converters.formats.onnx import OnnxOptions
 from scrfdconv.recipes.build.recipe import Budgets, Tolerance
 from scrfdconv.recipes.build.recipe_file import find_recipe, load_recipe
 
@@ -34,7 +35,7 @@ def test_the_smallest_recipe_is_one_dynamic_float_onnx(load):
 
     (target,) = recipe.targets
     assert recipe.name == "recipe"
-    assert (target.format, target.size, target.precision, target.batch) == (
+    assert (target.target.format, target.size, target.target.precision, target.target.batch) == (
         "onnx", "dynamic", "fp32", 1
     )  # fmt: skip
 
@@ -44,7 +45,7 @@ def test_lists_stand_for_all_combinations(load):
         SMALL + 'shape = ["dynamic", [640, 640], [480, 640]]\nprecision = ["fp32", "fp16"]\n'
     )
 
-    found = [(t.size, t.precision) for t in recipe.targets]
+    found = [(t.size, t.target.precision) for t in recipe.targets]
     assert found == [
         ("dynamic", "fp32"), ("dynamic", "fp16"), ("640x640", "fp32"), ("640x640", "fp16"),
         ("480x640", "fp32"), ("480x640", "fp16"),
@@ -58,7 +59,7 @@ def test_defaults_hold_where_a_target_says_nothing_else(load):
         + 'budgets = { max_size_mb = 3 }\ntolerance = { loosen = 2, reason = "old CPUs" }\n'
     )
 
-    assert [target.opset for target in recipe.targets] == [13, 11]
+    assert [entry.target.of(OnnxOptions).opset for entry in recipe.targets] == [13, 11]
     assert recipe.targets[0].budgets == Budgets(max_size_mb=3.0)
     assert recipe.targets[0].tolerance == Tolerance(2.0, "old CPUs")
 
@@ -85,13 +86,13 @@ def test_the_release_has_all_eight_models_in_every_shape_and_precision():
     recipe = load_recipe(find_recipe("release"))
 
     assert len(recipe.checkpoints) == 8
-    onnx = {(t.size, t.precision) for t in recipe.targets if t.format == "onnx"}
+    onnx = {(t.size, t.target.precision) for t in recipe.targets if t.target.format == "onnx"}
     assert onnx == {
         (size, precision)
         for size in ("dynamic", "640x640", "480x640")
         for precision in ("fp32", "fp16", "int8")
     }
-    assert {t.format for t in recipe.targets} == {"onnx", "torchscript", "tensorrt"}
+    assert {t.target.format for t in recipe.targets} == {"onnx", "torchscript", "tensorrt"}
 
 
 CHECKPOINT = '[checkpoints.a]\nmodel = "scrfd_500m"\n'

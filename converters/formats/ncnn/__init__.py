@@ -1,0 +1,82 @@
+"""ncnn: a network as text (.param) and its weights (.bin), for phones, boards and browsers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scrfdconv.converters.artifact import Artifact
+from scrfdconv.converters.errors import UsageError
+from scrfdconv.converters.formats import Format, Source
+from scrfdconv.converters.libraries import missing
+
+if TYPE_CHECKING:
+    from scrfdconv.converters.graph.convolution import Convolution
+    from scrfdconv.converters.runner import Runner
+
+_MAGIC = b"7767517\n"  # the first line of every .param since 2017
+
+
+class Ncnn(Format):
+    """ncnn's text format, converted by pnnx."""
+
+    name = "ncnn"
+    title = "ncnn"
+    summary = "Convert to ncnn (.param and .bin) and verify; dynamic in size unless --shape."
+    suffixes = (".param", ".bin")
+    precisions = ("fp32", "fp16")
+    native_precisions = ("fp16",)
+    libraries = ("pnnx",)
+    extra = "ncnn"
+    modules = ("pnnx", "ncnn")
+
+    def recognises(self, path: Path, head: bytes) -> bool:
+        """True for a text that begins with ncnn's number."""
+        return head.replace(b"\r\n", b"\n").startswith(_MAGIC)
+
+    def build(self, source: Source, options: Any, out: Path, precision: str) -> None:
+        """Convert an ONNX file with pnnx; ``fp16`` halves the weights."""
+        from scrfdconv.converters.formats.ncnn.building import write_model
+
+        assert isinstance(source, Artifact)
+        write_model(source.path, out, precision)
+
+    def open(self, path: Path, threads: int | None = None) -> Runner:
+        """Open ours or a foreign one with float32 arithmetic on the CPU."""
+        from scrfdconv.converters.formats.ncnn.runner import NcnnRunner
+
+        return NcnnRunner(path, threads)
+
+    def describe(self, path: Path) -> dict[str, Any]:
+        """Layers and weights, read without the library."""
+        from scrfdconv.converters.formats.ncnn.reading import facts_of_network, read_network
+
+        return facts_of_network(read_network(path)) | super().describe(path)
+
+    def convolutions(self, path: Path) -> Iterator[Convolution] | None:
+        """The weights at rest."""
+        from scrfdconv.converters.formats.ncnn.reading import convolutions_of, read_network
+
+        return convolutions_of(read_network(path))
+
+    def precision_of(self, path: Path) -> str:
+        """Of the stored weights."""
+        from scrfdconv.converters.formats.ncnn.reading import read_network
+
+        return read_network(path).precision
+
+    def why_not_run(self) -> str:
+        """Running needs no converter."""
+        return missing("ncnn", self.title, self.extra)
+
+    def remark(self, precision: str) -> str:
+        """FP16 says how weights are stored, not how a device computes."""
+        return "half weights; the device chooses the arithmetic" if precision == "fp16" else ""
+
+    def require_possible(self, source: Source, options: Any, sizes: Any) -> None:
+        """Refuse a batch: ncnn takes one picture at a time."""
+        if sizes.batch > 1:
+            raise UsageError(
+                f"--batch {sizes.batch}: ncnn takes one picture at a time; leave --batch out."
+            )

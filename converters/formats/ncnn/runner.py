@@ -1,0 +1,119 @@
+"""An ncnn network on the CPU, in float32 arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scrfdconv.converters.errors import ArtifactError
+from scrfdconv.converters.formats.ncnn.reading import Network, read_network
+from scrfdconv.converters.libraries import library
+from scrfdconv.converters.network.architecture import OUTPUT_KINDS, SIZE_MULTIPLE
+from scrfdconv.converters.runner import (
+    Interface,
+    Runner,
+    canonical_outputs,
+    is_output_name,
+    thread_limit,
+)
+from scrfdconv.converters.trial import require_survival
+
+_MATRIX = 2  # dimensions of an output: rows and values
+
+
+@dataclass(frozen=True)
+class NcnnInterface(Interface):
+    """The interface of a text that knows sizes only if somebody wrote them down."""
+
+    @property
+    def measured_at(self) -> tuple[tuple[int, int, int], ...]:
+        """Five sizes: pnnx derives what follows from the size from two of them."""
+        return (
+            (1, 640, 640),
+            (2, 320, 256),
+            (3, 64, 96),
+            (1, 480, 640),
+            (1, 96, 352),
+        )
+
+
+class NcnnRunner(Runner):
+    """A network in ncnn on the CPU; one picture at a time, a batch is a loop."""
+
+    def __init__(self, path: Path, threads: int | None = None, *, trial: bool = True) -> None:
+        self._path, self._network = path, read_network(path)
+        self._ncnn = library("ncnn", "ncnn", "ncnn")
+        super().__init__(_interface(self._network))
+        if trial:
+            require_survival(type(self), (path, path.with_suffix(".bin")))
+        self._net = self._opened(threads or thread_limit())
+
+    @property
+    def precision(self) -> str:
+        """Of the stored weights; the arithmetic is float32 here."""
+        return self._network.precision
+
+    def _opened(self, threads: int | None) -> Any:
+        net = self._ncnn.Net()
+        options = net.opt
+        options.use_vulkan_compute = False
+        options.use_fp16_packed = options.use_fp16_storage = False
+        options.use_fp16_arithmetic = options.use_bf16_storage = False
+        options.lightmode = True
+        if threads:
+            options.num_threads = threads
+        weights = self._path.with_suffix(".bin")
+        if net.load_param(str(self._path)) or net.load_model(str(weights)):
+            raise ArtifactError(f"{self._path}: ncnn cannot load it with {weights.name}.")
+        return net
+
+    def _run(self, images: np.ndarray) -> Sequence[np.ndarray]:
+        rows = [self._run_one(image) for image in images]
+        return [np.stack(values) for values in zip(*rows, strict=True)]
+
+    def _run_one(self, image: np.ndarray) -> list[np.ndarray]:
+        extractor = self._net.create_extractor()
+        extractor.input(self._network.inputs[0].outputs[0], self._ncnn.Mat(image).clone())
+        found = []
+        for name in self._names:
+            failed, value = extractor.extract(name)
+            array = None if failed else np.array(value, np.float32)
+            if array is None or array.ndim != _MATRIX:
+                raise ArtifactError(
+                    f"{self._path.name}: gives no rows for {name} on an image of shape "
+                    f"{image.shape}; raw feature maps are not read here."
+                )
+            found.append(array)
+        return found
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return _sorted(self._network.output_names)
+
+
+def _interface(network: Network) -> NcnnInterface:
+    """What the names of the blobs tell; a fixed size stands in the input layer."""
+    if len(network.inputs) != 1:
+        raise ArtifactError(f"{network.path}: is not an SCRFD: expected one image input.")
+    names = canonical_outputs(_sorted(network.output_names), network.path)
+    (image,) = network.inputs
+    width, height = image.number(0) or None, image.number(1) or None
+    strides = (int(name.rpartition("_")[2]) for name in names)
+    multiple = max(SIZE_MULTIPLE, *strides)
+    return NcnnInterface(names, None, height, width, multiple)
+
+
+def _sorted(names: Sequence[str]) -> tuple[str, ...]:
+    """In the order of all formats; a .param lists blobs as the layers come."""
+    if not all(map(is_output_name, names)):
+        return tuple(names)
+
+    def place(name: str) -> tuple[int, int]:
+        kind, _, stride = name.partition("_")
+        return OUTPUT_KINDS.index(kind), int(stride)
+
+    return tuple(sorted(names, key=place))

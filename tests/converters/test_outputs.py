@@ -1,0 +1,113 @@
+"""Names of outputs come from shapes, from names that are ours, and only then from position."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+
+from scrfdconv.converters.errors import ArtifactError
+from scrfdconv.converters.graph.onnx_runner import OnnxRunner
+from scrfdconv.converters.outputs import (
+    named_by_name,
+    named_by_position,
+    named_by_shape,
+    require_rows,
+)
+
+ROWS = {8: 12800, 16: 3200, 32: 800}  # of 640x640
+OURS = tuple(f"{kind}_{stride}" for kind in ("score", "bbox", "kps") for stride in ROWS)
+SIZE = (640, 640)
+
+
+def shape(name, kps=10, batch=True):
+    kind, _, stride = name.partition("_")
+    rows = (ROWS[int(stride)], {"score": 1, "bbox": 4, "kps": kps}[kind])
+    return (1, *rows) if batch else rows
+
+
+INTERLEAVED = tuple(OURS[i] for i in (0, 3, 6, 1, 4, 7, 2, 5, 8))
+ORDERS = {
+    "ours": OURS,
+    "interleaved": INTERLEAVED,
+    "backwards": OURS[::-1],
+    "without keypoints": OURS[:6],
+    "boxes first": (*OURS[3:6], *OURS[:3]),
+}
+
+
+@pytest.mark.parametrize("batch", [False, True])
+@pytest.mark.parametrize("kps", [2, 8, 10, 212])
+@pytest.mark.parametrize("order", ORDERS)
+def test_any_order_is_named_by_shape(order, kps, batch):
+    found = named_by_shape([shape(name, kps, batch) for name in ORDERS[order]], SIZE)
+
+    assert found.names == ORDERS[order]
+    assert not found.remark
+
+
+def test_an_extra_map_has_no_name():
+    shapes = [shape(name) for name in INTERLEAVED]
+
+    found = named_by_shape([*shapes, (1, 16, 320, 320)], SIZE)
+
+    assert found.names == (*INTERLEAVED, None)
+
+
+def test_kinds_of_equal_width_are_told_apart_by_position_and_that_is_said():
+    found = named_by_shape([shape(name, kps=4) for name in OURS], SIZE)
+
+    assert found.names == OURS
+    assert "position" in found.remark
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        [(1, 2, 80, 80)] * 9,
+        [(1, 1000)] * 6,
+        [(1, 12801, 1), (1, 12801, 4)] * 3,
+        [(1, 12800, 1), (1, 3200, 1), (1, 800, 1)],
+        [],
+    ],
+)
+def test_shapes_of_no_grid_name_nothing(shapes):
+    assert named_by_shape(shapes, SIZE) is None
+
+
+def test_our_names_stand_whatever_is_beside_them():
+    assert named_by_name([*OURS, "288"]).names == (*OURS, None)
+    assert named_by_name(OURS[:4]).names == OURS[:4]  # verified to be too few, not renamed
+    assert named_by_name(["443", "446"]) is None
+
+
+def test_position_is_a_guess_and_says_so():
+    assert "position" in named_by_position([str(i) for i in range(9)], Path("m")).remark
+    with pytest.raises(ArtifactError, match="it has 7 outputs"):
+        named_by_position([str(i) for i in range(7)], Path("m"))
+
+
+def test_raw_maps_are_no_scores():
+    with pytest.raises(ArtifactError, match="raw maps"):
+        require_rows(["a", "b"], [(1, 2, 80, 80), (1, 8, 80, 80)], Path("m"))
+
+
+def test_a_dynamic_file_with_numbers_for_names_is_asked_by_a_run(tiny_onnx, tmp_path):
+    model = onnx.load(tiny_onnx)
+    outputs = [onnx.ValueInfoProto.FromString(v.SerializeToString()) for v in model.graph.output]
+    del model.graph.output[:]
+    model.graph.output.extend(outputs[i] for i in (0, 3, 6, 1, 4, 7, 2, 5, 8))
+    numbers = {value.name: str(i) for i, value in enumerate(model.graph.output)}
+    for node in model.graph.node:
+        node.input[:] = [numbers.get(name, name) for name in node.input]
+        node.output[:] = [numbers.get(name, name) for name in node.output]
+    for value in model.graph.output:
+        value.name = numbers[value.name]
+        value.type.tensor_type.ClearField("shape")
+    onnx.save(model, tmp_path / "numbers.onnx")
+
+    runner = OnnxRunner(tmp_path / "numbers.onnx")
+
+    assert runner.interface.outputs == INTERLEAVED
+    assert not runner.remark
