@@ -7,10 +7,9 @@ limit applies: the file is what it should be. Users are told what they get, and 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-import numpy as np
-
-from scrfdconv.checks.faces.compare import faces_on
+from scrfdconv.checks.faces.compare import detect, model_input
 from scrfdconv.checks.faces.matching import agreement
 from scrfdconv.checks.metrics import errors
 from scrfdconv.checks.parity import samples_for
@@ -20,10 +19,11 @@ from scrfdconv.converters.runner import Runner
 KEEPS_FACES = 0.99
 
 
-def notes_on_twin(got: Runner, photographs: Sequence[np.ndarray]) -> Iterator[str]:
+def notes_on_twin(got: Runner, photographs: Sequence[Path], size: tuple[int, int]) -> Iterator[str]:
     """Sentences on ``got`` beside its twin; none where there is one arithmetic only.
 
-    ``photographs`` are inputs (3, H, W); without any, seeded images tell how far scores move.
+    ``photographs`` are seen at ``size`` (H, W), one after the other; without any, seeded images
+    tell how far scores move.
     """
     twin = got.twin()
     if twin is None:
@@ -36,7 +36,8 @@ def notes_on_twin(got: Runner, photographs: Sequence[np.ndarray]) -> Iterator[st
     if not photographs:
         yield told
         return
-    found = agreement(faces_on(got, twin, photographs))
+    images = (model_input(path, size) for path in photographs)
+    found = agreement((detect(got, image), detect(twin, image)) for image in images)
     yield (
         f"{told}, and {found.found} of {found.reference_faces} faces stay on "
         f"{found.images} photographs, with {found.extra} new ones"

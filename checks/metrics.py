@@ -1,13 +1,20 @@
-"""How far two arrays are apart: pure numpy."""
+"""How far two arrays are apart, in size and in bias: pure numpy."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 PERCENTILE = 99.9  # the bulk of the anchors; the largest error alone may be a single one
 SILENT_SQNR = 200.0  # dB for equal arrays: beyond what float32 can resolve (150 dB)
+# Beyond so many standard errors a slope or an offset is no chance: few anchors show little.
+CHANCE = 2.0
+# Sums of squares in float64 round to this share of themselves: a smaller variance is none.
+FLAT = 1e-10
+# Smaller probabilities count as this one: far out in the tail a logit says more of rounding than of
+# a network.
+LEAST_PROBABILITY = 1e-4
 
 
 @dataclass(frozen=True)
@@ -61,3 +68,65 @@ def _sqnr(signal: np.ndarray, noise: np.ndarray) -> float:
     if power == 0:
         return -SILENT_SQNR
     return min(SILENT_SQNR, 10 * float(np.log10(power / noise_power)))
+
+
+@dataclass(frozen=True)
+class Bias:
+    """The line ``got = slope * want + offset`` of the worst column, less what chance explains.
+
+    Rounding errors are small and take no side: both numbers are near zero however large the
+    errors are, and a scaled, shifted or exchanged column is not.
+    """
+
+    slope: float  # distance from 1
+    offset: float  # mean error, at the mean of the reference
+
+    def worst(self, other: Bias) -> Bias:
+        """The worse of both in both respects."""
+        return Bias(max(self.slope, other.slope), max(self.offset, other.offset))
+
+
+@dataclass
+class LineFit:
+    """Weighted least squares for every column of one output, over any number of pictures.
+
+    ``add`` costs the memory of one picture; ``bias`` may be asked for at any time.
+    """
+
+    width: int
+    _weight: float = 0.0
+    _squares: float = 0.0  # of the weights
+    _sums: np.ndarray = field(init=False)  # (5, width): w x, w y, w x x, w x y, w y y
+
+    def __post_init__(self) -> None:
+        self._sums = np.zeros((5, self.width))
+
+    def add(self, want: np.ndarray, got: np.ndarray, weights: np.ndarray) -> None:
+        """Take in (rows, width) of both models; ``weights`` (rows,) say how much a row counts."""
+        x, y, w = (a.astype(np.float64) for a in (want, got, weights))
+        self._weight += float(w.sum())
+        self._squares += float(w @ w)
+        self._sums += np.stack([w @ x, w @ y, w @ (x * x), w @ (x * y), w @ (y * y)])
+
+    def bias(self) -> Bias:
+        """The worst slope and the worst offset; zero where nothing had any weight."""
+        if not self._weight:
+            return Bias(0.0, 0.0)
+        x, y, xx, xy, yy = self._sums / self._weight
+        spread = np.maximum(xx - x * x, 0)
+        varied = spread > FLAT * xx
+        slope = np.divide(xy - x * y, spread, out=np.ones_like(x), where=varied)
+        rest = np.maximum(yy - y * y - slope * slope * spread, 0)
+        rows = self._weight**2 / self._squares  # that would say as much with equal weights
+        deviation = np.sqrt(np.divide(rest, spread, out=np.zeros_like(x), where=varied))
+        by_chance = CHANCE / np.sqrt(rows)
+        return Bias(
+            float(np.maximum(np.abs(slope - 1) - by_chance * deviation, 0).max()),
+            float(np.maximum(np.abs(y - x) - by_chance * np.sqrt(rest), 0).max()),
+        )
+
+
+def logits(scores: np.ndarray) -> np.ndarray:
+    """What the sigmoid made ``scores`` from, as far as they are no rounding of 0 or 1."""
+    inside = np.clip(scores.astype(np.float64), LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
+    return np.log(inside / (1 - inside))

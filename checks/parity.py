@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from scrfdconv.checks.metrics import Errors, errors
+from scrfdconv.checks.metrics import Bias, Errors, LineFit, errors, logits
 from scrfdconv.checks.results import CheckResult
 from scrfdconv.checks.stimuli import STIMULI, mosaic, stimuli
-from scrfdconv.checks.tolerances import limits_for
+from scrfdconv.checks.tolerances import bias_limits_for, limits_for
 from scrfdconv.converters.errors import ArtifactError, MissingError
 from scrfdconv.converters.machine import available_memory
 from scrfdconv.converters.network.architecture import TRACE_CELLS
@@ -34,6 +34,8 @@ LEAST_CELLS = TRACE_CELLS
 # runs of 34G at 640x640 in two runtimes take as long as the whole conversion.
 COSTLY_PIXELS = 512 * 512
 
+_ROWS_RANK = 3  # (batch, anchors, columns)
+_WORST = "of the worst column, beyond chance; an anchor counts as much as its score"
 # Factors on pictures that shall light channels up which stay dark on ordinary ones.
 STRONG = (-1.0, 2.0, -2.0)
 
@@ -79,7 +81,7 @@ def compare(
         if observe:
             observe(sample, want, got)
         for output in outputs.values():
-            output.add(sample.name, want, got)
+            output.add(sample, want, got)
         compared += 1
     detail = "" if compared else "the models share no input shape, or failed on all of them"
     yield CheckResult(CHECK, "samples", "compared", compared, 1, at_least=True, detail=detail)
@@ -173,22 +175,38 @@ class _OutputComparison:
     def __init__(self, name: str) -> None:
         self.name = name
         self.worst: Errors | None = None
+        # By height and width: what goes wrong at one size must not drown among the others.
+        self.fits: dict[tuple[int, ...], LineFit] = {}
         self.where = ""  # sample and slot of the largest error
         self.faults: list[CheckResult] = []
 
-    def add(self, sample: str, want: Outputs, got: Outputs) -> None:
+    def add(self, sample: Sample, want: Outputs, got: Outputs) -> None:
         a, b = want[self.name], got[self.name]
         fault = self._fault_of(a, b)
         if fault:
             metric, detail = fault
-            self.faults.append(_fault(metric, self.name, f"{detail} on {sample}"))
+            self.faults.append(_fault(metric, self.name, f"{detail} on {sample.name}"))
             return
+        self._fit(sample.images.shape[2:], want, b)
         # Each slot on its own: rows of one image among those of another must not average out.
         for slot, (x, y) in enumerate(zip(a, b, strict=True)):
             found = errors(x, y)
             if self.worst is None or found.max_abs > self.worst.max_abs:
-                self.where = f"largest on {sample}" + (f", slot {slot}" if len(a) > 1 else "")
+                self.where = f"largest on {sample.name}" + (f", slot {slot}" if len(a) > 1 else "")
             self.worst = found if self.worst is None else self.worst.worst(found)
+
+    def _fit(self, size: tuple[int, ...], want: Outputs, got: np.ndarray) -> None:
+        """Take in one sample for the bias; an anchor counts as much as its score."""
+        kind, _, stride = self.name.partition("_")
+        if got.ndim != _ROWS_RANK:
+            return
+        rows = [array.reshape(-1, array.shape[-1]) for array in (want[self.name], got)]
+        scores = want.get(f"score_{stride}", np.ones((*got.shape[:2], 1)))
+        weights = np.clip(scores.max(axis=-1).ravel(), 0, 1)
+        if len(weights) == len(rows[0]):
+            fit = self.fits.setdefault(size, LineFit(got.shape[-1]))
+            want_rows, got_rows = map(logits, rows) if kind == "score" else rows
+            fit.add(want_rows, got_rows, weights)
 
     def _fault_of(self, a: np.ndarray, b: np.ndarray) -> tuple[str, str] | None:
         if a.shape != b.shape:
@@ -223,3 +241,14 @@ class _OutputComparison:
                 at_least,
                 self.where,
             )
+        yield from self._biases(precision, loosen)
+
+    def _biases(self, precision: str, loosen: float) -> Iterator[CheckResult]:
+        limits = bias_limits_for(precision, self.name, loosen)
+        if limits is None or not self.fits:
+            return
+        worst = Bias(0.0, 0.0)
+        for fit in self.fits.values():
+            worst = worst.worst(fit.bias())
+        yield CheckResult(CHECK, self.name, "slope", worst.slope, limits.slope, detail=_WORST)
+        yield CheckResult(CHECK, self.name, "offset", worst.offset, limits.offset, detail=_WORST)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from scrfdconv.checks.arithmetic import notes_on_twin
 from scrfdconv.checks.batches import batch_results
-from scrfdconv.checks.faces.compare import compare_faces, model_input
+from scrfdconv.checks.faces.compare import FacesComparison, model_input
 from scrfdconv.checks.parity import CHECK as PARITY
 from scrfdconv.checks.parity import (
     Observe,
@@ -23,7 +23,7 @@ from scrfdconv.checks.parity import (
 )
 from scrfdconv.checks.precision import audit as audit_onnx
 from scrfdconv.checks.results import CheckResult, Report
-from scrfdconv.checks.tolerances import limits_for
+from scrfdconv.checks.tolerances import bias_limits_for, limits_for
 from scrfdconv.checks.weights import compare_weights
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.errors import ArtifactError, UsageError
@@ -33,7 +33,7 @@ from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.metadata import architecture_from_metadata
 from scrfdconv.converters.network.complexity import complexity
 from scrfdconv.converters.permissions import allowing_host_code
-from scrfdconv.converters.runner import Runner
+from scrfdconv.converters.runner import Outputs, Runner
 
 
 @dataclass(frozen=True)
@@ -59,21 +59,9 @@ def verify(reference: Source, path: Path, demand: Demand | None = None) -> Repor
     shapes = common_shapes(want.interface, got.interface)
     if a:
         require_memory(complexity(a).live_bytes_per_pixel, shapes)
-    photographs = [model_input(p, shapes[0][1:]) for p in demand.images] if shapes else []
-    results = [
-        *compare(
-            want,
-            got,
-            _samples(want, got, demand, photographs),
-            precision=_judged_by(got),
-            loosen=demand.loosen,
-            observe=demand.observe,
-        )
-    ]
+    results = compare_opened(want, got, demand, _judged_by(got))
     results += batch_results(got, demand.loosen)
     results += _size_claimed(got)
-    if photographs and not any(r.metric == "runs" for r in results):
-        results += compare_faces(want, got, photographs, got.precision)
     results += map(CheckResult.of, format_of(path).findings(got))
     notes = _notes(reference, demand)
     if isinstance(got, OnnxRunner) and _says_reduced(got):
@@ -86,7 +74,8 @@ def verify(reference: Source, path: Path, demand: Demand | None = None) -> Repor
             notes.append(at_rest.remark())
         else:
             results += at_rest.results()
-    notes += notes_on_twin(got, photographs)
+    if shapes:
+        notes += notes_on_twin(got, demand.images, shapes[0][1:])
     return Report.of(results, notes)
 
 
@@ -102,13 +91,34 @@ def verify_simplified(source: Path, path: Path, demand: Demand | None = None) ->
         want, got = OnnxRunner(source, scrfd=False), OnnxRunner(path, scrfd=False)
         if demand.images:
             raise UsageError(f"--images is for detectors, and {source} is no SCRFD.") from None
-    shapes = common_shapes(want.interface, got.interface)
-    photographs = [model_input(p, shapes[0][1:]) for p in demand.images] if shapes else []
-    samples = _samples(want, got, demand, photographs)
-    results = [*compare(want, got, samples, loosen=demand.loosen, observe=demand.observe)]
+    results = compare_opened(want, got, demand, "fp32")
     if got.by_image:
         results += batch_results(got, demand.loosen)
     return Report.of(results, _loosened(demand))
+
+
+def compare_opened(
+    want: Runner, got: Runner, demand: Demand, precision: str | Mapping[str, str]
+) -> list[CheckResult]:
+    """Compare outputs, and on photographs faces: each model runs once on each picture.
+
+    ``precision`` is what ``got`` is judged by, for all outputs or for each; its faces, where it
+    differs, by the coarsest one. Raises InputFileError for a photograph that is none.
+    """
+    faces = FacesComparison(precision if isinstance(precision, str) else got.precision)
+
+    def observe(sample: Sample, wanted: Outputs, gotten: Outputs) -> None:
+        if sample.path:
+            height, width = sample.images.shape[2:]
+            faces.add(sample.name, (height, width), wanted, gotten)
+        if demand.observe:
+            demand.observe(sample, wanted, gotten)
+
+    samples = _samples(want, got, demand)
+    results = compare(
+        want, got, samples, precision=precision, loosen=demand.loosen, observe=observe
+    )
+    return [*results, *faces.results()]
 
 
 def runner_of(source: Source) -> Runner:
@@ -119,12 +129,13 @@ def runner_of(source: Source) -> Runner:
         return open_artifact(source.path)
 
 
-def _samples(
-    want: Runner, got: Runner, demand: Demand, photographs: list[np.ndarray]
-) -> Iterator[Sample]:
+def _samples(want: Runner, got: Runner, demand: Demand) -> Iterator[Sample]:
+    """The seeded pictures, then one photograph after the other: no two are in memory at once."""
     yield from samples_for(want.interface, got.interface)
+    shapes = common_shapes(want.interface, got.interface)
     batch = want.interface.batch or got.interface.batch or 1
-    for path, image in zip(demand.images, photographs, strict=bool(photographs)):
+    for path in demand.images if shapes else ():
+        image = model_input(path, shapes[0][1:])
         yield Sample(path.name, np.repeat(image[None], batch, axis=0), path)
 
 
@@ -168,7 +179,10 @@ def _at_float_accuracy(results: Sequence[CheckResult]) -> bool:
 
 
 def _float_limit(result: CheckResult) -> float:
-    return float(getattr(limits_for("fp32", result.subject), result.metric, result.limit))
+    for limits in (limits_for("fp32", result.subject), bias_limits_for("fp32", result.subject)):
+        if hasattr(limits, result.metric):
+            return float(getattr(limits, result.metric))
+    return result.limit
 
 
 def _notes(reference: Source, demand: Demand) -> list[str]:

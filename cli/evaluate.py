@@ -236,19 +236,25 @@ def _percent(ap: float) -> float | None:
     return None if math.isnan(ap) else 100 * ap
 
 
+def _without_nan(value: Any) -> Any:
+    """``value`` as JSON can hold it, with null for what was not measured."""
+    if isinstance(value, dict):
+        return {str(key): _without_nan(item) for key, item in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
 def _agreement(model: str, reference: str, options: SourceOptions, images: list[Path]) -> None:
     from scrfdconv.checks.faces.images import find_images
     from scrfdconv.recipes.agreement import score_agreement
 
     with output.progress("comparing") as advance:
         found = score_agreement(model, reference, options, find_images(images), advance)
-    values: dict[str, Any] = {
-        key: None if isinstance(value, float) and math.isnan(value) else value
-        for key, value in asdict(found).items()
-    }
+    values: dict[str, Any] = _without_nan(asdict(found))
     if output.wants_json():
         output.print_json({"model": model, "reference": reference, **values})
         return
     for key, value in values.items():
+        if isinstance(value, dict | tuple):  # by stride, by point: for programs
+            continue
         shown = f"{value:.4f}" if isinstance(value, float) else value
         output.show(f"{key.replace('_', ' '):22} {'-' if value is None else shown}")

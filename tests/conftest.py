@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from scrfdconv.checks import stimuli
 from scrfdconv.converters.checkpoint.loading import Checkpoint, seeded_checkpoint
 from scrfdconv.converters.formats.onnx import OnnxOptions
 from scrfdconv.converters.formats.onnx.building import onnx_from_checkpoint
@@ -40,6 +41,8 @@ def data() -> Path:
 # Dozens of tests want the same seeded networks. Whoever tests the drawing itself calls the
 # function underneath (`__wrapped__`).
 seeded.seeded_weights = functools.cache(seeded.seeded_weights)
+# And the same pictures: drawing faces takes longer than a tiny network that looks at them.
+stimuli.stimulus = functools.lru_cache(64)(stimuli.stimulus)
 
 TINY = Architecture(
     "tiny", "basic", (4, 4, 8), (1, 1, 1, 1), (8, 8, 16, 16), 8, (8, 8, 8), (1, 1, 1),

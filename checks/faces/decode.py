@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -46,6 +46,7 @@ class Faces:
     scores: Float32  # (n,) 0 to 1
     keypoints: Float32 | None = None  # (n, 5, 2) x, y in the order of KEYPOINT_NAMES
     labels: Index | None = None  # (n,) the best class, only for models with several
+    strides: Index | None = None  # (n,) of the output that each comes from; None: unknown
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -57,6 +58,7 @@ class Faces:
             self.scores[which],
             None if self.keypoints is None else self.keypoints[which],
             None if self.labels is None else self.labels[which],
+            None if self.strides is None else self.strides[which],
         )
 
     def above(self, threshold: float) -> Faces:
@@ -71,7 +73,7 @@ class Faces:
         """Go from the canvas to the picture that was letterboxed with ``scale``."""
         factor = np.float32(scale)
         keypoints = None if self.keypoints is None else self.keypoints / factor
-        return Faces(self.boxes / factor, self.scores, keypoints, self.labels)
+        return replace(self, boxes=self.boxes / factor, keypoints=keypoints)
 
 
 def decode(
@@ -172,6 +174,7 @@ class _Level:
             scores[chosen].astype(np.float32),
             self._keypoints(slot, chosen, centres),
             per_class[chosen].argmax(axis=1) if per_class.shape[1] > 1 else None,
+            np.full(len(chosen), self.stride, np.intp),
         )
 
     def _centres(self, chosen: Index, size: tuple[int, int]) -> Float32:
@@ -244,11 +247,13 @@ def _require_finite(outputs: Mapping[str, npt.NDArray[Any]]) -> None:
 def _joined(parts: Sequence[Faces]) -> Faces:
     keypoints = [part.keypoints for part in parts if part.keypoints is not None]
     labels = [part.labels for part in parts if part.labels is not None]
+    strides = [part.strides for part in parts if part.strides is not None]
     return Faces(
         np.concatenate([part.boxes for part in parts]),
         np.concatenate([part.scores for part in parts]),
         np.concatenate(keypoints) if keypoints else None,
         np.concatenate(labels) if labels else None,
+        np.concatenate(strides) if strides else None,
     )
 
 

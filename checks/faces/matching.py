@@ -8,7 +8,7 @@ measures how near two boxes are, and an extra pixel would flatter small ones.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -38,26 +38,42 @@ class Matches:
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """What an artifact keeps of its reference's faces, over all pictures.
+class Marks:
+    """How the faces of one stride, or all of them, were kept.
 
     A value that nothing was measured for is NaN, which fails every limit: all of them where the
     reference has no face, the ones about pairs where no face was found.
     """
 
-    images: int
     reference_faces: int  # at the deployment threshold
-    found: int  # of those, paired with one of the artifact's at the same threshold
-    extra: int  # the artifact's faces at that threshold that pair with none
+    found: int  # of those, paired with one of the artifact's; see agreement() on its threshold
+    fell: int  # of those found, the ones below the threshold in the artifact
+    extra: int  # the artifact's faces at the threshold that pair with none
+    rose: int  # the artifact's faces at the threshold whose pair is below it in the reference
     recall: float  # found / reference_faces
-    precision: float  # found / (found + extra)
-    ap50: float  # average precision at IoU 0.5; see agreement()
-    ap: float  # its mean over IoU 0.5, 0.55 ... 0.95
+    precision: float  # share of the artifact's faces, those that fell included, that are not extra
     mean_iou: float  # of the pairs
     worst_iou: float
     score_difference: float  # largest of the pairs
+    mean_score_difference: float
     keypoint_error: float  # mean distance over pairs and points, as a share of sqrt(w * h)
     worst_keypoint_error: float
+    point_errors: tuple[float, ...]  # the mean of each point, in the order of KEYPOINT_NAMES
+
+    @property
+    def crossings(self) -> str:
+        """The faces that changed sides of the threshold, as a part of a sentence."""
+        return f"{self.fell} fell below the threshold and {self.rose} rose above it"
+
+
+@dataclass(frozen=True)
+class Agreement(Marks):
+    """What an artifact keeps of its reference's faces, over all pictures."""
+
+    images: int
+    ap50: float  # average precision at IoU 0.5; see agreement()
+    ap: float  # its mean over IoU 0.5, 0.55 ... 0.95
+    by_stride: Mapping[int, Marks]  # of the reference's faces; of extra ones their own
 
     @property
     def undefined(self) -> str | None:
@@ -75,11 +91,14 @@ def agreement(
     *,
     threshold: float = DEPLOYMENT_THRESHOLD,
     iou: float = MATCH_IOU,
+    margin: float = 0.0,
 ) -> Agreement:
     """Compare (reference, artifact) faces of the same pictures, one pair for each picture.
 
     Decode both with a low threshold (`decode.LOW_THRESHOLD`). Both are cut at ``threshold``,
-    the one of deployment, for everything but the average precision.
+    the one of deployment, for everything but the average precision. A face whose pair in the
+    other model is below it by no more than ``margin`` is neither lost nor extra: it crossed the
+    threshold, and is counted as one that fell or rose.
 
     Average precision: the truth is the reference's faces at ``threshold``, the predictions
     are all of the artifact's, ranked by score over all pictures (equal scores in the order
@@ -90,9 +109,9 @@ def agreement(
 
     Raises `CheckFailed` if only one side has keypoints.
     """
-    tally = _Tally()
+    tally = Tally(threshold, margin, iou)
     for reference, other in pairs:
-        tally.add(reference.above(threshold), other, threshold, iou)
+        tally.add(reference, other)
     return tally.agreement()
 
 
@@ -131,76 +150,144 @@ def _areas(boxes: Float64) -> Float64:
     return areas
 
 
-@dataclass
-class _Tally:
-    """The sums while the pictures go by."""
+@dataclass(frozen=True)
+class _Seen:
+    """One picture's faces: row i of the last three is the pair of face ``paired[i]``."""
 
-    images: int = 0
-    faces: int = 0
-    extra: int = 0
-    ious: list[Float64] = field(default_factory=list)
-    score_differences: list[Float32] = field(default_factory=list)
-    keypoint_errors: list[Float64] = field(default_factory=list)
+    strides: Index  # (faces,) of the reference's faces at the threshold
+    own_strides: Index  # (detected,) of the artifact's faces at the threshold
+    extra: Mask  # (detected,)
+    rose: Mask  # (detected,)
+    paired: Index  # (pairs,) places in ``strides``
+    fell: Mask  # (pairs,)
+    ious: Float64  # (pairs,)
+    differences: Float64  # (pairs,) of the scores
+    errors: Float64  # (pairs, points) of the keypoints; (pairs, 0) without any
+
+
+@dataclass
+class Tally:
+    """What adds up while the pictures go by: boxes and scores, no pictures; see `agreement`."""
+
+    threshold: float
+    margin: float
+    iou: float
+    seen: list[_Seen] = field(default_factory=list)
     scores: list[Float32] = field(default_factory=list)  # of all predictions
     hits: list[Mask] = field(default_factory=list)  # (predictions, AP_IOUS)
 
-    def add(self, truth: Faces, predicted: Faces, threshold: float, iou: float) -> None:
+    def add(self, reference: Faces, predicted: Faces) -> None:
         """Take in one picture."""
-        deployed = predicted.above(threshold)
-        matches = match(truth, deployed, iou)
-        here, there = truth.take(matches.reference), deployed.take(matches.other)
-        self.images += 1
-        self.faces += len(truth)
-        self.extra += len(deployed) - len(there)
-        self.ious.append(matches.ious)
-        self.score_differences.append(np.abs(here.scores - there.scores))
-        self.keypoint_errors.append(_keypoint_errors(here, there))
+        lowest = self.threshold - self.margin
+        self.seen.append(_seen(reference.above(lowest), predicted.above(lowest), self))
+        truth = reference.above(self.threshold)
         ranked = predicted.take(np.argsort(-predicted.scores, kind="stable"))
         self.scores.append(ranked.scores)
         self.hits.append(_hits(box_ious(ranked.boxes, truth.boxes)))
 
     def agreement(self) -> Agreement:
-        ious = np.concatenate(self.ious or [np.empty(0)])
-        errors = np.concatenate(self.keypoint_errors or [np.empty(0)])
-        differences = np.concatenate(self.score_differences or [np.empty(0, np.float32)])
-        by_iou = self._average_precisions()
-        detected = len(ious) + self.extra if self.faces else 0
+        """What was found so far."""
+        faces = sum(len(one.strides) for one in self.seen)
+        by_iou = self._average_precisions(faces)
+        found = np.concatenate([one.strides for one in self.seen] or [np.empty(0, np.intp)])
         return Agreement(
-            images=self.images,
-            reference_faces=self.faces,
-            found=len(ious),
-            extra=self.extra,
-            recall=len(ious) / self.faces if self.faces else math.nan,
-            precision=len(ious) / detected if detected else math.nan,
+            **vars(_marks(self.seen, None)),
+            images=len(self.seen),
             ap50=by_iou[0],
             ap=float(np.mean(by_iou)),
-            mean_iou=float(ious.mean()) if ious.size else math.nan,
-            worst_iou=float(ious.min()) if ious.size else math.nan,
-            score_difference=float(differences.max()) if differences.size else math.nan,
-            keypoint_error=float(errors.mean()) if errors.size else math.nan,
-            worst_keypoint_error=float(errors.max()) if errors.size else math.nan,
+            by_stride={stride: _marks(self.seen, stride) for stride in np.unique(found).tolist()},
         )
 
-    def _average_precisions(self) -> list[float]:
-        if not self.faces:
+    def _average_precisions(self, faces: int) -> list[float]:
+        if not faces:
             return [math.nan] * len(AP_IOUS)
         order = np.argsort(-np.concatenate(self.scores), kind="stable")
         hits = np.concatenate(self.hits)[order]
-        return [_average_precision(column, self.faces) for column in hits.T]
+        return [_average_precision(column, faces) for column in hits.T]
+
+
+def _seen(reference: Faces, other: Faces, rules: Tally) -> _Seen:
+    """Pair the faces of one picture, both down to the threshold less the margin."""
+    matches = match(reference, other, rules.iou)
+    sure, own = reference.scores >= rules.threshold, other.scores >= rules.threshold
+    matched, unsure = np.zeros(len(other), np.bool_), np.zeros(len(other), np.bool_)
+    matched[matches.other] = True
+    unsure[matches.other] = ~sure[matches.reference]
+    pairs = sure[matches.reference]
+    first, second = matches.reference[pairs], matches.other[pairs]
+    here, there = reference.take(first), other.take(second)
+    return _Seen(
+        strides=_strides(reference)[sure],
+        own_strides=_strides(other)[own],
+        extra=~matched[own],
+        rose=unsure[own],
+        paired=np.asarray(np.cumsum(sure)[first] - 1, np.intp),
+        fell=~own[second],
+        ious=matches.ious[pairs],
+        differences=np.abs(here.scores.astype(np.float64) - there.scores),
+        errors=_keypoint_errors(here, there),
+    )
+
+
+def _strides(faces: Faces) -> Index:
+    """The stride of each face; 0 for all of them where nothing says."""
+    return np.zeros(len(faces), np.intp) if faces.strides is None else faces.strides
+
+
+def _marks(pictures: list[_Seen], stride: int | None) -> Marks:
+    """Sum up the faces of one stride, or of all."""
+    pairs = [_of(one.strides[one.paired], stride) for one in pictures]
+    owns = [_of(one.own_strides, stride) for one in pictures]
+    ious = _joined([one.ious[at] for one, at in zip(pictures, pairs, strict=True)])
+    differences = _joined([one.differences[at] for one, at in zip(pictures, pairs, strict=True)])
+    errors = [one.errors[at] for one, at in zip(pictures, pairs, strict=True)]
+    points = np.concatenate([e for e in errors if e.shape[1]] or [np.empty((0, 0))])
+    faces = sum(int(_of(one.strides, stride).sum()) for one in pictures)
+    fell = sum(int(one.fell[at].sum()) for one, at in zip(pictures, pairs, strict=True))
+    detected = sum(int(at.sum()) for at in owns) + fell
+    extra = sum(int(one.extra[at].sum()) for one, at in zip(pictures, owns, strict=True))
+    return Marks(
+        reference_faces=faces,
+        found=len(ious),
+        fell=fell,
+        extra=extra,
+        rose=sum(int(one.rose[at].sum()) for one, at in zip(pictures, owns, strict=True)),
+        recall=len(ious) / faces if faces else math.nan,
+        precision=1 - extra / detected if detected and faces else math.nan,
+        mean_iou=float(ious.mean()) if ious.size else math.nan,
+        worst_iou=float(ious.min()) if ious.size else math.nan,
+        score_difference=float(differences.max()) if differences.size else math.nan,
+        mean_score_difference=float(differences.mean()) if differences.size else math.nan,
+        keypoint_error=float(points.mean()) if points.size else math.nan,
+        worst_keypoint_error=float(points.max()) if points.size else math.nan,
+        point_errors=tuple(points.mean(axis=0).tolist()) if points.size else (),
+    )
+
+
+def _of(strides: Index, stride: int | None) -> Mask:
+    """Which faces come from ``stride``; all of them for None."""
+    return np.ones(len(strides), np.bool_) if stride is None else strides == stride
+
+
+def _joined(parts: list[Float64]) -> Float64:
+    return np.concatenate(parts or [np.empty(0)])
 
 
 def _keypoint_errors(reference: Faces, other: Faces) -> Float64:
-    """Return each keypoint's distance as a share of its face's size, sqrt(width * height)."""
+    """Return each keypoint's distance as a share of its face's size, sqrt(width * height).
+
+    (faces, points); no points for models without keypoints.
+    """
     if (reference.keypoints is None) != (other.keypoints is None):
         raise CheckFailed(
             "only one side has keypoints, so these are not the same model; "
             "compare with the model that the artifact was made from."
         )
     if reference.keypoints is None or other.keypoints is None:
-        return np.empty(0)
+        return np.empty((len(reference), 0))
     moved = (other.keypoints - reference.keypoints).astype(np.float64)
     sizes = np.sqrt(_areas(reference.boxes.astype(np.float64)))
-    return np.asarray(np.hypot(moved[..., 0], moved[..., 1]) / sizes[:, None]).ravel()
+    return np.asarray(np.hypot(moved[..., 0], moved[..., 1]) / sizes[:, None])
 
 
 def _hits(overlaps: Float64) -> Mask:

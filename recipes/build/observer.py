@@ -44,15 +44,15 @@ class Observer:
         if sample.path and len(self.pictures) < MOST_PICTURES:
             self._look(sample, sample.path, want, got)
 
-    def histograms(self, precision: str) -> tuple[Histogram, ...]:
-        """One for each output, with the limit of its largest error."""
+    def histograms(self, precision: str, loosen: float = 1.0) -> tuple[Histogram, ...]:
+        """One for each output, with the limit that its largest error was held to."""
         return tuple(
             Histogram(
                 name,
                 tuple(EDGES.tolist()),
                 tuple(counts.tolist()),
                 self._below[name],
-                limits_for(precision, name).max_abs,
+                limits_for(precision, name, loosen).max_abs,
             )
             for name, counts in sorted(self._counts.items(), key=_by_kind_and_stride)
         )

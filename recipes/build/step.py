@@ -123,7 +123,7 @@ def _made(job: Job) -> Done:
     return replace(
         whole,
         report=report,
-        histograms=observer.histograms(target.precision or FLOAT),
+        histograms=observer.histograms(target.precision or FLOAT, job.step.entry.tolerance.loosen),
         faces=tuple(observer.faces),
         pictures=tuple(observer.pictures),
         latency=paced,

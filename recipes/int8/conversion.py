@@ -44,6 +44,7 @@ class Int8Conversion:
     interface: Interface  # of the parent
     size: tuple[int, int]  # of the pictures
     trained: bool  # False for seeded weights, which find no faces
+    verified: bool  # False: nothing is to be proven
 
     @classmethod
     def of(cls, order: Order) -> Int8Conversion:
@@ -63,6 +64,7 @@ class Int8Conversion:
             interface=interface,
             size=calibration_size(interface, options),
             trained=not is_seeded(order.source, order.parent),
+            verified=order.demand is not None,
         )
         kept_for(found.model(), interface.outputs, found.settings(empty_table()))
         return found

@@ -20,7 +20,7 @@ from scrfdconv.recipes.int8.plan import Int8Plan, load_plan, require_same
 from scrfdconv.recipes.int8.search import Judge, Search, search
 from scrfdconv.recipes.pictures import Pictures, load_pictures
 
-# Verification runs the reference twice on every picture, 1 s each in PyTorch (2.5G_KPS).
+# Verification runs the reference on every picture, 1 s each in PyTorch (2.5G_KPS).
 MOST_VERIFIED = 8
 
 
@@ -77,13 +77,16 @@ def decide(conversion: Int8Conversion) -> Decided:
     pictures = _load(conversion)
     reference = OnnxRunner(conversion.parent.path)
     faces = list(faces_seen(conversion, reference, pictures))
+    blind = not any(picture.faces for picture in faces)
+    if blind and conversion.trained and conversion.verified:
+        raise CheckFailed(_nothing_proven(conversion, len(faces)))
     parts = split(faces)
     calibrated = calibrate(
         conversion, pictures.take(parts.inside), [faces[i] for i in parts.inside]
     )
     notes = [*conversion.notes(), *pictures.notes(), parts.note, *calibrated.notes]
     options = conversion.settings(calibrated.tables[0])
-    if not conversion.trained or not any(picture.faces for picture in faces):
+    if blind or not conversion.trained:
         notes += _no_faces(conversion)
         return Decided(options, tuple(notes), coverage=calibrated.coverage)
     held = pictures.take(parts.held)
@@ -121,10 +124,14 @@ def _searched(
 
 def _no_faces(conversion: Int8Conversion) -> Iterator[str]:
     if conversion.trained:
-        yield (
-            "the reference finds no face on the pictures: limits of raw outputs apply, and "
-            "nothing is said about faces"
-        )
+        yield ("the reference finds no face on the pictures: nothing is said about faces")
+
+
+def _nothing_proven(conversion: Int8Conversion, pictures: int) -> str:
+    return (
+        f"{conversion.source.name}: finds no face on any of the {pictures} pictures, so nothing "
+        "would be proven; give --images with faces, or pass --no-verify."
+    )
 
 
 def _spread(paths: tuple[Path, ...]) -> tuple[Path, ...]:
@@ -140,6 +147,8 @@ def _verified_on(photographs: tuple[Path, ...], *, apart: bool) -> str:
 
 def _failure(found: Search) -> str:
     last = found.rounds[-1].found
+    if last.undefined:
+        return f"The accuracy budget cannot be judged: {last.undefined}."
     lost = last.reference_faces - last.found
     return (
         f"The accuracy budget cannot be kept: after {len(found.rounds)} rounds {lost} of "

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 
 from scrfdconv.checks.faces.coverage import Seen
+from scrfdconv.checks.faces.limits import LIMITS
+from scrfdconv.checks.faces.matching import agreement
 from scrfdconv.checks.verify import Demand
 from scrfdconv.converters.checkpoint.loading import load_checkpoint
 from scrfdconv.converters.errors import CheckFailed, InputFileError, UsageError
@@ -161,7 +164,7 @@ def test_a_dynamic_model_stays_dynamic(tiny, images, tmp_path):
     out, plan = tmp_path / "out.onnx", tmp_path / "plan.json"
 
     demand = Demand(weights=False)
-    made = int8(tiny, out, images[:2], demand, shape=None, calibration_size=SHAPE, plan=plan)
+    made = int8(tiny, out, images, demand, shape=None, calibration_size=SHAPE, plan=plan)
 
     assert made.report.passed
     assert OnnxRunner(made.artifact.path).interface.shape is None
@@ -211,3 +214,55 @@ def test_the_views_and_mosaics_of_a_picture_keep_its_size(images):
     np.testing.assert_array_equal(seen[1], canvases[0][:, ::-1])
     assert not seen[2][48:].any()
     assert len(tiled) == 3  # 2 with four pictures each, 1 with sixteen
+
+
+@pytest.fixture
+def blind(tiny, tmp_path):
+    """A network from a file that finds no face on any picture."""
+    import torch
+
+    weights = {
+        name: torch.full_like(w, -20 if "bias" in name else 0) if "stride_cls" in name else w
+        for name, w in tiny.weights.items()
+    }
+    torch.save({"state_dict": weights}, tmp_path / "blind.pth")
+    return load_checkpoint(tmp_path / "blind.pth")
+
+
+def test_a_reference_without_a_face_proves_nothing_and_is_refused(blind, images, tmp_path):
+    out = tmp_path / "out.onnx"
+
+    with pytest.raises(CheckFailed, match=r"finds no face on any of the 4 pictures.*--no-verify"):
+        int8(blind, out, images[:4], Demand(weights=False))
+
+    assert not out.exists()
+
+
+def test_without_a_verification_it_is_written_and_says_so(blind, images, tmp_path):
+    made = int8(blind, tmp_path / "out.onnx", images[:4], None)
+
+    assert any("finds no face" in note for note in made.notes)
+    assert made.artifact.path.is_file()
+
+
+def test_a_face_that_crossed_the_threshold_is_not_lost_in_the_search(trained, images, tmp_path):
+    """A face at 0.500 that becomes 0.499 must not put a layer back to float."""
+    parent = tmp_path / "parent.onnx"
+    parent.write_bytes(serialised(onnx_from_checkpoint(trained, OnnxOptions(shape=SHAPE))))
+    canvases = load_pictures(images[:2], SHAPE).canvases
+    judge = Judge.of(OnnxRunner(parent), canvases, 0.01)
+    on_the_edge = tuple(
+        replace(faces, scores=np.full_like(faces.scores, 0.53)) for faces in judge.reference
+    )
+
+    below = replace(judge, reference=on_the_edge)
+    found = agreement(
+        [(faces, replace(faces, scores=faces.scores - np.float32(0.05))) for faces in on_the_edge],
+        margin=LIMITS["int8"].margin,
+    )
+
+    assert found.reference_faces == found.fell > 1
+    assert below.holds(found)
+    allowed = below.allowed(found)
+    assert below.holds(replace(found, found=found.found - allowed))
+    assert not below.holds(replace(found, found=found.found - allowed - 1))

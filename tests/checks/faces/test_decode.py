@@ -369,3 +369,16 @@ def test_faces_can_be_taken_in_any_order():
 
     assert faces.take(np.array([1, 0])).scores.tolist() == faces.scores[::-1].tolist()
     assert faces.take(np.array([1, 0])).keypoints is None
+
+
+def test_faces_remember_their_stride_through_suppression_and_scaling():
+    outputs = empty_outputs()
+    for stride, row in ((8, 0), (16, 23), (32, 9)):
+        outputs[f"score_{stride}"][0, row] = 0.9 - stride / 100
+        outputs[f"bbox_{stride}"][0, row] = 0.4
+
+    (found,) = decode(outputs, SIZE, scale=0.5)
+
+    assert found.strides.tolist() == [8, 16, 32]
+    assert found.take(np.array([2, 0])).strides.tolist() == [32, 8]
+    assert found.above(0.7).strides.tolist() == [8, 16]

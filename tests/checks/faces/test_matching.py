@@ -2,15 +2,15 @@
 
 import math
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scrfdconv.checks.faces.compare import faces_limit
 from scrfdconv.checks.faces.decode import Faces
+from scrfdconv.checks.faces.limits import faces_limit, of_few, results_of
 from scrfdconv.checks.faces.matching import AP_IOUS, agreement, box_ious, match
 from scrfdconv.converters.errors import CheckFailed
 
@@ -316,3 +316,104 @@ def test_hundreds_of_pictures_take_less_than_a_few_seconds():
 )
 def test_one_face_of_few_may_change_sides_where_numbers_are_rounded(precision, faces, limit):
     assert faces_limit(precision, faces) == pytest.approx(limit)
+
+
+# --- crossings of the threshold, strides ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("score", "found", "fell"), [(0.5, 1, 0), (0.499, 1, 1), (0.41, 1, 1), (0.39, 0, 0)]
+)
+def test_a_face_that_noise_moved_below_the_threshold_is_not_lost(score, found, fell):
+    reference, other = faces([*A[:4], 0.5]), faces([*A[:4], score])
+
+    measured = agreement([(reference, other)], margin=0.1)
+
+    assert (measured.found, measured.fell, measured.extra) == (found, fell, 0)
+    assert measured.recall == found
+    if found:
+        assert all(r.passed for r in results_of(measured, "int8")), "also the only face there is"
+
+
+@pytest.mark.parametrize(("score", "extra", "rose"), [(0.499, 0, 1), (0.41, 0, 1), (0.39, 1, 0)])
+def test_a_face_that_noise_moved_above_the_threshold_is_not_new(score, extra, rose):
+    reference, other = faces(A, [*B[:4], score]), faces(A, [*B[:4], 0.5])
+
+    measured = agreement([(reference, other)], margin=0.1)
+
+    assert (measured.reference_faces, measured.extra, measured.rose) == (1, extra, rose)
+    assert measured.precision == 1 - extra / 2
+
+
+def test_without_a_margin_both_models_are_cut_at_the_same_score():
+    measured = agreement([(faces([*A[:4], 0.5]), faces([*A[:4], 0.499]))])
+
+    assert (measured.found, measured.fell, measured.recall) == (0, 0, 0)
+
+
+def test_a_fault_of_one_stride_does_not_drown():
+    """Ninety-nine faces as they were and one of stride 32 that is gone."""
+    many = faces(*([20 * i, 0, 20 * i + 10, 10, 0.9] for i in range(99)))
+    small = replace(many, strides=np.full(99, 8))
+    large = replace(faces([0, 50, 400, 450, 0.9]), strides=np.array([32]))
+
+    measured = agreement([(small, small), (large, faces())])
+
+    assert measured.recall == 0.99
+    assert {stride: marks.recall for stride, marks in measured.by_stride.items()} == {8: 1, 32: 0}
+    failed = {r.subject for r in results_of(measured, "int8") if not r.passed}
+    assert failed == {"faces_32"}
+
+
+def test_extra_faces_count_at_their_own_stride():
+    reference = replace(faces(A), strides=np.array([8]))
+    other = replace(faces(A, B), strides=np.array([8, 8]))
+
+    assert agreement([(reference, other)]).by_stride[8].precision == 0.5
+
+
+def test_each_point_has_its_own_error():
+    moved = np.zeros((1, 5, 2))
+    moved[0, 2] = [1, 0]  # a tenth of a face of 10x10 pixels
+
+    measured = agreement([(faces(A, keypoints=np.zeros((1, 5, 2))), faces(A, keypoints=moved))])
+
+    assert measured.point_errors == pytest.approx((0, 0, 0.1, 0, 0))
+    failed = {r.metric for r in results_of(measured, "fp32") if not r.passed}
+    assert failed == {"nose", "worst_keypoint"}
+
+
+def grown(original, factor):
+    centre = (original.boxes[:, :2] + original.boxes[:, 2:]) / 2
+    half = (original.boxes[:, 2:] - original.boxes[:, :2]) / 2 * factor
+    return replace(original, boxes=np.hstack([centre - half, centre + half]))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "int8"])
+@pytest.mark.parametrize(
+    ("metric", "change"),
+    [
+        ("mean_iou", lambda f: grown(f, 1.1)),
+        ("mean_score", lambda f: replace(f, scores=f.scores - np.float32(0.06))),
+        ("worst_score", lambda f: replace(f, scores=f.scores - np.float32(0.3))),
+    ],
+)
+def test_boxes_and_scores_of_found_faces_have_limits(metric, change, precision):
+    reference = faces(*([20 * i, 0, 20 * i + 10, 10, 0.9] for i in range(12)))
+
+    measured = agreement([(reference, change(reference))], margin=0.01)
+
+    assert metric in {r.metric for r in results_of(measured, precision) if not r.passed}
+
+
+def test_one_of_few_faces_may_be_as_bad_as_the_worst():
+    assert of_few(0.95, 0.6, 1) == 0.6
+    assert of_few(0.95, 0.6, 2) == pytest.approx(0.775)
+    assert of_few(0.95, 0.6, 1000) == pytest.approx(0.95, abs=1e-3)
+
+
+def test_crossings_are_told():
+    measured = agreement([(faces(A, [*B[:4], 0.5]), faces(A, [*B[:4], 0.49]))], margin=0.1)
+
+    detail = next(results_of(measured, "int8")).detail
+    assert "1 fell below the threshold and 0 rose above it" in detail
