@@ -46,7 +46,7 @@ def bench(
     """Time models in turns (A B A B), each in its own process, after a warm-up."""
     from scrfdconv.checks.benchmark import environment
     from scrfdconv.recipes.bench import BenchOptions, compare_speed
-    from scrfdconv.recipes.convert import SourceOptions
+    from scrfdconv.recipes.conversion import SourceOptions
 
     bench_options = BenchOptions(shape, batch, threads, runs)
     options = SourceOptions(

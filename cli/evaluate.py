@@ -16,8 +16,8 @@ from scrfdconv.cli.main import PROVE, app
 
 if TYPE_CHECKING:
     from scrfdconv.checks.widerface.protocol import Evaluation
-    from scrfdconv.recipes.convert import SourceOptions
-    from scrfdconv.recipes.evaluate import Plan, Score
+    from scrfdconv.recipes.conversion import SourceOptions
+    from scrfdconv.recipes.evaluation import Plan, Score
 
 PLOT_SUFFIXES = (".svg", ".png")
 NO_LABELS = "--images needs a MODEL and --reference: without labels, another model is the truth."
@@ -85,8 +85,8 @@ def evaluate(
     any detector; MODEL --images DIR --reference REF needs no labels.
     """
     from scrfdconv.checks.widerface.geometry import parse_mode
-    from scrfdconv.recipes.convert import SourceOptions
-    from scrfdconv.recipes.evaluate import Plan
+    from scrfdconv.recipes.conversion import SourceOptions
+    from scrfdconv.recipes.evaluation import Plan
 
     _require_one_way(model, widerface, results, ground_truth, images, reference)
     _require_drawable(plot)
@@ -162,7 +162,7 @@ def _plot(evaluation: Evaluation, title: str, path: Path) -> None:
 def _run_model(
     model: str, options: SourceOptions, directory: Path, plan: Plan, plot: Path | None
 ) -> None:
-    from scrfdconv.recipes.evaluate import score_model
+    from scrfdconv.recipes.evaluation import score_model
 
     if plan.results is None:
         output.say("note: give --results DIR to keep detections and to continue when interrupted.")
@@ -174,7 +174,7 @@ def _run_model(
 
 
 def _score_files(results: Path, ground_truth: Path, limit: int | None, plot: Path | None) -> None:
-    from scrfdconv.recipes.evaluate import Plan, score_results
+    from scrfdconv.recipes.evaluation import Plan, score_results
 
     with output.working(f"scoring {results.name}"):
         score = score_results(results, ground_truth, limit)

@@ -23,7 +23,7 @@ def inspect(
 ) -> None:
     """Say what a file is: kind, architecture, inputs and outputs, precision, digest, metadata."""
     from scrfdconv.converters.permissions import allowing_host_code
-    from scrfdconv.recipes.convert import SourceOptions
+    from scrfdconv.recipes.conversion import SourceOptions
     from scrfdconv.recipes.describe import facts_of_file
 
     options = SourceOptions(architecture=architecture, config=config, groups=norm_groups)

@@ -27,7 +27,7 @@ def lift(
 ) -> None:
     """Give the checkpoint back that an ONNX file was exported from, and verify it against it."""
     from scrfdconv.checks.faces.images import image_files
-    from scrfdconv.checks.verify import Demand
+    from scrfdconv.checks.verification import Demand
     from scrfdconv.converters.artifact import require_folder
     from scrfdconv.converters.formats import require_format
     from scrfdconv.recipes.lift import default_checkpoint

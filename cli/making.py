@@ -13,9 +13,9 @@ from scrfdconv.cli import output
 from scrfdconv.cli.sources import open_for_making, tell_source
 
 if TYPE_CHECKING:
-    from scrfdconv.checks.verify import Demand
+    from scrfdconv.checks.verification import Demand
     from scrfdconv.converters.formats import Format, Source
-    from scrfdconv.recipes.convert import Made, Planned
+    from scrfdconv.recipes.conversion import Made, Planned
     from scrfdconv.recipes.target import Target
 
 
@@ -42,7 +42,7 @@ class Wish:
 def make(wish: Wish) -> None:
     """Make the artifact, verified, and show it."""
     from scrfdconv.checks.faces.images import image_files
-    from scrfdconv.checks.verify import Demand
+    from scrfdconv.checks.verification import Demand
     from scrfdconv.converters.artifact import require_distinct, require_folder
     from scrfdconv.converters.errors import MissingError
     from scrfdconv.recipes.naming import default_path
@@ -142,7 +142,7 @@ def _read(wish: Wish, images: tuple[Path, ...]) -> dict[Path, str]:
 def _build(
     source: Source, target: Target, path: Path, demand: Demand | None, images: tuple[Path, ...]
 ) -> None:
-    from scrfdconv.recipes.convert import convert
+    from scrfdconv.recipes.conversion import convert
 
     made = convert(source, target, path, demand, images=images, stage=output.progress)
     show_made(made, {"source": source.name})
@@ -187,7 +187,7 @@ def show_made(made: Made, extra: Mapping[str, Any]) -> None:
 def _plan(
     source: Source, target: Target, path: Path, demand: Demand | None, images: tuple[Path, ...]
 ) -> None:
-    from scrfdconv.recipes.convert import plan_only
+    from scrfdconv.recipes.conversion import plan_only
 
     planned = plan_only(source, target, path, demand, images=images, stage=output.progress)
     if not output.wants_json():

@@ -23,10 +23,10 @@ def simplify(
     json: o.Json = False,
 ) -> None:
     """Simplify any ONNX model and verify the result against it; --shape makes it fixed."""
-    from scrfdconv.checks.verify import Demand
+    from scrfdconv.checks.verification import Demand
     from scrfdconv.converters.formats import require_format
     from scrfdconv.converters.graph.model_file import node_count
-    from scrfdconv.recipes.convert import convert
+    from scrfdconv.recipes.conversion import convert
     from scrfdconv.recipes.naming import default_output
     from scrfdconv.recipes.target import target_of
 

@@ -18,7 +18,7 @@ def open_for_making(
 ) -> Source:
     """SOURCE; options that mean nothing for it are refused, not ignored."""
     from scrfdconv.converters.checkpoint.loading import Checkpoint
-    from scrfdconv.recipes.convert import SourceOptions, open_source
+    from scrfdconv.recipes.conversion import SourceOptions, open_source
 
     options = SourceOptions(architecture=architecture, config=config, groups=groups, seed=seed)
     opened = open_source(source, options)

@@ -56,8 +56,8 @@ def verify(
             "--rerun is for a manifest.json" if rerun else "--reference says what it should be."
         )
     from scrfdconv.checks.faces.images import image_files
-    from scrfdconv.checks.verify import Demand
-    from scrfdconv.checks.verify import verify as verify_artifact
+    from scrfdconv.checks.verification import Demand
+    from scrfdconv.checks.verification import verify as verify_artifact
     from scrfdconv.converters.artifact import digest_of_files
     from scrfdconv.converters.formats import format_of
     from scrfdconv.converters.permissions import allowing_host_code

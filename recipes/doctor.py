@@ -30,7 +30,7 @@ from scrfdconv.converters.scratch import scratch_folder
 from scrfdconv.recipes.pictures import synthetic_pictures
 
 if TYPE_CHECKING:
-    from scrfdconv.recipes.convert import Made
+    from scrfdconv.recipes.conversion import Made
 
 OTHERS = ("onnxscript", "scipy")  # of the dynamo exporter and of WIDER FACE
 PROBE_SHAPE = (64, 64)  # of `--run`: enough for every stride, and quick
@@ -166,9 +166,9 @@ def _tried(made: Format, precision: str) -> Capability:
 
 
 def _converted(made: Format, precision: str, folder: Path) -> Made:
-    from scrfdconv.checks.verify import Demand
+    from scrfdconv.checks.verification import Demand
     from scrfdconv.converters.checkpoint.loading import load_source
-    from scrfdconv.recipes.convert import convert
+    from scrfdconv.recipes.conversion import convert
     from scrfdconv.recipes.target import target_of
 
     needy = precisions()[precision].needs_images

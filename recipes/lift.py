@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from scrfdconv.checks.results import Report
-from scrfdconv.checks.verify import Demand, verify
+from scrfdconv.checks.verification import Demand, verify
 from scrfdconv.converters.artifact import Artifact, digest_of, replacing
 from scrfdconv.converters.checkpoint.loading import Checkpoint, load_checkpoint
 from scrfdconv.converters.checkpoint.saving import save_checkpoint
@@ -19,7 +19,7 @@ from scrfdconv.converters.graph.model_file import load_onnx
 from scrfdconv.converters.lifting.lift import Lifted, lifted_from, with_own_outputs
 from scrfdconv.converters.precision import FLOAT
 from scrfdconv.converters.runner import canonical_outputs
-from scrfdconv.recipes.convert import Made
+from scrfdconv.recipes.conversion import Made
 
 
 def default_checkpoint(model: Path) -> Path:

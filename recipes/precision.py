@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from scrfdconv.checks.precision import audit
 from scrfdconv.checks.results import CheckResult, Report
-from scrfdconv.checks.verify import Demand
+from scrfdconv.checks.verification import Demand
 from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.formats import Source, formats
 

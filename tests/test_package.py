@@ -133,7 +133,11 @@ def test_constraints_pin_every_dependency():
 
 
 def readme_commands() -> list[str]:
-    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    return commands_in(ROOT / "README.md")
+
+
+def commands_in(page: Path) -> list[str]:
+    blocks = re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL)
     return [line for block in blocks for line in block.splitlines() if line.strip()]
 
 
@@ -168,12 +172,13 @@ def test_the_set_up_commands_work_in_a_fresh_environment(tmp_path):
             assert "_shape640x640.onnx" in last or " passed" in last
 
 
-def readme_python(start: str) -> str:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def interface_python(start: str) -> str:
+    page = (ROOT / "docs" / "interface.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     return next(block for block in blocks if block.startswith(start))
 
 
-def test_the_decoder_in_the_readme_is_the_decoder():
+def test_the_decoder_of_the_interface_page_is_the_decoder():
     rng = np.random.default_rng(0)
     height, width = 192, 256
     outputs = {}
@@ -182,7 +187,7 @@ def test_the_decoder_in_the_readme_is_the_decoder():
         outputs[f"score_{stride}"] = rng.random((1, rows, 1)).astype(np.float32) ** 2
         outputs[f"bbox_{stride}"] = rng.uniform(0.2, 4, (1, rows, 4)).astype(np.float32)
     namespace: dict = {}
-    exec(readme_python("import numpy"), namespace)
+    exec(interface_python("import numpy"), namespace)
 
     found = namespace["decode"](outputs, width)
 
@@ -192,17 +197,39 @@ def test_the_decoder_in_the_readme_is_the_decoder():
     np.testing.assert_allclose(found[:, 4], faces.scores)
 
 
-def test_the_five_lines_of_python_in_the_readme_run(tiny_pth, tmp_path, monkeypatch, capsys):
+def test_every_example_of_the_api_page_runs(tiny_pth, tmp_path, monkeypatch, capsys, widerface):
     shutil.copy(tiny_pth, tmp_path / "model.pth")
+    shutil.copy(next(widerface.rglob("*.jpg")), tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "api.md").read_text()
+    examples = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
 
-    exec(readme_python("from pathlib"), {})
+    for example in examples:
+        exec(example, {})
 
+    assert len(examples) == 6
     assert "checks passed" in capsys.readouterr().out
 
 
+def test_public_names_are_there_and_cost_nothing():
+    code = (
+        "import sys\n"
+        "import scrfdconv.recipes as recipes, scrfdconv.checks as checks\n"
+        "import scrfdconv.converters as converters\n"
+        f"assert not [m for m in {HEAVY!r} if m in sys.modules]\n"
+        "assert recipes.__version__\n"
+        "for package in (recipes, checks, converters):\n"
+        "    for name in package.__all__:\n"
+        "        assert callable(getattr(package, name)) or name.isupper(), name\n"
+    )
+
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert ran.returncode == 0, ran.stderr
+
+
 @pytest.mark.slow
-def test_every_command_line_in_the_readme_runs(tmp_path, tiny_pth):
+def test_every_command_line_in_the_readme_and_docs_runs(tmp_path, tiny_pth):
     """On a seeded checkpoint under the name that the README uses."""
     import torch
 
@@ -210,7 +237,8 @@ def test_every_command_line_in_the_readme_runs(tmp_path, tiny_pth):
 
     weights = load_source("scrfd_2.5g_kps").weights
     torch.save({"state_dict": dict(weights)}, tmp_path / "model.pth")
-    commands = [c for c in readme_commands() if c.startswith("scrfdconv")]
+    pages = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    commands = [c for page in pages for c in commands_in(page) if c.startswith("scrfdconv")]
     variables = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
     for command in commands:

@@ -15,7 +15,7 @@ from typing import Any
 from scrfdconv.checks.faces.images import image_files
 from scrfdconv.checks.reports.outcome import FacesOn, Histogram, Latency, Picture
 from scrfdconv.checks.results import CheckResult, Report
-from scrfdconv.checks.verify import Demand
+from scrfdconv.checks.verification import Demand
 from scrfdconv.checks.workers import THREADS
 from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.checkpoint.loading import Checkpoint
@@ -28,7 +28,7 @@ from scrfdconv.recipes.build.digests import FileDigest
 from scrfdconv.recipes.build.observer import Observer, latency
 from scrfdconv.recipes.build.plan import Step, library_version, options_of, versions_of
 from scrfdconv.recipes.build.recipe import CheckpointEntry, Recipe
-from scrfdconv.recipes.convert import Made, SourceOptions, convert, open_source
+from scrfdconv.recipes.conversion import Made, SourceOptions, convert, open_source
 from scrfdconv.recipes.pictures import synthetic_pictures
 
 logger = logging.getLogger(__name__)

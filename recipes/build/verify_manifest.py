@@ -46,7 +46,7 @@ def verify_manifest(
 
 
 def _measured(file: Path, entry: Entry, sources: _Sources, rerun: Rerun) -> Report:
-    from scrfdconv.checks.verify import Demand, verify
+    from scrfdconv.checks.verification import Demand, verify
 
     checkpoint = sources.find(entry)
     images = () if checkpoint.seeded else rerun.images

@@ -8,7 +8,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from scrfdconv.checks.batches import batch_results
-from scrfdconv.checks.verify import verify_simplified
+from scrfdconv.checks.verification import verify_simplified
 from scrfdconv.converters.errors import ArtifactError
 from scrfdconv.converters.formats.onnx import OnnxOptions
 from scrfdconv.converters.formats.onnx.building import onnx_from_checkpoint

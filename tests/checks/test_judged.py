@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from scrfdconv.checks import parity
 from scrfdconv.checks.stimuli import stimuli
-from scrfdconv.checks.verify import Demand, verify
+from scrfdconv.checks.verification import Demand, verify
 from scrfdconv.checks.weights import compare_weights
 from scrfdconv.converters.formats import formats
 from scrfdconv.converters.graph.model_file import load_onnx

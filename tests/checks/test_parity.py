@@ -18,7 +18,7 @@ from scrfdconv.checks.parity import common_shapes, compare, require_memory, samp
 from scrfdconv.checks.results import Report
 from scrfdconv.checks.stimuli import STIMULI, stimuli, stimulus
 from scrfdconv.checks.tolerances import LIMITS, limits_for
-from scrfdconv.checks.verify import Demand, verify
+from scrfdconv.checks.verification import Demand, verify
 from scrfdconv.converters.checkpoint.loading import load_checkpoint, seeded_checkpoint
 from scrfdconv.converters.errors import ArtifactError, MissingError, UsageError
 from scrfdconv.converters.formats import formats
@@ -26,7 +26,7 @@ from scrfdconv.converters.formats.onnx import OnnxOptions
 from scrfdconv.converters.formats.onnx.building import onnx_from_checkpoint
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.runner import Interface, Runner
-from scrfdconv.recipes.convert import convert
+from scrfdconv.recipes.conversion import convert
 from scrfdconv.recipes.target import target_of
 
 

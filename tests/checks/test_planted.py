@@ -15,12 +15,12 @@ from faults import FAULTS, OF_ALL_STRIDES, OF_ONE_STRIDE, fits, plant, weights_n
 from scrfdconv.checks import parity
 from scrfdconv.checks.faces.images import find_images
 from scrfdconv.checks.results import Report
-from scrfdconv.checks.verify import Demand, compare_opened
+from scrfdconv.checks.verification import Demand, compare_opened
 from scrfdconv.converters.checkpoint.loading import load_checkpoint
 from scrfdconv.converters.formats.pytorch.runner import EagerRunner
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.runner import Runner
-from scrfdconv.recipes.convert import convert
+from scrfdconv.recipes.conversion import convert
 from scrfdconv.recipes.pictures import synthetic_pictures
 from scrfdconv.recipes.target import target_of
 

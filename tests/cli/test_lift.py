@@ -140,7 +140,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
 def test_a_lift_that_is_not_its_file_is_not_written(tiny_onnx, tmp_path, monkeypatch):
     from dataclasses import replace
 
-    from scrfdconv.checks.verify import Demand
+    from scrfdconv.checks.verification import Demand
     from scrfdconv.converters.errors import CheckFailed
     from scrfdconv.recipes import lift as recipe
 

@@ -18,7 +18,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from scrfdconv.checks.verify import Demand, verify
+from scrfdconv.checks.verification import Demand, verify
 from scrfdconv.converters.checkpoint.loading import load_source
 from scrfdconv.converters.errors import ArtifactError
 from scrfdconv.converters.formats import formats, open_artifact
@@ -26,7 +26,7 @@ from scrfdconv.converters.formats.onnx import OnnxOptions
 from scrfdconv.converters.formats.tensorrt import TensorRTOptions
 from scrfdconv.converters.formats.tensorrt.progress import listening
 from scrfdconv.converters.formats.tensorrt.sidecar import read_sidecar, sidecar_path
-from scrfdconv.recipes.convert import convert, plan_only
+from scrfdconv.recipes.conversion import convert, plan_only
 from scrfdconv.recipes.target import Target
 
 pytestmark = pytest.mark.gpu

@@ -9,7 +9,7 @@ from scrfdconv.converters.formats.onnx import OnnxOptions
 from scrfdconv.converters.formats.onnx.building import onnx_from_checkpoint
 from scrfdconv.converters.graph.model_file import serialised
 from scrfdconv.recipes.agreement import score_agreement
-from scrfdconv.recipes.convert import SourceOptions
+from scrfdconv.recipes.conversion import SourceOptions
 
 
 def photographs(widerface):

@@ -12,7 +12,7 @@ import pytest
 from scrfdconv.checks.faces.coverage import Seen
 from scrfdconv.checks.faces.limits import LIMITS
 from scrfdconv.checks.faces.matching import agreement
-from scrfdconv.checks.verify import Demand
+from scrfdconv.checks.verification import Demand
 from scrfdconv.converters.checkpoint.loading import load_checkpoint
 from scrfdconv.converters.errors import CheckFailed, InputFileError, UsageError
 from scrfdconv.converters.formats import formats
@@ -20,7 +20,7 @@ from scrfdconv.converters.formats.onnx import OnnxOptions
 from scrfdconv.converters.formats.onnx.building import onnx_from_checkpoint
 from scrfdconv.converters.graph.model_file import serialised
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
-from scrfdconv.recipes.convert import convert
+from scrfdconv.recipes.conversion import convert
 from scrfdconv.recipes.int8.measuring import split
 from scrfdconv.recipes.int8.plan import load_plan
 from scrfdconv.recipes.int8.search import Judge, search

@@ -23,7 +23,7 @@ from scrfdconv.converters.precision import precisions
 from scrfdconv.recipes.build.plan import artifact_name
 from scrfdconv.recipes.build.recipe import CheckpointEntry
 from scrfdconv.recipes.build.template import recipe_text
-from scrfdconv.recipes.convert import convert
+from scrfdconv.recipes.conversion import convert
 from scrfdconv.recipes.target import target_of
 
 HEAVY = ("torch", "onnx", "onnxruntime", "numpy", "cv2", "openvino", "ncnn", "MNN", "tensorrt")

@@ -12,7 +12,7 @@ import pytest
 from faults import OF_ALL_STRIDES, OF_THE_INPUT, plant
 
 from scrfdconv.checks.stimuli import stimuli
-from scrfdconv.checks.verify import verify
+from scrfdconv.checks.verification import verify
 from scrfdconv.converters.checkpoint.loading import seeded_checkpoint
 from scrfdconv.converters.errors import ArtifactError, InputFileError, MissingError
 from scrfdconv.converters.formats import format_of, formats, open_artifact

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from scrfdconv.checks.stimuli import stimuli
-from scrfdconv.checks.verify import verify
+from scrfdconv.checks.verification import verify
 from scrfdconv.converters.artifact import digest_of
 from scrfdconv.converters.checkpoint.loading import seeded_checkpoint
 from scrfdconv.converters.errors import ArtifactError, InputFileError, MissingError, UsageError

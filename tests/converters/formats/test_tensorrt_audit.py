@@ -11,7 +11,7 @@ from scrfdconv.converters.formats import formats, open_artifact
 from scrfdconv.converters.formats.tensorrt import TensorRTOptions
 from scrfdconv.converters.formats.tensorrt.audit import audit, audit_layers
 from scrfdconv.converters.formats.tensorrt.inspect import layers_from_json
-from scrfdconv.recipes.convert import convert
+from scrfdconv.recipes.conversion import convert
 from scrfdconv.recipes.target import target_of
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from scrfdconv.checks.verify import Demand, verify
+from scrfdconv.checks.verification import Demand, verify
 from scrfdconv.converters.errors import ArtifactError, InputFileError, MissingError
 from scrfdconv.converters.formats import formats, open_artifact
 from scrfdconv.converters.formats.tensorrt import TensorRTOptions

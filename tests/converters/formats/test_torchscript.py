@@ -16,7 +16,7 @@ import torch
 
 from scrfdconv.checks.parity import compare, samples_for
 from scrfdconv.checks.stimuli import stimuli
-from scrfdconv.checks.verify import verify
+from scrfdconv.checks.verification import verify
 from scrfdconv.converters.checkpoint.loading import seeded_checkpoint
 from scrfdconv.converters.errors import ArtifactError, UsageError
 from scrfdconv.converters.formats.pytorch.runner import EagerRunner

@@ -13,7 +13,7 @@ from typing import Any
 
 from scrfdconv.checks.batches import batch_results
 from scrfdconv.checks.results import CheckResult, Report
-from scrfdconv.checks.verify import Demand, verify, verify_simplified
+from scrfdconv.checks.verification import Demand, verify, verify_simplified
 from scrfdconv.converters.artifact import Artifact, require_distinct
 from scrfdconv.converters.checkpoint.loading import DEFAULT_SEED, Checkpoint, load_source
 from scrfdconv.converters.errors import ArtifactError, CheckFailed, MissingError, UsageError

@@ -10,8 +10,9 @@ import onnx
 import pytest
 from faults import FAULTS, plant
 
-from scrfdconv.checks import parity, verify
-from scrfdconv.checks.verify import Demand, compare_opened
+from scrfdconv.checks import parity
+from scrfdconv.checks import verification as verify
+from scrfdconv.checks.verification import Demand, compare_opened
 from scrfdconv.converters.errors import InputFileError
 from scrfdconv.converters.formats.pytorch.runner import EagerRunner
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner

@@ -38,8 +38,8 @@ from scrfdconv.converters.metadata import architecture_from_metadata
 from scrfdconv.converters.network.architecture import BUILTIN, PUBLISHED, Architecture, Published
 from scrfdconv.converters.runner import Runner
 from scrfdconv.recipes.cluster import on_dask
-from scrfdconv.recipes.convert import SourceOptions, open_source
-from scrfdconv.recipes.detect import faults_of, open_runner
+from scrfdconv.recipes.conversion import SourceOptions, open_source
+from scrfdconv.recipes.detection import faults_of, open_runner
 
 # Written into result folders: detections of another protocol are never continued. Count up when
 # a change here or in checks/widerface_images.py changes detections.
