@@ -237,7 +237,9 @@ def test_every_command_line_in_the_readme_and_docs_runs(tmp_path, tiny_pth):
 
     weights = load_source("scrfd_2.5g_kps").weights
     torch.save({"state_dict": dict(weights)}, tmp_path / "model.pth")
-    pages = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    docs = sorted((ROOT / "docs").glob("*.md"))
+    # Tests of `lift` run the commands of its page, on the file that the page is about.
+    pages = (ROOT / "README.md", *(page for page in docs if page.stem != "lift"))
     commands = [c for page in pages for c in commands_in(page) if c.startswith("scrfdconv")]
     variables = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
