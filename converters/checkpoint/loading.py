@@ -138,7 +138,11 @@ def seeded_checkpoint(architecture: Architecture, seed: int = DEFAULT_SEED) -> C
     weights = seeded_weights(architecture, seed)
     name = f"{architecture.name}-seeded" + (f"{seed}" if seed else "")
     return Checkpoint(
-        name, architecture, f"built-in {architecture.name}", weights, _digest_of_weights(weights)
+        name=name,
+        architecture=architecture,
+        recognised_by=f"built-in {architecture.name}",
+        weights=weights,
+        digest=_digest_of_weights(weights),
     )
 
 
@@ -168,13 +172,13 @@ def load_checkpoint(
     _require_fit(needed(shapes), architecture, f"{path} ({how})")
     weights = {name: tensors[name] for name in parameter_shapes(architecture)}
     return Checkpoint(
-        path.stem,
-        architecture,
-        how,
-        _float32(weights, path, notes),
-        digest_of(path),
-        path,
-        tuple(notes),
+        name=path.stem,
+        architecture=architecture,
+        recognised_by=how,
+        weights=_float32(weights, path, notes),
+        digest=digest_of(path),
+        path=path,
+        notes=tuple(notes),
     )
 
 

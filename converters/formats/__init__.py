@@ -226,7 +226,14 @@ class Format(ABC):
     def artifact_at(self, path: Path, precision: str = FLOAT) -> Artifact:
         """Describe files that are already there."""
         files = self.files(path)
-        return Artifact(path, self.name, precision, digest_of_files(files), (), files[1:])
+        return Artifact(
+            path=path,
+            format=self.name,
+            precision=precision,
+            digest=digest_of_files(files),
+            parents=(),
+            companions=files[1:],
+        )
 
     def convert(
         self,
@@ -259,7 +266,14 @@ class Format(ABC):
             files = (out, *self.companions(out))
             put_in_place(parts, files)
         named = self.precision_name(options, precision)
-        return Artifact(out, self.name, named, digest, (source.digest,), files[1:])
+        return Artifact(
+            path=out,
+            format=self.name,
+            precision=named,
+            digest=digest,
+            parents=(source.digest,),
+            companions=files[1:],
+        )
 
 
 def require_other_files(target: Format, out: Path, source: Source) -> None:

@@ -116,14 +116,14 @@ def _network(path: Path, buffer: _Buffer) -> Network:
             if convolution is not None:
                 convolutions.append(convolution)
     return Network(
-        path,
-        buffer.text(root, _BIZ_CODE),
-        tuple(buffer.texts(root, _OUTPUT_NAMES)),
-        buffer.text(image, _NAME),
-        tuple(buffer.array(main, _DIMS, np.dtype("<i4")).tolist()),
-        tuple(buffer.number(op, _TYPE) for op in ops),
-        tuple(convolutions),
-        next((kind for kind in ("int8", "fp16") if kind in types), "fp32"),
+        path=path,
+        biz_code=buffer.text(root, _BIZ_CODE),
+        outputs=tuple(buffer.texts(root, _OUTPUT_NAMES)),
+        input_name=buffer.text(image, _NAME),
+        input_dims=tuple(buffer.array(main, _DIMS, np.dtype("<i4")).tolist()),
+        kinds=tuple(buffer.number(op, _TYPE) for op in ops),
+        convolutions=tuple(convolutions),
+        precision=next((kind for kind in ("int8", "fp16") if kind in types), "fp32"),
     )
 
 

@@ -95,7 +95,7 @@ def _interface(network: Network) -> Interface:
     # The file says 1 for a free batch, too; with a fixed size both are fixed.
     batch = dims[0] if height else None
     multiple = a.size_multiple if a else SIZE_MULTIPLE
-    return Interface(names, batch, height, width, multiple)
+    return Interface(outputs=names, batch=batch, height=height, width=width, size_multiple=multiple)
 
 
 @contextmanager

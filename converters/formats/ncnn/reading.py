@@ -136,7 +136,13 @@ def _layer(line: str, number: int, path: Path) -> Layer:
             raise ValueError
     except (ValueError, IndexError):
         raise ArtifactError(f"{path}: is damaged: line {number} describes no layer.") from None
-    return Layer(kind, name, tuple(blobs[:inputs]), tuple(blobs[inputs:]), parameters)
+    return Layer(
+        kind=kind,
+        name=name,
+        inputs=tuple(blobs[:inputs]),
+        outputs=tuple(blobs[inputs:]),
+        parameters=parameters,
+    )
 
 
 def text_of(layers: list[Layer]) -> str:

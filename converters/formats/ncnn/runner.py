@@ -104,7 +104,9 @@ def _interface(network: Network) -> NcnnInterface:
     width, height = image.number(0) or None, image.number(1) or None
     strides = (int(name.rpartition("_")[2]) for name in names)
     multiple = max(SIZE_MULTIPLE, *strides)
-    return NcnnInterface(names, None, height, width, multiple)
+    return NcnnInterface(
+        outputs=names, batch=None, height=height, width=width, size_multiple=multiple
+    )
 
 
 def _sorted(names: Sequence[str]) -> tuple[str, ...]:
