@@ -1,7 +1,8 @@
-"""What becomes of a model in the other arithmetic that its runtime may choose on this machine.
+"""How a model behaves in another arithmetic that its runtime may choose on this machine.
 
-A file does not show that its float32 network runs in bfloat16 where a processor has that. No
-limit applies: the file is what it should be. Users are told what they get, and how to choose.
+A file does not show that its float32 network runs in bfloat16 on processors that have this type. No
+limit applies, because the file itself is right. Users are told which arithmetic they get, and how
+to choose another one.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from scrfdconv.checks.metrics import errors
 from scrfdconv.checks.parity import samples_for
 from scrfdconv.converters.runner import Runner
 
-# Shares of faces kept and not won: what FP16 must reach.
+# Smallest share of faces that are kept, and of faces that are not new: the limits of FP16.
 KEEPS_FACES = 0.99
 
 
 def notes_on_twin(got: Runner, photographs: Sequence[Path], size: tuple[int, int]) -> Iterator[str]:
-    """Sentences on ``got`` beside its twin; none where there is one arithmetic only.
+    """Sentences that compare ``got`` with its twin; none where there is only one arithmetic.
 
-    ``photographs`` are seen at ``size`` (H, W), one after the other; without any, seeded images
-    tell how far scores move.
+    ``photographs`` are read one after the other and scaled to ``size`` (H, W). Without photographs,
+    seeded images show how far scores move.
     """
     twin = got.twin()
     if twin is None:
@@ -50,7 +51,7 @@ def notes_on_twin(got: Runner, photographs: Sequence[Path], size: tuple[int, int
 
 
 def _largest_difference(got: Runner, twin: Runner) -> float:
-    """Of the scores, on the last of the seeded samples: the smallest one of dynamic models."""
+    """Largest difference of the scores on the last seeded sample, a dynamic model's smallest."""
     *_, sample = samples_for(got.interface, got.interface)
     want, other = got.run(sample.images), twin.run(sample.images)
     scores = [name for name in want if name.startswith("score")]

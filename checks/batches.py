@@ -1,7 +1,8 @@
-"""Does a batch hold what so many single runs give?
+"""Does a batch give the same outputs as its images one by one?
 
-A file whose first axis was only renamed to a batch runs and returns the images' rows interleaved.
-Against a reference with the same fault no comparison would show it, so every model is asked alone.
+A file whose first axis was only renamed to a batch runs, but returns the rows of its images
+interleaved. A comparison with a reference that has the same fault would not show the fault, so
+every model is checked on its own.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ _SEED = 1
 
 
 def batch_results(runner: Runner, loosen: float = 1.0) -> Iterator[CheckResult]:
-    """Yield the number of slots and outputs of one batch that are not those of a run alone.
+    """Yield how many outputs in the slots of one batch differ from runs of single images.
 
-    Nothing for a model that takes one image at a time.
+    Yields nothing for a model that takes one image at a time.
     """
     interface = runner.interface
     shapes = [shape for shape in common_shapes(interface, interface) if shape[0] > 1]
@@ -55,7 +56,7 @@ def _faults(runner: Runner, images: np.ndarray, loosen: float) -> Iterator[str]:
 
 
 def _alone(runner: Runner, images: np.ndarray, slot: int) -> np.ndarray:
-    """One image alone, or in every slot of a model that takes no fewer."""
+    """Run one image alone; a model with a fixed batch gets the image in every slot."""
     one = images[slot : slot + 1]
     free = runner.interface.accepts(1, *images.shape[2:])
     return one if free else np.repeat(one, len(images), axis=0)

@@ -34,7 +34,7 @@ DEFAULT_WARM_UP = 5  # the first runs allocate, choose kernels and wake threads
 # down where all processors are in use: 24 ms with ONNX Runtime, 10 ms with torch's OpenMP
 # (processor time after a run of the 2.5G model with two threads).
 PAUSE_SECONDS = 0.03
-SEED = 0  # of the noise that the models see; their time does not depend on it
+SEED = 0  # of the noise images; the time of a model does not depend on the seed
 LIBRARIES = ("torch", "onnxruntime", "tensorrt", "numpy")
 
 Open = Callable[[], Runner]  # picklable: it is called in the model's own process
@@ -73,7 +73,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times the first model's time another one takes, over rounds."""
+    """The time of another model divided by the first model's time, over all rounds."""
 
     median: float
     low: float  # 10 % of the rounds are below
@@ -81,7 +81,7 @@ class Ratio:
 
 
 def ratio(timing: Timing, first: Timing) -> Ratio:
-    """Compare run by run: both of a round met the same state of the machine."""
+    """Compare run by run: both runs of a round met the same state of the machine."""
     low, median, high = np.percentile(timing.seconds / first.seconds, (10, 50, 90))
     return Ratio(float(median), float(low), float(high))
 
@@ -102,7 +102,7 @@ def measure(
     threads: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[list[Timing], Workload]:
-    """Time models by name in turns; ``choose`` decides from what they accept what they run on.
+    """Time models by name in turns; ``choose`` picks the workload from what all models accept.
 
     ``threads`` limits each model's runtime; None leaves it to the runtimes.
     """
@@ -178,7 +178,7 @@ def _prepare(workload: Workload) -> None:
     noise = np.random.default_rng(SEED)
     pixels = noise.integers(0, 256, (workload.batch, *workload.shape, 3), np.uint8)
     images = _here["images"] = normalise(pixels)
-    # The time of a model that is no SCRFD, or whose numbers are none, would say nothing.
+    # The time of a model that is no SCRFD, or whose outputs are not finite, would mean nothing.
     candidates(_here["runner"].run(images), workload.shape, DEPLOYMENT_THRESHOLD)
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-PERCENTILE = 99.9  # the bulk of the anchors; the largest error alone may be a single one
+PERCENTILE = 99.9  # the bulk of the anchors; the largest error may be that of a single anchor
 SILENT_SQNR = 200.0  # dB for equal arrays: beyond what float32 can resolve (150 dB)
-# Beyond so many standard errors a slope or an offset is no chance: few anchors show little.
+# A slope or an offset is chance up to this many standard errors: few anchors show little.
 CHANCE = 2.0
-# Sums of squares in float64 round to this share of themselves: a smaller variance is none.
+# Sums of squares in float64 round to this share of themselves: a smaller variance counts as zero.
 FLAT = 1e-10
 # Smaller probabilities count as this one: far out in the tail a logit says more of rounding than of
 # a network.
@@ -28,7 +28,7 @@ class Errors:
     sqnr: float  # signal to quantization noise ratio, dB, higher is better
 
     def worst(self, other: Errors) -> Errors:
-        """The worse of both in every respect."""
+        """The worse value of both for every measure."""
         return Errors(
             max(self.max_abs, other.max_abs),
             max(self.mean_abs, other.mean_abs),
@@ -55,7 +55,7 @@ def errors(reference: np.ndarray, other: np.ndarray) -> Errors:
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:
     norm = float(np.linalg.norm(a) * np.linalg.norm(b))
-    if norm == 0:  # a zero vector points nowhere: equal only to another
+    if norm == 0:  # a zero vector has no direction: equal only to another zero vector
         return 1.0 if not a.any() and not b.any() else 0.0
     return float(a @ b) / norm
 
@@ -74,15 +74,15 @@ def _sqnr(signal: np.ndarray, noise: np.ndarray) -> float:
 class Bias:
     """The line ``got = slope * want + offset`` of the worst column, less what chance explains.
 
-    Rounding errors are small and take no side: both numbers are near zero however large the
-    errors are, and a scaled, shifted or exchanged column is not.
+    Rounding errors cancel out: both numbers stay near zero however large the errors are. A scaled,
+    shifted or exchanged column has a large slope or offset.
     """
 
     slope: float  # distance from 1
     offset: float  # mean error, at the mean of the reference
 
     def worst(self, other: Bias) -> Bias:
-        """The worse of both in both respects."""
+        """The larger slope and the larger offset of both."""
         return Bias(max(self.slope, other.slope), max(self.offset, other.offset))
 
 
@@ -102,7 +102,7 @@ class LineFit:
         self._sums = np.zeros((5, self.width))
 
     def add(self, want: np.ndarray, got: np.ndarray, weights: np.ndarray) -> None:
-        """Take in (rows, width) of both models; ``weights`` (rows,) say how much a row counts."""
+        """Add (rows, width) of both models; ``weights`` (rows,) say how much a row counts."""
         x, y, w = (a.astype(np.float64) for a in (want, got, weights))
         self._weight += float(w.sum())
         self._squares += float(w @ w)
@@ -117,7 +117,8 @@ class LineFit:
         varied = spread > FLAT * xx
         slope = np.divide(xy - x * y, spread, out=np.ones_like(x), where=varied)
         rest = np.maximum(yy - y * y - slope * slope * spread, 0)
-        rows = self._weight**2 / self._squares  # that would say as much with equal weights
+        # The effective number of rows: as many rows of equal weight would say as much.
+        rows = self._weight**2 / self._squares
         deviation = np.sqrt(np.divide(rest, spread, out=np.zeros_like(x), where=varied))
         by_chance = CHANCE / np.sqrt(rows)
         return Bias(
@@ -127,6 +128,6 @@ class LineFit:
 
 
 def logits(scores: np.ndarray) -> np.ndarray:
-    """What the sigmoid made ``scores`` from, as far as they are no rounding of 0 or 1."""
+    """The inputs of the sigmoid that gave ``scores``; scores near 0 and 1 are cut off."""
     inside = np.clip(scores.astype(np.float64), LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
     return np.log(inside / (1 - inside))

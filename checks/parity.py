@@ -27,16 +27,17 @@ CHECK = "parity"
 # (batch, height, width) that dynamic models are compared at: upstream's size, a batch of
 # portrait pictures, and a batch of the smallest landscape ones, where a baked size would show.
 DYNAMIC_SHAPES = ((1, 640, 640), (2, 320, 256), (3, 64, 96))
-# GroupNorm of one cell subtracts that cell from itself: its output is rounding, or constant.
+# GroupNorm of one cell subtracts the cell from itself: only rounding or a constant remains.
 LEAST_CELLS = TRACE_CELLS
 
-# From this size on, a batch of one sees all kinds of pictures in the quarters of one image: four
-# runs of 34G at 640x640 in two runtimes take as long as the whole conversion.
+# From this size on, a batch of one shows all kinds of pictures in the quarters of one image. A run
+# for each kind is too slow: four runs of 34G at 640x640 in two runtimes take as long as the whole
+# conversion.
 COSTLY_PIXELS = 512 * 512
 
 _ROWS_RANK = 3  # (batch, anchors, columns)
 _WORST = "of the worst column, beyond chance; an anchor counts as much as its score"
-# Factors on pictures that shall light channels up which stay dark on ordinary ones.
+# Factors on the contrast of pictures, to activate channels that ordinary pictures do not.
 STRONG = (-1.0, 2.0, -2.0)
 
 # Both models and their buffers, against the largest layer alone; measured 4 to 6 at 640x640.
@@ -66,7 +67,7 @@ def compare(
 ) -> Iterator[CheckResult]:
     """Yield every comparison of ``artifact`` with ``reference``, failed ones included.
 
-    ``precision`` is what outputs are judged by, one for all or one for each of them.
+    ``precision`` selects the limits: one precision for all outputs, or one for each output.
     """
     yield from _compare_interfaces(reference.interface, artifact.interface)
     names = [n for n in reference.interface.outputs if n in artifact.interface.outputs]
@@ -152,7 +153,7 @@ def require_memory(live_bytes_per_pixel: float, shapes: Iterable[tuple[int, int,
 
 
 def _whole(size: int, multiple: int, least: int) -> int:
-    """``size`` rounded up to whole cells of the coarsest stride, ``least`` of them or more."""
+    """``size`` rounded up to whole cells of the coarsest stride, ``least`` cells or more."""
     return max(-(-size // multiple), least) * multiple
 
 
@@ -175,7 +176,7 @@ class _OutputComparison:
     def __init__(self, name: str) -> None:
         self.name = name
         self.worst: Errors | None = None
-        # By height and width: what goes wrong at one size must not drown among the others.
+        # By height and width: errors at one size must not drown among the other sizes.
         self.fits: dict[tuple[int, ...], LineFit] = {}
         self.where = ""  # sample and slot of the largest error
         self.faults: list[CheckResult] = []
@@ -188,7 +189,7 @@ class _OutputComparison:
             self.faults.append(_fault(metric, self.name, f"{detail} on {sample.name}"))
             return
         self._fit(sample.images.shape[2:], want, b)
-        # Each slot on its own: rows of one image among those of another must not average out.
+        # Each slot on its own: rows that ended up in the wrong image must not average out.
         for slot, (x, y) in enumerate(zip(a, b, strict=True)):
             found = errors(x, y)
             if self.worst is None or found.max_abs > self.worst.max_abs:
@@ -196,7 +197,7 @@ class _OutputComparison:
             self.worst = found if self.worst is None else self.worst.worst(found)
 
     def _fit(self, size: tuple[int, ...], want: Outputs, got: np.ndarray) -> None:
-        """Take in one sample for the bias; an anchor counts as much as its score."""
+        """Add one sample to the bias; an anchor counts as much as its score."""
         kind, _, stride = self.name.partition("_")
         if got.ndim != _ROWS_RANK:
             return
@@ -217,7 +218,7 @@ class _OutputComparison:
             return "finite", f"{int((~np.isfinite(b)).sum())} values are NaN or infinite"
         if not np.isfinite(a).all():
             return "finite", "the reference itself has NaN or infinite values"
-        if b.size > 1 and np.ptp(b) == 0:  # one value is no more constant than any
+        if b.size > 1 and np.ptp(b) == 0:  # a single value is always constant
             return "alive", f"every value is {b.flat[0]:g}"
         return None
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 CHECK = "precision"
 BITS = {"fp32": 32, "fp16": 16, "int8": 8}
-DEFAULT_SHAPE = (640, 640)  # of dynamic models; shares hardly depend on it
+DEFAULT_SHAPE = (640, 640)  # of dynamic models; shares hardly depend on the size
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Audit:
     """Convolutions and their multiply-adds for one image, by the precision they compute in."""
 
     claimed: str | None  # by the metadata; None for a foreign file
-    precision: str  # of the coarsest numbers in the graph
+    precision: str  # the coarsest type of numbers in the graph
     shape: tuple[int, int]
     convolutions: Mapping[str, int]
     multiply_adds: Mapping[str, int]
@@ -57,13 +57,13 @@ class Audit:
 
     @property
     def overstated(self) -> bool:
-        """True if the file claims fewer bits than its numbers have: it saves nothing of that."""
+        """True if the file claims fewer bits than its numbers have: the saving is not there."""
         return bool(self.claimed) and _bits(self.claimed) < _bits(self.precision)
 
     def results(self) -> Iterator[CheckResult]:
-        """At least one convolution must compute in what the file is, and what it claims to be.
+        """At least one convolution must compute in the file's precision, and in the claimed one.
 
-        A claim of more bits than there are is a line that a converter copied: see `remarks`.
+        A claim of more bits than the numbers have is a line that a converter copied: see `remarks`.
         """
         wanted = self.claimed if self.overstated else self.precision if self.claimed else None
         count = sum(self.convolutions.values())
@@ -77,7 +77,7 @@ class Audit:
             yield CheckResult(CHECK, "claim", "faults", 1, 0, detail=detail)
 
     def remarks(self) -> Iterator[str]:
-        """What is stale in the metadata, which whoever converted the file did not write anew."""
+        """Stale lines in the metadata, which the converter of the file did not update."""
         if self.claimed and self.claimed != self.precision and not self.overstated:
             yield (
                 f"the metadata line {PREFIX}precision says {self.claimed} and is stale: the "
@@ -97,7 +97,7 @@ class Audit:
 
 
 def _bits(precision: str | None) -> int:
-    """Of numbers of that name; of unknown names, none."""
+    """Bits of the number type with that name; 0 for unknown names."""
     return BITS.get(precision or "", 0)
 
 
@@ -134,7 +134,7 @@ def _image(model: onnx.ModelProto, shape: tuple[int, int]) -> np.ndarray:
 def _multiply_adds(
     model: onnx.ModelProto, found: list[tuple[onnx.NodeProto, str]], image: np.ndarray
 ) -> Iterator[int]:
-    """For each convolution its outputs times the weights that each one sums up.
+    """For each convolution: its output values times the weights summed up in each value.
 
     The shapes are those of a run: shape inference loses track of the released models' upsampling.
     """

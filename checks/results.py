@@ -23,7 +23,7 @@ class CheckResult:
     limit: Real
     at_least: bool = False  # True: the limit is a lower one
     detail: str = ""
-    relation: Literal["<=", ">=", ""] = ""  # how files say at_least; "" follows it
+    relation: Literal["<=", ">=", ""] = ""  # at_least as files write it; "": taken from at_least
 
     def __post_init__(self) -> None:
         """Counts and numpy's numbers become plain ones: reports must read back as they were."""
@@ -36,7 +36,7 @@ class CheckResult:
 
     @classmethod
     def of(cls, finding: Finding) -> CheckResult:
-        """What a format measured of its own file, as a result like all others."""
+        """Turn a format's measurement of its own file into a result."""
         return cls(**vars(finding))
 
     @property
@@ -47,7 +47,7 @@ class CheckResult:
         return self.measured <= self.limit
 
     def text(self, value: float) -> str:
-        """``value`` in few digits; a cosine near 1 by what it lacks, or it would read as 1."""
+        """``value`` in few digits; a cosine near 1 as its distance from 1: it would read as 1."""
         return f"1-{1 - value:.0e}" if self.metric == "cosine" else f"{value:.3g}"
 
     def to_dict(self) -> dict[str, Any]:

@@ -60,7 +60,8 @@ def stimulus(kind: str, height: int, width: int, seed: int) -> np.ndarray:
 def mosaic(height: int, width: int, seed: int, channels: int = CHANNELS) -> np.ndarray:
     """(1, C, H, W) with every other kind in a strip at the left, and faces in all the rest.
 
-    So one run sees all kinds. The faces get the room that large ones need, for the coarsest stride.
+    So one run shows all kinds. The strip leaves room for large faces, which the coarsest stride
+    finds.
     """
     others = [kind for kind in STIMULI if kind not in ("faces", "portrait")]
     image = np.empty((CHANNELS, height, width), np.float32)

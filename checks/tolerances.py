@@ -36,15 +36,16 @@ class Limits:
 
 # Measured over the ten known networks with seeded weights, ONNX and TorchScript against PyTorch, on
 # every stimulus and shape, and three with released weights on 40 photographs at 640x640, too.
-# Worst: score 1.8e-5 and 89.5 dB, bbox 1.2e-4 and 99 dB, kps 7.8e-5 and 97 dB. The relative ones
+# Worst: score 1.8e-5 and 89.5 dB, bbox 1.2e-4 and 99 dB, kps 7.8e-5 and 97 dB. The worst decibels
 # come from TorchScript on photographs without a face, where all scores are near zero: folding
 # normalisation into weights, as freezing does, rounds every weight once more. The limits leave a
-# factor of three for other processors and photographs.
-# One weight of one conv changed by 1 % gives 59 to 105 dB: see also checks/weights.py.
+# factor of three for other processors and photographs. One weight of one conv changed by 1 % gives
+# 59 to 105 dB: see also checks/weights.py.
 _FLOAT_REASON = "rounding of float32 in another order of summation"
 # Simulated on the CPU: the ten known networks with seeded weights, inputs and weights of every
 # convolution rounded to TF32's 10-bit mantissa, at 160x160. Worst: score 5.7e-3 and 46 dB, bbox
-# 2.9e-2 and 54 dB, kps 2.9e-2 and 45 dB. The limits are about three times that; no GPU was asked.
+# 2.9e-2 and 54 dB, kps 2.9e-2 and 45 dB. The limits are about three times that; nothing was
+# measured on a GPU.
 _TF32_REASON = "convolutions of TF32: float32 with mantissas of 10 bits"
 _TF32_LIMITS = {
     ("tf32", "score"): Limits(1.5e-2, 2e-3, 1.2e-2, 1 - 5e-5, 40, _TF32_REASON),
@@ -54,8 +55,9 @@ _TF32_LIMITS = {
 # Measured with everything in FP16, as foreign conversions are: the ten known networks with seeded
 # weights on every stimulus, with every value between two nodes rounded as FP16 hardware stores it
 # (score 1.4e-2, 40 dB), and three released ones on 40 photographs at 640x640. Worst: score 1.9e-2
-# and 27 dB, bbox 2.5e-1 and 34 dB, kps 1.4e-1 and 31 dB, and still no face was lost or won. The
-# limits are 1.6 to 2 times that. What `fp16` keeps in float32 halves it: 1.1e-2, 9.8e-2, 7.7e-2.
+# and 27 dB, bbox 2.5e-1 and 34 dB, kps 1.4e-1 and 31 dB, and still no face was lost or new. The
+# limits are 1.6 to 2 times that. The nodes that `fp16` keeps in float32 halve the errors: 1.1e-2,
+# 9.8e-2, 7.7e-2.
 _FP16_REASON = "weights and values of 11 significant bits"
 _FP16_LIMITS = {
     ("fp16", "score"): Limits(3e-2, 3e-3, 3e-2, 1 - 2.5e-3, 21, _FP16_REASON),
@@ -66,9 +68,9 @@ _FP16_LIMITS = {
 # photographs, on every stimulus and 12 photographs at 640x640. Worst: score 0.21 and 9 dB, bbox 1.4
 # and 17 dB, kps 1.5 and 13 dB, most on noise that no photograph is like; an untrained tiny network
 # calibrated on two photographs came to two thirds of the limits below, and 34G with seeded weights
-# at 160x160 to 0.52 on average in its boxes. They tell a dead or cut-off
-# output, which has 0 dB. Whether an INT8 model is a good one only faces tell
-# (recipes/int8/search.py, `verify --images`).
+# at 160x160 to 0.52 on average in its boxes. The limits catch a dead or cut-off output, which has 0
+# dB. Only a comparison of faces shows whether an INT8 model is good (recipes/int8/search.py,
+# `verify --images`).
 _INT8_REASON = "weights and activations of 8 bits"
 _INT8_LIMITS = {
     ("int8", "score"): Limits(7e-1, 1.5e-1, 6e-1, 1 - 3e-1, 2, _INT8_REASON),
@@ -99,16 +101,17 @@ class BiasLimits:
         return BiasLimits(self.slope * factor, self.offset * factor, said)
 
 
-# Rounding takes no side. Measured on every stimulus and with 40 photographs besides: three trained
-# models at 640x640 and 320x320, ten networks with seeded weights at 160x160, in FP16 (also with
-# everything in FP16) and in INT8 (calibrated on 24 photographs, and on eight portraits). Largest:
+# Rounding errors cancel out. Measured on every stimulus and with 40 photographs besides: three
+# trained models at 640x640 and 320x320, ten networks with seeded weights at 160x160, in FP16 (also
+# with everything in FP16) and in INT8 (calibrated on 24 photographs, and on eight portraits).
+# Largest:
 #   FP16  bbox 0.0022 and 0.0024, kps 0.0051 and 0.0037, score 0.0013 and 0.0028
 #   INT8  bbox 0.016  and 0.024,  kps 0.040  and 0.021,  score 0.042  and 0.058
 # Tiny seeded networks that were calibrated on few or other pictures came to offsets of 0.07, 0.08
 # and 0.12 and, at stride 32 with a dozen anchors, to slopes of 0.064 (bbox) and 0.067 (kps).
-# The limits are 1.6 to 5 times the former, and below what users must not get: boxes that are 10 %
-# too large have a slope of 0.1 and an offset of 0.2 or more, exchanged eyes an offset above 1, a
-# score power of 1.3 a slope of 0.3.
+# The limits are 1.6 to 5 times the largest values above, and below faults that must be found: boxes
+# that are 10 % too large have a slope of 0.1 and an offset of 0.2 or more, exchanged eyes an offset
+# above 1, a score power of 1.3 a slope of 0.3.
 _NO_SIDE = "rounding takes no side: errors cancel out over anchors"
 BIASES: dict[tuple[str, str], BiasLimits] = {
     ("fp32", "score"): BiasLimits(1e-4, 1e-4, _NO_SIDE),
@@ -124,7 +127,7 @@ BIASES: dict[tuple[str, str], BiasLimits] = {
     ("int8", "bbox"): BiasLimits(7.5e-2, 1.2e-1, _NO_SIDE),
     ("int8", "kps"): BiasLimits(8e-2, 1.2e-1, _NO_SIDE),
 }
-# Of a model that is no SCRFD the units are unknown: only relative measures mean something.
+# The units of a model that is no SCRFD are unknown: only relative measures mean something.
 _UNKNOWN_UNITS = Limits(math.inf, math.inf, math.inf, 1 - 2e-10, 90, _FLOAT_REASON)
 
 

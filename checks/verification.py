@@ -42,7 +42,7 @@ class Demand:
 
     images: tuple[Path, ...] = ()
     loosen: float = 1.0  # a factor on the limits, recorded in the report
-    # Compare weights at rest, too. A conversion leaves it out: its graph is that export.
+    # Compare stored weights, too. A conversion leaves this out: its graph is the export itself.
     weights: bool = True
     observe: Observe | None = None  # sees the outputs of both models on every sample
 
@@ -87,7 +87,7 @@ def verify_simplified(source: Path, path: Path, demand: Demand | None = None) ->
     demand = demand or Demand()
     try:
         want, got = OnnxRunner(source), OnnxRunner(path)
-    except ArtifactError:  # no SCRFD: outputs by their own names, in units that nobody knows
+    except ArtifactError:  # no SCRFD: outputs have names of their own and unknown units
         want, got = OnnxRunner(source, scrfd=False), OnnxRunner(path, scrfd=False)
         if demand.images:
             raise UsageError(f"--images is for detectors, and {source} is no SCRFD.") from None
@@ -102,8 +102,9 @@ def compare_opened(
 ) -> list[CheckResult]:
     """Compare outputs, and on photographs faces: each model runs once on each picture.
 
-    ``precision`` is what ``got`` is judged by, for all outputs or for each; its faces, where it
-    differs, by the coarsest one. Raises InputFileError for a photograph that is none.
+    ``precision`` selects the limits for ``got``: one for all outputs, or one for each. Where
+    outputs differ, faces are judged by the coarsest one. Raises InputFileError for a file that is
+    no photograph.
     """
     faces = FacesComparison(precision if isinstance(precision, str) else got.precision)
 
@@ -122,7 +123,7 @@ def compare_opened(
 
 
 def runner_of(source: Source) -> Runner:
-    """Open what a conversion starts from."""
+    """Open the source of a conversion."""
     if isinstance(source, Checkpoint):
         return EagerRunner(source)
     with allowing_host_code(allowed=source.host_code):
@@ -140,7 +141,7 @@ def _samples(want: Runner, got: Runner, demand: Demand) -> Iterator[Sample]:
 
 
 def _size_claimed(got: Runner) -> Iterator[CheckResult]:
-    """Fail a file whose metadata name another fixed size than it takes: users go by them."""
+    """Fail a file whose metadata name another fixed size than it takes: users rely on it."""
     interface, said = got.interface, got.metadata
     shape = "x".join(map(str, interface.shape or ()))
     for key, real in (("shape", shape), ("batch", str(interface.batch or ""))):
@@ -151,7 +152,7 @@ def _size_claimed(got: Runner) -> Iterator[CheckResult]:
 
 
 def _says_reduced(got: Runner) -> bool:
-    """True if the graph or its metadata speak of FP16 or INT8: that is worth a count."""
+    """True if the graph or its metadata mention FP16 or INT8: then multiply-adds are counted."""
     return {got.precision, got.metadata.get("precision", "fp32")} != {"fp32"}
 
 
@@ -163,8 +164,8 @@ def _judged_by(got: Runner) -> dict[str, str]:
 def _same_function(want: Runner, got: Runner, results: Sequence[CheckResult]) -> bool:
     """True if outputs agree to float accuracy on every sample, and on strong pictures, too.
 
-    Equal functions can have other weights: channels in another order, say. Strong pictures light
-    the channels up that others leave dark.
+    Equal functions can have other weights: channels in another order, say. Strong pictures activate
+    channels that other pictures do not.
     """
     return _at_float_accuracy(results) and _at_float_accuracy(
         [*compare(want, got, strong_samples(want.interface, got.interface))]

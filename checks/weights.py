@@ -1,10 +1,10 @@
 """Are the convolutions of an artifact those of the checkpoint, weight by weight?
 
-Outputs on a few images do not see every weight: one that feeds a channel which stays dark can
-change unnoticed. So every convolution is compared at rest, too, each by the numbers that it is
-stored in: float ones exactly, FP16 and INT8 ones within their own rounding, whatever the rest of
-the model is. Every convolution of the artifact must be one of the checkpoint with its BatchNorm
-folded in, or several of them joined, and every one must be there.
+Outputs on a few images do not depend on every weight: a weight of a channel that stays inactive can
+change unnoticed. So the stored weights of every convolution are compared, too, each in the number
+type of its storage: float weights exactly, FP16 and INT8 weights within their own rounding,
+whatever the rest of the model is. Every convolution of the artifact must be a convolution of the
+checkpoint with its BatchNorm folded in, or several of them joined, and none may be missing.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ CHECK = "weights"
 
 @dataclass(frozen=True)
 class Rounding:
-    """How far a weight may be from its own value, and below which value that is meant absolutely.
+    """How far a stored weight may be from its own value: a share, absolute below ``smallest``.
 
-    Biases are differences, so that theirs is relative to the largest one of their convolution.
+    Biases are differences, so their distance is relative to the largest bias of their convolution.
     """
 
     limit: float
-    smallest: float  # the smallest normal number: below it, values are rounded to its last bit
+    smallest: float  # the smallest normal number: values below are rounded to its last bit
 
 
 # The smallest change worth finding is 1e-2 of one weight. Measured on three released networks:
@@ -62,7 +62,7 @@ class _Match:
 
 @dataclass(frozen=True, kw_only=True)
 class AtRest:
-    """What a comparison of all convolutions found, by the numbers that they are stored in."""
+    """What a comparison of all convolutions found, by the number type of their weights."""
 
     compared: int
     unmatched: tuple[str, ...]  # convolutions of one side only
@@ -86,7 +86,7 @@ class AtRest:
             yield _result(precision, match)
 
     def remark(self) -> str:
-        """What a report says of other weights that make the same function."""
+        """The note on weights that differ but give the same function."""
         first = next(result for result in self.results() if not result.passed)
         told = f" ({first.detail})" if first.detail else ""
         return (
@@ -102,8 +102,8 @@ _UNREAD = AtRest(compared=0, unmatched=(), worst={}, singly=0, readable=False)
 def compare_weights(checkpoint: Checkpoint, path: Path, precision: str = "fp32") -> AtRest:
     """How well the convolutions of the model at ``path`` match those of ``checkpoint``.
 
-    ``precision`` is that of weights of which the format does not say how they are stored. Where
-    it cannot read weights, nothing is compared: such files are compared by outputs alone.
+    ``precision`` is used for weights whose number type the format does not tell. Where the format
+    cannot read weights, nothing is compared: such files are compared by outputs alone.
     """
     convolutions = format_of(path).convolutions(path)
     if convolutions is None:
@@ -153,10 +153,10 @@ def _limit(precision: str) -> float:
 
 
 def _matches(convolution: Convolution, expected: Sequence[Convolution]) -> list[_Match]:
-    """What ``convolution`` is: one of the expected ones, or several joined; none for a stranger.
+    """The expected convolutions that ``convolution`` is: one, or several joined; else none.
 
     Graphs for byte kernels fill channels up, take pools in and join heads
-    (`precision.int8.arrangement`); whatever of that fits best is meant.
+    (`precision.int8.arrangement`); the best fit counts.
     """
     readings = []
     for form in convolution.forms():
@@ -209,8 +209,8 @@ def _difference(convolution: Convolution, own: Convolution) -> float:
 def _changed_singly(convolution: Convolution, own: Convolution) -> int:
     """Weights that differ while most of the others are the same, and no whole channel does.
 
-    Whoever scales channels, permutes them or fills them up changes all weights of a channel; one
-    weight alone is a changed weight, also where no picture shows it.
+    Scaling, permuting or filling up channels changes all weights of a channel. A single weight that
+    differs was changed, even if no picture shows the change.
     """
     if convolution.precision == "int8":
         return 0
@@ -229,9 +229,9 @@ def _changed_singly(convolution: Convolution, own: Convolution) -> int:
 def _steps(convolution: Convolution, own: Convolution) -> float:
     """The largest distance of a weight in steps of its channel.
 
-    A bias may have been corrected for what rounding does to the mean of its output: by no more
-    than the rounding errors of its channel times the largest value of the input. What it moves
-    beyond that counts as so many steps.
+    A bias may have been corrected for the shift of its output's mean by rounding, by no more than
+    the rounding errors of its channel times the largest value of the input. Any larger correction
+    counts in steps.
     """
     stored, tiny = convolution.storage, float(np.finfo(np.float32).tiny)
     away = own.weight.astype(np.float64) - convolution.weight

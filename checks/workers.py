@@ -26,7 +26,7 @@ from scrfdconv.converters.errors import MissingError
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 THREADS = 1  # sums do not depend on the number of processors, or of workers
-# What thread pools ask before they start; read when the library is loaded.
+# Environment variables that limit thread pools; each library reads its own when it is loaded.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM)
 
@@ -116,8 +116,8 @@ class Worker(Generic[Task, Result]):
             self.used = True
             with _limited_threads(self._threads), _signals_held():
                 self._process.start()
-            self._theirs.close()  # or its end would never be noticed
-        with suppress(BrokenPipeError, ConnectionResetError):  # it died: receive says so
+            self._theirs.close()  # an open copy here would hide the end of the process
+        with suppress(BrokenPipeError, ConnectionResetError):  # the process died: receive says so
             self.connection.send(task)
 
     def receive(self) -> Result | Died:
@@ -199,8 +199,8 @@ def _limited_threads(threads: int | None) -> Iterator[None]:
 def _signals_held() -> Iterator[None]:
     """Put off interruptions; a child that starts in the block inherits that they are blocked.
 
-    A child that is interrupted before it works, or whose parent leaves before it has told what to
-    do, prints a traceback.
+    A child that is interrupted before its first task, or whose parent ends before sending one,
+    would print a traceback.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread is ever interrupted

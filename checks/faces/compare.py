@@ -17,7 +17,7 @@ from scrfdconv.converters.runner import Outputs, Runner
 
 
 class FacesComparison:
-    """Compares the faces of two models picture by picture, from outputs that are there already."""
+    """Compares the faces of two models picture by picture, from outputs computed before."""
 
     def __init__(self, precision: str) -> None:
         self._precision = precision
@@ -34,9 +34,9 @@ class FacesComparison:
             self._faults.append(CheckResult(CHECK, CHECK, "decoded", 1, 0, detail=detail))
 
     def results(self) -> Iterator[CheckResult]:
-        """What was found; no face in the reference is a failure: nothing was compared.
+        """The measurements; a reference without faces fails, because nothing was compared.
 
-        Nothing at all without a picture.
+        Without pictures there are no results at all.
         """
         yield from self._faults
         if self._tally.seen:

@@ -14,8 +14,8 @@ from scrfdconv.converters.runner import Outputs
 
 # Below this, one picture decides about the ranges of many tensors.
 FEWEST_IMAGES = 8
-# A portrait: one face with at least this share of the canvas' shorter side. Of 24 varied
-# photographs 4 are such; a set of nothing else shows no small faces and little background.
+# A portrait: one face with at least this share of the canvas' shorter side. 4 of 24 varied
+# photographs are portraits; a set of portraits only shows no small faces and little background.
 PORTRAIT_SHARE = 0.25
 # The last quarter of 24 varied photographs widened the ranges by 1.3 % on average, the last two of
 # eight portraits by 4 to 9 %.
@@ -34,7 +34,7 @@ class Seen:
 
     @property
     def faces(self) -> int:
-        """All of them."""
+        """Number of all faces."""
         return sum(self.by_stride.values())
 
 
@@ -45,7 +45,7 @@ class Coverage:
     images: int
     faces: int
     by_stride: dict[int, int]
-    growth: float  # of the ranges, by the last quarter of the pictures, on average; 0 to 1
+    growth: float  # mean growth of the ranges by the last quarter of the pictures; 0 to 1
     warnings: tuple[str, ...] = field(default=())
 
     def sentence(self) -> str:
@@ -141,7 +141,7 @@ def _face_warnings(found: Coverage, pictures: Sequence[Seen]) -> Iterable[str]:
 
 
 def _wanted(stride: int, strides: Iterable[int]) -> str:
-    """Upstream's anchors at stride s are 2 s and 4 s wide (facts of the architecture)."""
+    """Upstream's anchors at stride s are 2 s and 4 s wide."""
     known = sorted(strides)
     low = "up to" if stride == known[0] else f"{2 * stride} to"
     return f"{low} {8 * stride} pixels wide at the calibration size"

@@ -1,8 +1,8 @@
 """From a model's outputs to faces: threshold, boxes and keypoints, non-maximum suppression.
 
 The rules are those of the models' own tool (deepinsight/insightface, detection/scrfd/tools/
-scrfd.py). `decode` is the whole way; `candidates` and `nms` are its parts, for protocols that
-differ in between.
+scrfd.py). `decode` does all steps; `candidates` and `nms` are its parts, for protocols with other
+steps between them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Faces:
     scores: Float32  # (n,) 0 to 1
     keypoints: Float32 | None = None  # (n, 5, 2) x, y in the order of KEYPOINT_NAMES
     labels: Index | None = None  # (n,) the best class, only for models with several
-    strides: Index | None = None  # (n,) of the output that each comes from; None: unknown
+    strides: Index | None = None  # (n,) stride of each face's output; None: unknown
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -70,7 +70,7 @@ class Faces:
         return self.take(self.scores >= threshold)
 
     def scaled_back(self, scale: float) -> Faces:
-        """Go from the canvas to the picture that was letterboxed with ``scale``."""
+        """Scale from the canvas back to the picture that was letterboxed with ``scale``."""
         factor = np.float32(scale)
         keypoints = None if self.keypoints is None else self.keypoints / factor
         return replace(self, boxes=self.boxes / factor, keypoints=keypoints)
@@ -91,11 +91,11 @@ def decode(
 
     ``outputs`` are ``score_S``, ``bbox_S`` and maybe ``kps_S`` of every stride S, each
     (N, anchors, channels), for a canvas of ``size`` = (H, W). ``scale`` is what `letterbox`
-    returned, one for all slots or one each; the boxes are in pixels of the picture before it,
-    where the suppression is done too. Nothing is clipped to the picture.
+    returned, one for all slots or one each; boxes are in pixels of the picture before letterboxing,
+    and suppression uses the same pixels. Nothing is clipped to the picture.
 
-    ``max_faces`` keeps that many, chosen and then ordered by area, with ``prefer="centre"``
-    reduced by the distance from the middle of the picture, whose (height, width) is
+    ``max_faces`` keeps that many faces, chosen and ordered by area. With ``prefer="centre"`` the
+    area is reduced by the distance from the middle of the picture, whose (height, width) is
     ``image_size``. Raises `CheckFailed` for outputs that are not those of an SCRFD or not finite.
     """
     found = candidates(outputs, size, threshold)
@@ -178,7 +178,7 @@ class _Level:
         )
 
     def _centres(self, chosen: Index, size: tuple[int, int]) -> Float32:
-        """Place anchors on the grid: all of a cell at its corner, without half a stride."""
+        """Place anchors on the grid: all anchors of a cell at its corner, without half a stride."""
         height, width = size[0] // self.stride, size[1] // self.stride
         anchors, left = divmod(self.scores.shape[1], max(1, height * width))
         if left or not anchors or not height * width:
@@ -200,7 +200,7 @@ class _Level:
 
 
 def _levels(outputs: Mapping[str, npt.NDArray[Any]]) -> list[_Level]:
-    """Sort the outputs by stride and refuse what is no SCRFD."""
+    """Sort the outputs by stride; refuse outputs that are not those of an SCRFD."""
     names = {name: _OUTPUT.fullmatch(name) for name in outputs}
     strange = sorted(name for name, match in names.items() if match is None)
     strides = sorted({int(match[2]) for match in names.values() if match and match[1] == "score"})
@@ -258,7 +258,7 @@ def _joined(parts: Sequence[Faces]) -> Faces:
 
 
 def _suppressed(faces: Faces, iou: float) -> Faces:
-    # All classes compete: one face is one box, whatever it is labelled.
+    # All classes compete: one face is one box, whatever its label.
     return faces.take(nms(faces.boxes, faces.scores, iou))
 
 

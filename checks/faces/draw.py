@@ -12,8 +12,9 @@ from scrfdconv.checks.faces.decode import Faces
 UInt8 = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
-# BGR. The box is green, which skin is not; the points differ in hue from it and each other,
-# in the order of KEYPOINT_NAMES: the eyes are warm, the mouth corners cold, the nose is white.
+# BGR. The box is green, because skin is not; the points differ in hue from the box and from each
+# other, in the order of KEYPOINT_NAMES: the eyes are warm, the mouth corners cold, the nose is
+# white.
 BOX_COLOUR: Colour = (80, 220, 60)
 KEYPOINT_COLOURS: tuple[Colour, ...] = (
     (60, 60, 255),  # left eye: red
@@ -88,12 +89,12 @@ def _draw_label(canvas: UInt8, box: npt.NDArray[np.float32], text: str, scale: f
     top = y1 - tall if y1 >= tall else max(0, y1)
     left = max(0, min(x1, canvas.shape[1] - wide))
     ground = canvas[top : top + tall, left : left + wide]
-    ground //= 3  # darkened, not covered: what is below can be guessed
+    ground //= 3  # darkened, not covered: the picture below can be guessed
     at = (left + padding, top + tall - padding)
     cv2.putText(canvas, text, at, font, scale, LABEL_COLOUR, weight, cv2.LINE_AA)
 
 
 def _pixels(canvas: UInt8, values: npt.NDArray[np.float32]) -> list[int]:
-    """Round to pixels; far outside is brought near, because OpenCV's integers overflow."""
+    """Round to pixels; points far outside are moved near, because OpenCV's integers overflow."""
     reach = float(2 * max(canvas.shape[:2]))
     return [round(float(value)) for value in np.clip(values, -reach, 2 * reach)]

@@ -25,8 +25,8 @@ _JPEG_BARE = {0x01, *range(0xD0, 0xD8)}  # TEM and restart markers: no length fo
 _JPEG_SIZE = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOFn; the rest are tables
 # Inside a scan 0xFF is followed by 0 (stuffing), a restart marker or another 0xFF (fill).
 _JPEG_SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
-# The decoders still return a picture after these, part of it grey or noise. Stray bytes in
-# front of a marker are not among them: cameras write those, and the picture is whole.
+# The decoders still return a picture after these, part of it grey or noise. Stray bytes in front of
+# a marker are no damage: cameras write such bytes, and the picture is whole.
 _DAMAGE = re.compile(
     rb"Corrupt JPEG data: (?!\d+ extraneous)|Premature end of JPEG|TIFF_Error|libpng error"
 )
@@ -38,7 +38,7 @@ _stderr_lock = threading.Lock()
 
 
 def refuse_broken(path: Path, data: bytes) -> None:
-    """Find out before decoding what OpenCV hides: size claims, and JPEGs without an end.
+    """Refuse before decoding what OpenCV hides: claims of huge sizes, and JPEGs without an end.
 
     OpenCV 4.10 fills the rows after a JPEG's break with old memory and reports success.
     """
@@ -73,9 +73,9 @@ def damaged(path: Path, how: str) -> str:
 def decoder_messages(said: list[bytes]) -> Iterator[None]:
     """Collect in ``said`` what the decoders print on stderr, instead of showing it to the user.
 
-    libpng and libjpeg write to file descriptor 2 and offer no other way; it is also the only
-    place where they tell that a picture is damaged. The descriptor belongs to the process: a
-    lock lets one thread in, and what other code writes meanwhile is handed on afterwards.
+    libpng and libjpeg write to file descriptor 2 and offer no other way; these messages are also
+    the only sign that a picture is damaged. The descriptor belongs to the process: a lock lets one
+    thread in, and what other code writes meanwhile is handed on afterwards.
     """
     with _stderr_lock, tempfile.TemporaryFile() as sink:
         try:

@@ -36,7 +36,7 @@ SUFFIXES = frozenset((*_PHOTOGRAPHS, ".ppm", ".pgm", ".pbm", ".pnm"))
 # Training normalised with mean 127.5 and deviation 128, so black is -0.99609375.
 MEAN = 127.5
 DEVIATION = 128.0
-# By byte. Dividing by a power of two and halves of small numbers round nothing.
+# Indexed by byte. Every entry is exact: a power of two divides halves of small numbers.
 _NORMALISED: Float32 = ((np.arange(256) - MEAN) / DEVIATION).astype(np.float32)
 
 _GLOB = re.compile(r"[*?\[]")
@@ -67,8 +67,8 @@ def read_image(path: Path | str) -> UInt8:
     The rules are those of ``cv2.imread(path, IMREAD_COLOR)``, because that is what the models
     meet in deployment: the EXIF orientation is applied, grey becomes three equal channels, 16 bit
     keeps the upper 8, CMYK is converted, and transparency is **dropped**, not composited (the
-    colour below a transparent pixel shows). Other than there, the path may have any characters,
-    and a damaged file is an error where OpenCV returns what it got so far.
+    colour below a transparent pixel shows). Unlike with ``cv2.imread``, the path may have any
+    characters, and a damaged file is an error: OpenCV would return the part that it could decode.
 
     Raises `InputFileError` for everything that is not a whole picture, and for huge ones.
     """
@@ -111,7 +111,7 @@ def normalise_into(planes: Float32, image: UInt8) -> None:
     import cv2
 
     height, width = image.shape[:2]
-    # A table is the one pass over the pixels that writes floats at once: 0.2 ms at 640x640 on one
+    # A look-up table turns bytes into floats in one pass over the pixels: 0.2 ms at 640x640 on one
     # core, where cv2.dnn.blobFromImage takes 4 ms.
     for channel, plane in zip(reversed(cv2.split(image)), planes, strict=True):
         cv2.LUT(channel, _NORMALISED, dst=plane[:height, :width])
@@ -120,7 +120,7 @@ def normalise_into(planes: Float32, image: UInt8) -> None:
 def network_input(images: Sequence[UInt8], size: tuple[int, int]) -> tuple[Float32, list[float]]:
     """Letterbox and normalise BGR pictures: (N, 3, H, W) and the scale of each.
 
-    The bits of ``normalise(letterbox(...))`` without the canvas between them, for speed.
+    Equal bit by bit to ``normalise(letterbox(...))``, but without the canvas in between, for speed.
     """
     planes: Float32 = np.empty((len(images), 3, *size), np.float32)
     scales = []

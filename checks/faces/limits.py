@@ -1,8 +1,8 @@
-"""How far the faces of an artifact may be from its reference's: one row per precision.
+"""How far the faces of an artifact may be from those of its reference: one row per precision.
 
 Measured on 40 photographs with three trained models at 640x640 and 320x320, about 300 to 400 faces
 each: FP16 (also with everything in FP16) and INT8 (calibrated on 24 photographs, and on eight
-portraits), each stride for itself. The worst of them:
+portraits), each stride on its own. The worst values:
 
                        FP16     INT8
   mean IoU             0.998    0.979
@@ -13,7 +13,7 @@ portraits), each stride for itself. The worst of them:
   score, worst         0.0085   0.087   near the threshold, where the margin counts
 
 No face was lost or new beyond the margin. Boxes that are 10 % too large have a mean IoU of 0.83.
-Whatever is small and takes a side, ``tolerances.BIASES`` tells before.
+Small errors that all go in one direction are found earlier, by ``tolerances.BIASES``.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ from scrfdconv.checks.results import CheckResult
 CHECK = "faces"
 
 # Share of the reference's faces that must be found, and of the artifact's faces that must be the
-# reference's; those that crossed the threshold within the margin count as found. INT8 loses none
-# with care, and kept 3 % in the worst case that was met without; boxes that overlap just enough to
-# suppress each other may decide otherwise after rounding. The budget of `int8` is stricter.
+# reference's; faces that crossed the threshold within the margin count as found. INT8 loses no
+# face with care, and lost 3 % in the worst case without care. Of two boxes that overlap just enough
+# to suppress each other, rounding may keep the other one. The budget of `int8` is stricter.
 KEPT = {"fp32": 0.999, "tf32": 0.99, "fp16": 0.99, "int8": 0.95}
-# Of few faces one is more than the limit allows, and one may always fall to such a suppression
-# where numbers are rounded on purpose. Below ten that would excuse too much.
+# With few faces, a single one is a larger share than the limit allows, but rounding on purpose may
+# always lose one face to such a suppression. So one lost face passes. With fewer than ten faces
+# this exception would excuse too much.
 REDUCED, FEWEST_TO_SPARE = ("fp16", "int8"), 10
 
 
@@ -51,13 +52,13 @@ class FaceLimits:
     worst_score: float
 
 
-# Half as good again as measured, or less strict; the worst values decide about the coarse faults
-# only (another anchor may win by rounding), the means about the fine ones.
+# One and a half times the measured errors, or more. Limits on worst values catch only coarse
+# faults, because another anchor may win by rounding; limits on means catch the fine ones.
 _REDUCED = FaceLimits(0.02, 0.995, 0.7, 0.003, 0.1, 0.005, 0.03)
 LIMITS = {
-    # Rounding of float32: tensors agree to 4e-4 strides, so that only a tie may go another way.
+    # Rounding of float32: tensors agree to 4e-4 strides, so only ties may be decided differently.
     "fp32": FaceLimits(0.001, 0.999, 0.9, 0.001, 0.05, 0.0005, 0.001),
-    "tf32": _REDUCED,  # simulated errors of its tensors are those of FP16
+    "tf32": _REDUCED,  # in simulation, TF32 has the same errors as FP16
     "fp16": _REDUCED,
     "int8": FaceLimits(0.1, 0.95, 0.6, 0.025, 0.25, 0.03, 0.15),
 }
@@ -71,7 +72,7 @@ def faces_limit(precision: str, faces: int) -> float:
 
 
 def results_of(found: Agreement, precision: str) -> Iterator[CheckResult]:
-    """The agreement as results: of all faces, and of each stride's."""
+    """The agreement as results: for all faces, and for the faces of each stride."""
     if found.undefined:
         for metric in ("recall", "precision"):
             value, limit = getattr(found, metric), KEPT[precision]
@@ -95,7 +96,7 @@ def _results(subject: str, marks: Marks, precision: str, detail: str) -> Iterato
         return CheckResult(CHECK, subject, metric, value, limit, at_least, detail)
 
     yield result("recall", marks.recall, kept, at_least=True)
-    # Of a stride that wins nowhere in the artifact, recall tells all.
+    # A stride without any face in the artifact has no precision; its recall says everything.
     if subject == CHECK or not math.isnan(marks.precision):
         yield result("precision", marks.precision, kept, at_least=True)
     if not marks.found:
@@ -115,5 +116,5 @@ def _results(subject: str, marks: Marks, precision: str, detail: str) -> Iterato
 
 
 def of_few(mean: float, worst: float, count: int) -> float:
-    """The limit on the mean of ``count`` values, one of which may be as bad as the worst."""
+    """The limit on the mean of ``count`` values, one of which may be at the worst limit."""
     return (mean * (count - 1) + worst) / count

@@ -41,8 +41,8 @@ class Matches:
 class Marks:
     """How the faces of one stride, or all of them, were kept.
 
-    A value that nothing was measured for is NaN, which fails every limit: all of them where the
-    reference has no face, the ones about pairs where no face was found.
+    A value without measurements is NaN, which fails every limit: all values if the reference has no
+    face, the values about pairs if no face was found.
     """
 
     reference_faces: int  # at the deployment threshold
@@ -77,7 +77,7 @@ class Agreement(Marks):
 
     @property
     def undefined(self) -> str | None:
-        """Say why there is nothing to judge; None where there is."""
+        """Say why nothing can be judged; None if there are faces to judge by."""
         if self.reference_faces:
             return None
         return (
@@ -95,10 +95,10 @@ def agreement(
 ) -> Agreement:
     """Compare (reference, artifact) faces of the same pictures, one pair for each picture.
 
-    Decode both with a low threshold (`decode.LOW_THRESHOLD`). Both are cut at ``threshold``,
-    the one of deployment, for everything but the average precision. A face whose pair in the
-    other model is below it by no more than ``margin`` is neither lost nor extra: it crossed the
-    threshold, and is counted as one that fell or rose.
+    Decode both with a low threshold (`decode.LOW_THRESHOLD`). Both are cut at ``threshold``, the
+    threshold of deployment, for everything but the average precision. A face whose pair in the
+    other model is below the threshold by no more than ``margin`` is neither lost nor extra: it
+    crossed the threshold, and is counted as one that fell or rose.
 
     Average precision: the truth is the reference's faces at ``threshold``, the predictions
     are all of the artifact's, ranked by score over all pictures (equal scores in the order
@@ -167,7 +167,7 @@ class _Seen:
 
 @dataclass
 class Tally:
-    """What adds up while the pictures go by: boxes and scores, no pictures; see `agreement`."""
+    """Sums over pictures, which keep boxes and scores but no pictures; see `agreement`."""
 
     threshold: float
     margin: float
@@ -186,7 +186,7 @@ class Tally:
         self.hits.append(_hits(box_ious(ranked.boxes, truth.boxes)))
 
     def agreement(self) -> Agreement:
-        """What was found so far."""
+        """The agreement over all pictures so far."""
         faces = sum(len(one.strides) for one in self.seen)
         by_iou = self._average_precisions(faces)
         found = np.concatenate([one.strides for one in self.seen] or [np.empty(0, np.intp)])
@@ -230,7 +230,7 @@ def _seen(reference: Faces, other: Faces, rules: Tally) -> _Seen:
 
 
 def _strides(faces: Faces) -> Index:
-    """The stride of each face; 0 for all of them where nothing says."""
+    """The stride of each face; 0 for all faces where strides are unknown."""
     return np.zeros(len(faces), np.intp) if faces.strides is None else faces.strides
 
 
@@ -291,7 +291,7 @@ def _keypoint_errors(reference: Faces, other: Faces) -> Float64:
 
 
 def _hits(overlaps: Float64) -> Mask:
-    """Decide for the (predictions, truth) of one picture, best first, who hits at each IoU."""
+    """Decide which predictions of one picture, best first, hit a truth at each IoU."""
     limits = np.array(AP_IOUS)
     hits = np.zeros((len(overlaps), len(limits)), np.bool_)
     if not overlaps.size:

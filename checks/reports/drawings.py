@@ -46,7 +46,7 @@ class Axis:
         return cls(low - margin, high + margin)
 
     def at(self, value: float) -> float:
-        """Where ``value`` is, in percent; what lies outside is at the end, NaN at the right one."""
+        """The place of ``value`` in percent; values outside are at the nearest end, NaN right."""
         if value <= 0:
             return 0.0
         if not value < math.inf:

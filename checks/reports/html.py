@@ -23,7 +23,7 @@ from scrfdconv.checks.reports.overview import Matrix
 from scrfdconv.checks.results import CheckResult
 from scrfdconv.converters.structured import to_plain
 
-METRICS = {  # of outputs, and what their columns are called
+METRICS = {  # of outputs, with the titles of their columns
     "max_abs": "largest",
     "mean_abs": "mean",
     "p999_abs": "99.9 %",
@@ -37,8 +37,8 @@ MARKS: dict[State, str] = {
     "skipped": "»",
     "not run": "○",
 }
-SMALLEST_SHARE = 0.01  # of a limit: below, it does not matter how small
-LARGEST_SHARE = 1000  # times a limit: beyond, how far it is off says nothing
+SMALLEST_SHARE = 0.01  # of a limit: smaller shares are shown as "< 1 %"
+LARGEST_SHARE = 1000  # times a limit: from here on "far beyond" is shown
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Plot:
     about: str
     axis: Axis
     lines: tuple[tuple[str, tuple[Point, ...]], ...]
-    unit: float  # in which the axis counts
+    unit: float  # of the axis
     at_one: str = ""  # what a value of 1 means
 
 
@@ -164,7 +164,7 @@ def _plot(
 
 
 def _reasons(result: BuildResult) -> dict[str, list[Outcome]]:
-    """What was skipped or not run, by reason: one reason often has many."""
+    """Artifacts that were skipped or not run, by reason: many often share one."""
     found: dict[str, list[Outcome]] = {}
     for outcome in result.outcomes:
         if outcome.state in ("skipped", "not run"):
@@ -197,7 +197,7 @@ def share(value: float) -> str:
 
 
 def _picture_size(faces: FacesOn, picture: Picture | None) -> tuple[float, float]:
-    """Width and height; without the picture, what holds all boxes."""
+    """Width and height; without the picture, a size that holds all boxes."""
     if picture:
         return picture.width, picture.height
     boxes = (*faces.reference, *faces.artifact)

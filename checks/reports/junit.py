@@ -15,7 +15,7 @@ from xml.etree import ElementTree  # only written with, never parsed
 from scrfdconv.checks.reports.outcome import BuildResult, Outcome
 from scrfdconv.checks.reports.wording import name_of, reason, sentence
 
-# What XML 1.0 has no way to say, not even escaped (section 2.2): it would make the file unreadable.
+# Characters that XML 1.0 cannot hold, not even escaped (section 2.2); the file would be unreadable.
 _ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -25,7 +25,7 @@ class Case:
 
     name: str
     verdict: str = ""  # failure, error or skipped
-    kind: str = ""  # of failure, for filters
+    kind: str = ""  # kind of failure, for filters
     text: str = ""
 
 
@@ -48,7 +48,7 @@ def junit(result: BuildResult) -> str:
 
 
 def cases_of(outcome: Outcome, result: BuildResult) -> Iterator[Case]:
-    """The build itself first, then every check; no two of one name."""
+    """The build itself first, then every check; no two cases share a name."""
     yield _building(outcome, result)
     seen: dict[str, int] = {}
     for check in outcome.report.results if outcome.report else ():
@@ -79,7 +79,7 @@ def _suite(name: str, seconds: float, cases: list[Case]) -> ElementTree.Element:
     # Dots are what Jenkins takes for packages: one per folder, none within names such as 2.5g.
     class_name = ".".join(part.replace(".", "_") for part in name.split("/"))
     for case in cases:
-        time = seconds if case is cases[0] else 0.0  # all the time is that of the build
+        time = seconds if case is cases[0] else 0.0  # checks are not timed one by one
         attributes = {"classname": class_name, "name": case.name, "time": _time(time)}
         element = ElementTree.SubElement(suite, "testcase", _all_clean(attributes))
         if case.verdict:

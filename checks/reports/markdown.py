@@ -21,8 +21,8 @@ from scrfdconv.checks.reports.wording import (
 # GitHub refuses a summary of more than 1 MiB as a whole; half of it leaves room for other tools
 # that write to the same one.
 LARGEST = 512 * 1024  # bytes
-SHOWN_FAILURES = 50  # artifacts: beyond, somebody reads the page and not a summary
-SHOWN_CHECKS = 10  # failed ones of an artifact: where everything fails, ten say it
+SHOWN_FAILURES = 50  # artifacts: a longer list is read on the page, not in a summary
+SHOWN_CHECKS = 10  # failed checks of an artifact: where everything fails, ten are enough
 LONGEST_TEXT = 300  # characters of a detail: the rest is in the other reports
 SYMBOLS: dict[State, str] = {
     "built": "✅",
@@ -54,7 +54,7 @@ def github_annotations(result: BuildResult) -> Iterator[str]:
     for outcome in result.outcomes:
         if outcome.state in ("built", "cached"):
             continue
-        # What was not run failed elsewhere: there is the error to be read.
+        # An artifact that was not run needs one that failed: the error stands there.
         failed = result.counts_as_failure(outcome) and outcome.state != "not run"
         title = _property(f"{outcome.state}: {outcome.name}")
         yield f"::{'error' if failed else 'warning'} title={title}::{_message(reason(outcome))}"

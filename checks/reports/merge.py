@@ -11,7 +11,7 @@ from scrfdconv.converters.errors import InputFileError
 from scrfdconv.converters.structured import read_json
 
 MADE = ("built", "cached")
-# What two machines say of one artifact: the first of these is what the release has.
+# If two machines report different states of one artifact, the earlier state in this order counts.
 WORTH = (*MADE, "failed", "skipped", "not run")
 
 
@@ -35,7 +35,7 @@ def merge_reports(paths: Sequence[Path]) -> BuildResult:
         tuple(_merged_pictures(results)),
         _merged_environments(result for _, result in results),
         "\n".join(_different(result.command for _, result in results)),
-        sum(result.seconds for _, result in results),  # of work: the machines did it side by side
+        sum(result.seconds for _, result in results),  # of work; the machines worked side by side
         any(result.strict for _, result in results),
     )
 
@@ -91,7 +91,7 @@ def _merged_pictures(results: Sequence[tuple[Path, BuildResult]]) -> Iterator[Pi
 
 
 def _merged_environments(results: Iterable[BuildResult]) -> dict[str, str]:
-    """What is the same everywhere once, the rest side by side."""
+    """Facts that are equal everywhere stand once, all others side by side."""
     values: dict[str, list[str]] = {}
     for result in results:
         for label, value in result.environment.items():

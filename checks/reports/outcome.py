@@ -1,4 +1,4 @@
-"""What a build did: one outcome for each artifact, and the whole, from which every report is made.
+"""What a build did: an outcome for each artifact, and the object that all reports are made from.
 
 Plain data. ``report.json`` is ``BuildResult.to_dict()`` and reads back as the same object, so that
 the reports of several machines can be merged and rendered anywhere.
@@ -24,15 +24,15 @@ EXIT_CODES = range(256)  # of a process
 class Histogram:
     """Absolute errors of one output on every sample, counted by decades' fractions.
 
-    ``counts[i]`` errors lie in [edges[i], edges[i + 1]); what is below the first edge, exact
-    equality included, is in ``below``.
+    ``counts[i]`` errors lie in [edges[i], edges[i + 1]); ``below`` counts smaller errors, exact
+    equality included.
     """
 
     output: str  # score_8 ...
     edges: tuple[Real, ...]  # ascending, one more than counts
     counts: tuple[int, ...]
     below: int = 0
-    limit: Real | None = None  # of the largest error; None where there is none
+    limit: Real | None = None  # of the largest error; None where no limit applies
 
     def __post_init__(self) -> None:
         if len(self.edges) != len(self.counts) + 1 or min(self.counts, default=0) < 0:
@@ -92,17 +92,17 @@ class Outcome:
     shape: str  # "dynamic" or "640x640"
     batch: int
     state: State
-    why: str = ""  # it failed, was skipped or not run
-    exit_code: int = 0  # of the failure, as the command line has it
+    why: str = ""  # reason why the artifact failed, was skipped or not run
+    exit_code: int = 0  # the command line's exit code for the failure
     command: str = ""  # that repeats this step alone
     sha256: str = ""
     size: int = 0  # bytes
-    seconds: Real | None = None  # of the build that made it; None where nothing was made
+    seconds: Real | None = None  # of the build that made the file; None where nothing was made
     report: Report | None = None
     histograms: tuple[Histogram, ...] = ()
     faces: tuple[FacesOn, ...] = ()
     latency: Latency | None = None
-    parents: tuple[str, ...] = ()  # what it was made from, by name: artifacts, or the checkpoint
+    parents: tuple[str, ...] = ()  # names of the artifacts or the checkpoint it was made from
 
     @property
     def title(self) -> str:
@@ -113,7 +113,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class BuildResult:
-    """All outcomes and where they came about. It owns the exit code of ``build``."""
+    """All outcomes of a build and its environment; decides the exit code of ``build``."""
 
     recipe: str  # name of the recipe
     outcomes: tuple[Outcome, ...]

@@ -67,8 +67,8 @@ def share_of_limit(result: CheckResult) -> float | None:
     """How much of the allowed error is there: 1 is the limit, above fails.
 
     For lower limits: decibels are turned back into amplitudes, and what must not fall below a
-    share of 1 (cosine, recall) counts as its distance from 1. None where that says nothing, as of
-    a count with limit 0; infinite for NaN.
+    share of 1 (cosine, recall) counts as its distance from 1. None where a share says nothing, as
+    for a count with limit 0; infinite for NaN.
     """
     measured, limit = result.measured, result.limit
     if math.isnan(measured) or math.isnan(limit):

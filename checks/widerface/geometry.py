@@ -1,4 +1,4 @@
-"""How the published WIDER FACE numbers look at an image: size, padding, and the way back.
+"""How the published WIDER FACE evaluation treats an image: size, padding, and the way back.
 
 The protocol is that of SCRFD's own ``tools/test_widerface.py``. It differs from deployment
 (``checks/faces/images.py``) in rounding, in the colour of the padding, and in NMS.
@@ -86,9 +86,9 @@ def eval_geometry(
     if box is None:
         return EvalGeometry(image_size, image_size, _round_up(image_size, multiple))
     height, width = image_size
-    # The published pipeline fits long into long and short into short side.
+    # The published pipeline fits the long side into the long side, the short into the short.
     scale = min(max(box) / max(image_size), min(box) / min(image_size))
-    # It rounds half up, where the demo truncates. Never to nothing: OpenCV cannot resize to 0.
+    # The pipeline rounds half up, where the demo truncates. At least 1: OpenCV cannot resize to 0.
     resized = max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
     return EvalGeometry(image_size, resized, _round_up(box, multiple))
 
@@ -119,7 +119,7 @@ def _round_up(size: tuple[int, int], multiple: int) -> tuple[int, int]:
 def prepare(
     image: NDArray[np.uint8], mode: int = VGA, multiple: int = MULTIPLE
 ) -> tuple[NDArray[np.float32], EvalGeometry]:
-    """Turn an OpenCV image, (H, W, 3) BGR uint8, into what the published numbers were measured on.
+    """Turn an OpenCV image, (H, W, 3) BGR uint8, into the input of the published evaluation.
 
     Returns the model's input, (1, 3, H, W) float32 RGB in about -1..1, and the geometry for
     ``restore``. Padding is added after the normalisation and therefore grey, not black as in

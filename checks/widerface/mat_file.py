@@ -1,7 +1,7 @@
 """Matlab files, read by a process of its own with little memory and time.
 
 scipy's reader is C code that ends the whole process on damaged files (signal 11), and believes
-the sizes that a file claims. What it makes of a file comes back as JSON, which harms nobody.
+the sizes that a file claims. The content of a file comes back as JSON, which is safe to read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from scrfdconv.converters.errors import InputFileError
 MAX_SECONDS = 20  # the real files take 0.5
 MAX_MEMORY = 2 << 30  # bytes of the process; the real files need a tenth
 MAX_FILE = 64 << 20  # the real ones have 0.4 MB
-# What is wanted of the files: names, boxes, and which of them count.
+# The variables that are read: names, boxes, and which boxes count.
 VARIABLES = ("event_list", "file_list", "face_bbx_list", "gt_list")
 _ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -62,7 +62,7 @@ def _sentence(path: Path, reason: str) -> str:
 
 
 def _array(value: Any) -> Any:
-    """The other way of ``_plain``."""
+    """Make an array from JSON, the reverse of ``_plain``."""
     match value:
         case {"cells": list(items), "shape": [int(rows), int(columns)]}:
             made = np.empty(len(items), object)
@@ -108,7 +108,7 @@ def _main(path: str) -> int:
     try:
         found = loadmat(path, variable_names=VARIABLES)
         plain = {name: _plain(found[name]) for name in VARIABLES if name in found}
-    except BaseException as error:  # a limit of memory comes in many kinds
+    except BaseException as error:  # a lack of memory raises many kinds of errors
         sys.stderr.write(f"{type(error).__name__}: {error}".partition("\n")[0])
         return 1
     sys.stdout.write(json.dumps(plain))

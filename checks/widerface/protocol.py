@@ -1,8 +1,8 @@
 """WIDER FACE validation: average precision of detections on the three subsets.
 
 The protocol is the one of the data set's own ``eval_tools`` (http://shuoyang1213.me/WIDERFACE/),
-which the scripts of RetinaFace and SCRFD repeat. The ground truth is read by
-``widerface_truth``, detections by ``widerface_results``.
+which the scripts of RetinaFace and SCRFD repeat. The ground truth is read by ``truth.py``,
+detections by ``result_files.py``.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def _corners(boxes: Floats) -> tuple[Floats, Floats, Floats, Floats]:
 
 
 def _curve(matches: _Matches, counts: Bools) -> Curve:
-    """Draw the curve of one subset from ``counts``, which of all faces belong to it."""
+    """Draw the curve of one subset; ``counts`` marks the faces that belong to the subset."""
     # In descending order of the scores a face is found by the best of its predictions, and a count
     # "up to the last prediction at or above t" is a count of scores >= t. No order is needed then.
     counting = np.zeros(len(matches.scores), np.bool_)

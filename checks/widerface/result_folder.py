@@ -19,7 +19,7 @@ from scrfdconv.converters.errors import InputFileError, OutputError
 from scrfdconv.converters.scratch import remove_abandoned
 from scrfdconv.converters.structured import read_json
 
-# No .txt: readers of the standard layout take it for nothing of theirs.
+# Not .txt, so that readers of the standard layout ignore the stamp.
 STAMP_FILE = "scrfdconv.json"
 
 
@@ -78,11 +78,11 @@ def _read(path: Path) -> Any:
     try:
         return read_json(path, dict[str, Any])
     except InputFileError:
-        return None  # equals no stamp
+        return None  # an unreadable stamp equals none
 
 
 def _remove_halves(directory: Path) -> None:
-    """What a killed run was writing; two runs at once in one folder are not supported."""
+    """Remove what a killed run was writing; two runs at once in one folder are not supported."""
     remove_abandoned(directory)
     for part in directory.glob("*/.*.part"):
         part.unlink(missing_ok=True)
