@@ -156,10 +156,10 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Load an mmdet ``.pth``, a bare state_dict or ``.safetensors``.
 
-    The architecture, where it is not known, comes from ``recipe``, else ``config``, else the
-    file's ``meta`` (what `save_checkpoint` wrote, or a config text), else the names and shapes
-    (``groups``: GroupNorm groups where those leave it open). Raises CheckpointError for files
-    that do not load or do not fit.
+    Without ``architecture``, the first of these decides: ``recipe``, ``config``, the file's
+    ``meta`` (from `save_checkpoint`, or a config text), the names and shapes of the tensors.
+    ``groups`` is GroupNorm's number of groups, where names and shapes leave it open. Raises
+    CheckpointError for files that do not load or do not fit the architecture.
     """
     if sum(option is not None for option in (recipe, config, groups)) > 1:
         raise UsageError("--recipe, --config and --norm-groups exclude each other: give one.")
@@ -254,7 +254,7 @@ def _float32(weights: Mapping[str, Tensor], path: Path, notes: list[str]) -> dic
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """True for real numbers that are all there, each with memory of its own."""
+    """True for a tensor of real numbers whose values all have memory of their own."""
     if tensor.is_quantized or tensor.is_complex() or tensor.is_nested:
         return False
     return tensor.nbytes <= tensor.untyped_storage().nbytes()
