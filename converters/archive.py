@@ -1,8 +1,8 @@
-"""Torch's zip archives, read with bounds: nothing in one is larger than the file can hold.
+"""Torch's zip archives, read with bounds: no member claims more bytes than its file can hold.
 
-Readers of zip archives differ in what they make of odd ones (two directories, a member twice,
-names that lie). So torch never gets the file itself: it gets what was read and checked here,
-written anew, and both see the same.
+Readers of zip archives disagree about odd archives (two directories, a member twice, false names).
+So torch never gets the file itself: torch gets a new archive of the members that were read and
+checked here, and both readers see the same content.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_FILE = 512 << 20
 # torch writes ten thousand members for the largest trainers, and a directory of 60 bytes each.
 MAX_MEMBERS = 50_000
 MAX_DIRECTORY = 16 << 20
-# Only code is compressed, of which a network has 0.1 MB; weights are stored as they are.
+# Torch compresses only code, and a network has 0.1 MB of code; weights are not compressed.
 MAX_EXPANSION = 16 << 20
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1  # bit of a member's flags
@@ -31,7 +31,7 @@ _END64 = struct.Struct("<4sQ2H2L4Q")
 _LOCATOR64 = struct.Struct("<4sLQL")
 _COMMENT = 1 << 16  # longest comment behind the end
 
-# What Python's reader raises on archives that somebody made or that were damaged.
+# Errors that Python's reader raises on damaged or crafted archives.
 _BROKEN = (
     zipfile.BadZipFile,
     zlib.error,
@@ -56,14 +56,14 @@ def require_size(path: Path) -> None:
 
 
 def require_directory(path: Path) -> None:
-    """Raise InputFileError for a zip archive with a directory that fills the memory."""
+    """Raise InputFileError for a zip archive whose directory would fill the memory."""
     with path.open("rb") as file:
         length = file.seek(0, io.SEEK_END)
         file.seek(max(0, length - _END.size - _COMMENT))
         tail = file.read()
     at = tail.rfind(b"PK\5\6")
     if at < 0 or len(tail) < at + _END.size:
-        return  # no archive: Python's reader says so
+        return  # not an archive: Python's reader reports the fault
     size = _END.unpack_from(tail, at)[5]
     before = at - _LOCATOR64.size - _END64.size
     if before >= 0 and tail[before : before + 4] == b"PK\6\6":
@@ -73,7 +73,7 @@ def require_directory(path: Path) -> None:
 
 
 def names_in(path: Path) -> list[str] | None:
-    """Names of the members of a zip archive; None for files that are none.
+    """Names of the members of a zip archive; None for files of another kind.
 
     Raises InputFileError for archives that are damaged.
     """
@@ -99,8 +99,8 @@ def _sentences(path: Path) -> Iterator[None]:
 def members_of(path: Path) -> dict[str, bytes]:
     """The content of every member, by its name below the archive's top folder.
 
-    Raises InputFileError for archives that are damaged, that expand to more than they can, or
-    that hold members in a way that torch never writes.
+    Raises InputFileError for archives that are damaged, that expand to more bytes than their file
+    can hold, or whose members are stored in a way that torch never uses.
     """
     require_size(path)
     require_directory(path)
@@ -110,7 +110,7 @@ def members_of(path: Path) -> dict[str, bytes]:
 
 
 def _checked(infos: list[zipfile.ZipInfo], path: Path) -> dict[str, zipfile.ZipInfo]:
-    """The members by the name below the top folder, if all of them are as torch writes them."""
+    """The members by their name below the top folder, if torch could have written all of them."""
     if len(infos) > MAX_MEMBERS:
         raise InputFileError(f"{path}: holds {len(infos)} members, at most {MAX_MEMBERS} are read.")
     limit = path.stat().st_size + MAX_EXPANSION

@@ -1,4 +1,4 @@
-"""Files of models: their digests, and how they are replaced only whole."""
+"""Model files: their digests, and how a file is replaced as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Artifact:
     format: str
     precision: str
     digest: str  # of all files
-    parents: tuple[str, ...] = ()  # digests of what it was made from
+    parents: tuple[str, ...] = ()  # digests of the sources
     companions: tuple[Path, ...] = ()  # the other files
-    host_code: bool = False  # the user lets code in it run (an engine's own runtime)
+    host_code: bool = False  # the user allows code in the file to run (an engine's runtime)
 
     @property
     def name(self) -> str:
@@ -45,7 +45,7 @@ class Artifact:
 
 def digest_of(path: Path) -> str:
     """sha256 of a file, as 64 hexadecimal digits."""
-    import hashlib  # here, because --help needs none of it
+    import hashlib  # here, because --help needs no digests
 
     result = hashlib.sha256()
     with readable(path).open("rb") as file:
@@ -55,10 +55,10 @@ def digest_of(path: Path) -> str:
 
 
 def digest_of_files(files: Sequence[Path]) -> str:
-    """One digest for the files of an artifact: of a single file its sha256.
+    """One digest for the files of an artifact; for a single file, its sha256.
 
-    Of several files it is the sha256 over a line of suffix and sha256 for each, in the order of
-    the suffixes that the format declares: renaming all of them together changes nothing.
+    For several files: the sha256 over one line per file (suffix and sha256), in the order of the
+    suffixes that the format declares. Renaming all files together changes nothing.
     """
     import hashlib
 
@@ -94,8 +94,8 @@ def archive_members(path: Path) -> frozenset[str] | None:
 def replacing(out: Path) -> Iterator[Path]:
     """A path beside ``out`` to write to; renamed to ``out`` if the block ends without an error.
 
-    Whatever happens in between, an older ``out`` stays as it was and nothing half-written gets
-    its name. Leftovers of killed processes are removed by the next one.
+    If the block fails, an older ``out`` stays as it was, and no half-written file gets its name.
+    The next process removes what killed processes left behind.
     """
     with scratch_beside(out) as folder:
         part = folder / out.name
@@ -118,8 +118,8 @@ def scratch_beside(out: Path) -> Iterator[Path]:
 def put_in_place(parts: Sequence[Path], files: Sequence[Path]) -> None:
     """Give finished files their final names, the main file (the first) last."""
     for part in parts:
-        with part.open("r+b") as file:  # some systems synchronise no file that is only read
-            os.fsync(file.fileno())  # or a crash could leave the new name with no content
+        with part.open("r+b") as file:  # some systems synchronise only files open for writing
+            os.fsync(file.fileno())  # else a crash could leave an empty file under the new name
     for part, final in reversed(list(zip(parts, files, strict=True))):
         part.replace(final)
 
@@ -138,9 +138,9 @@ def require_folder(out: Path) -> None:
 
 
 def require_distinct(written: Iterable[Path], read: Mapping[Path, str]) -> None:
-    """Raise OutputError where a file that will be written is one that is read, or is named twice.
+    """Raise OutputError where an output file is also a source, or is named twice.
 
-    ``read`` says of each file what it is: "the source", "a calibration table".
+    ``read`` says what each source is: "the source", "a calibration table".
     """
     known = {path.resolve(): what for path, what in read.items()}
     for path in written:

@@ -2,7 +2,7 @@
 
 ScrfdconvError
 ├── CheckFailed          1  a measurement was outside its limit
-├── UsageError           2  the command asks for something that cannot be
+├── UsageError           2  the command asks for something impossible
 │   └── OutputError      2  the place to write to is not usable
 ├── InputFileError       3  a file that was given is bad
 │   ├── CheckpointError  3  ... a checkpoint
@@ -22,7 +22,7 @@ class ScrfdconvError(Exception):
 class CheckFailed(ScrfdconvError):  # noqa: N818 - a verdict, not a malfunction
     """A check measured a value outside its limit, or could not measure at all.
 
-    ``report`` has the measurements, for whoever prints the error.
+    ``report`` has the measurements, for the code that prints the error.
     """
 
     exit_code = 1
@@ -39,7 +39,7 @@ class UsageError(ScrfdconvError):
 
 
 class OutputError(UsageError):
-    """The output cannot be written where it was asked for."""
+    """The output cannot be written to the given place."""
 
 
 class InputFileError(ScrfdconvError):

@@ -47,7 +47,13 @@ class Interface:
     ) -> Interface:
         """The interface of a network's artifact, dynamic unless ``shape`` (H, W) is given."""
         height, width = shape or (None, None)
-        return cls(architecture.output_names, batch, height, width, architecture.size_multiple)
+        return cls(
+            outputs=architecture.output_names,
+            batch=batch,
+            height=height,
+            width=width,
+            size_multiple=architecture.size_multiple,
+        )
 
     @property
     def shape(self) -> tuple[int, int] | None:

@@ -1,6 +1,6 @@
 """Python source as data: assignments of literals and ``dict(...)`` calls, parsed, never executed.
 
-Whatever else a file contains is never run, and what it may have changed is marked unreadable.
+Other statements never run; names that such a statement may change are marked unreadable.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ from typing import Any
 
 from scrfdconv.converters.errors import CheckpointError
 
-MAX_BYTES = 1 << 18  # real configs have 5 kB; a file of this size is something else
+MAX_BYTES = 1 << 18  # real configs have 5 kB
 MAX_FILES = 50  # a config and all of its `_base_` files; mmdet's have 5
-# Values of all names together, each counted as often as it is named: lists of lists of lists grow
+# Values of all names together, counted each time a name is used: lists of lists of lists grow
 # tenfold a line. Real configs have 500.
 MAX_VALUES = 100_000
 MAX_DEPTH = 60  # of lists in lists; real configs reach 8
 MAX_NUMBER = 1e18  # 64-bit numbers; larger ones overflow somewhere
 MAX_TEXT = 10_000  # characters of one text
 MAX_BASES = 20  # depth of `_base_` chains; a cycle ends here
-SPOILED = "changed by code"  # key of a mark in dicts that a statement may have changed
+SPOILED = "changed by code"  # key that marks a dict which a statement may have changed
 
 
 class Budget:
-    """What reading a config may still take; raises CheckpointError when that is spent."""
+    """Files and values that a config may still read; raises CheckpointError when none are left."""
 
     def __init__(self, where: str, files: int = MAX_FILES, values: int = MAX_VALUES) -> None:
         self.where, self._files, self._values = where, files, values
 
     def file(self) -> None:
-        """One more file is read."""
+        """Count one more file."""
         self._files -= 1
         if self._files < 0:
             raise CheckpointError(f"{self.where}: needs more than {MAX_FILES} `_base_` files.")
@@ -58,7 +58,7 @@ class Budget:
 
 
 def _require_small(value: Any, where: str) -> None:
-    """Raise CheckpointError for a number or text that no config has; NaN is none either."""
+    """Raise CheckpointError for a number or text that no config has, and for NaN."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if number and not abs(value) <= MAX_NUMBER:
         raise CheckpointError(f"{where}: holds a number beyond {MAX_NUMBER:g}, or none at all.")
@@ -67,7 +67,7 @@ def _require_small(value: Any, where: str) -> None:
 
 
 class Unreadable:
-    """An expression that is not data; an error only where its value is needed."""
+    """An expression that is not data: an error only if the model needs its value."""
 
     def __init__(self, node: ast.AST) -> None:
         self.line = getattr(node, "lineno", 0)
@@ -126,14 +126,14 @@ def assignments_in_text(text: str, where: str, budget: Budget | None = None) -> 
                 f"{where}: line {statement.lineno} changes `model` by code, and configs are never "
                 "executed; write the values into `model = dict(...)`."
             )
-        else:  # whatever it does, it may do to these
+        else:  # the statement may change any of these names
             for name in _mentioned(statement):
                 names[name] = _spoiled(names.get(name), statement)
     return names
 
 
 def _plain_targets(statement: ast.stmt) -> list[str]:
-    """The names that a plain assignment gives its value; none for every other statement."""
+    """The names that a plain assignment binds; empty for every other statement."""
     targets: list[ast.expr] = []
     if isinstance(statement, ast.Assign):
         targets = statement.targets

@@ -23,7 +23,8 @@ def is_checkpoint(path: Path, head: bytes) -> bool:
     """True for a file that begins with ``head`` if torch or safetensors wrote weights to it."""
     members = archive_members(path)
     if members is not None:
-        return "data.pkl" in members and "constants.pkl" not in members  # which TorchScript has
+        # TorchScript archives have constants.pkl, too.
+        return "data.pkl" in members and "constants.pkl" not in members
     return head.startswith(_PICKLE) or _is_safetensors(path, head)
 
 
@@ -59,12 +60,12 @@ def _read_safetensors(path: Path, head: bytes) -> Mapping[str, Any]:
         raise CheckpointError(f"{path}: its header is larger than that of any SCRFD.")
     try:
         return load_file(path)  # type: ignore[no-any-return]
-    except Exception as error:  # the library raises its own, and what torch makes of odd types
+    except Exception as error:  # its own errors, and torch's for odd types
         raise CheckpointError(f"{path}: is damaged or truncated ({_first(error)}).") from error
 
 
 def _read_torch(path: Path) -> Any:
-    """The content of a zip archive or an old pickle, once its claims are known to be true."""
+    """The content of a zip archive or an old pickle, after its claims were checked."""
     import torch
 
     source = _checked(path)
@@ -74,7 +75,7 @@ def _read_torch(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         culprit = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise _code(path, culprit[1] if culprit else "") from error
-    except Exception as error:  # torch raises what its zip and pickle readers run into
+    except Exception as error:  # torch passes on any error of its zip and pickle readers
         raise CheckpointError(f"{path}: is damaged or truncated ({_first(error)}).") from error
 
 

@@ -138,7 +138,11 @@ def seeded_checkpoint(architecture: Architecture, seed: int = DEFAULT_SEED) -> C
     weights = seeded_weights(architecture, seed)
     name = f"{architecture.name}-seeded" + (f"{seed}" if seed else "")
     return Checkpoint(
-        name, architecture, f"built-in {architecture.name}", weights, _digest_of_weights(weights)
+        name=name,
+        architecture=architecture,
+        recognised_by=f"built-in {architecture.name}",
+        weights=weights,
+        digest=_digest_of_weights(weights),
     )
 
 
@@ -152,10 +156,10 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Load an mmdet ``.pth``, a bare state_dict or ``.safetensors``.
 
-    The architecture, where it is not known, comes from ``recipe``, else ``config``, else the
-    file's ``meta`` (what `save_checkpoint` wrote, or a config text), else the names and shapes
-    (``groups``: GroupNorm groups where those leave it open). Raises CheckpointError for files
-    that do not load or do not fit.
+    Without ``architecture``, the first of these decides: ``recipe``, ``config``, the file's
+    ``meta`` (from `save_checkpoint`, or a config text), the names and shapes of the tensors.
+    ``groups`` is GroupNorm's number of groups, where names and shapes leave it open. Raises
+    CheckpointError for files that do not load or do not fit the architecture.
     """
     if sum(option is not None for option in (recipe, config, groups)) > 1:
         raise UsageError("--recipe, --config and --norm-groups exclude each other: give one.")
@@ -168,13 +172,13 @@ def load_checkpoint(
     _require_fit(needed(shapes), architecture, f"{path} ({how})")
     weights = {name: tensors[name] for name in parameter_shapes(architecture)}
     return Checkpoint(
-        path.stem,
-        architecture,
-        how,
-        _float32(weights, path, notes),
-        digest_of(path),
-        path,
-        tuple(notes),
+        name=path.stem,
+        architecture=architecture,
+        recognised_by=how,
+        weights=_float32(weights, path, notes),
+        digest=digest_of(path),
+        path=path,
+        notes=tuple(notes),
     )
 
 
@@ -250,7 +254,7 @@ def _float32(weights: Mapping[str, Tensor], path: Path, notes: list[str]) -> dic
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """True for real numbers that are all there, each with memory of its own."""
+    """True for a tensor of real numbers whose values all have memory of their own."""
     if tensor.is_quantized or tensor.is_complex() or tensor.is_nested:
         return False
     return tensor.nbytes <= tensor.untyped_storage().nbytes()

@@ -16,7 +16,7 @@ def metadata_for(
 ) -> dict[str, str]:
     """Metadata of an artifact made from ``checkpoint``; strings, as every container takes them.
 
-    Neither time nor path: the same input gives the same bytes.
+    They hold neither times nor paths: the same input gives the same bytes.
     """
     a = checkpoint.architecture
     size = f"{shape[0]}x{shape[1]}" if shape else "dynamic"

@@ -1,7 +1,7 @@
 """Read an mmdet config as data: parsed, never executed.
 
-A config is Python source made of assignments of literals and ``dict(...)`` calls. Only those are
-understood; whatever else a file contains is never run, and is an error where the model needs it.
+A config is Python source made of assignments of literals and ``dict(...)`` calls. Only these are
+understood. Other code never runs, and is an error where the model needs its value.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from scrfdconv.converters.network.architecture import FIRST_STAGE_STRIDE, Archit
 from scrfdconv.converters.network.bounds import MOST_VALUES
 
 KEYPOINTS = 5  # NK in upstream's head: not configurable
-DEFAULT_NORM = {"type": "GN", "num_groups": 32}  # of upstream's head, where a config has none
+DEFAULT_NORM = {"type": "GN", "num_groups": 32}  # default of upstream's head
 
 _BLOCKS: Mapping[str, Block] = {"BasicBlock": "basic", "Bottleneck": "bottleneck"}
 
@@ -37,7 +37,7 @@ def architecture_from_config_text(text: str, name: str, where: str) -> Architect
 
 
 class _Table:
-    """A dict of the config that knows where it stands, so that errors can say so."""
+    """A dict of the config with its place in the file, which errors name."""
 
     def __init__(self, values: Any, where: str) -> None:
         if not isinstance(values, dict):

@@ -1,9 +1,9 @@
-"""Torch's pickles as data: what a pickle would build, without building any of it.
+"""Torch's pickles as data: what a pickle would build, without building anything.
 
-Pickles are programs. torch's own reader for weights runs only a few of their instructions, but
-believes what they say: a tensor of 10^12 values over a storage of four, a storage larger than its
-file. Here the same few instructions are followed with names in the place of objects, and what
-they say of tensors is compared with the bytes that are there.
+Pickles are programs. Torch's own reader for weights runs only a few of their instructions, but
+believes every size in them: a tensor of 10^12 values over a storage of four, a storage larger than
+its file. The reader here follows the same few instructions, with names in place of objects, and
+compares the sizes of all tensors with the bytes in the file.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ITEM_BYTES: Mapping[str, int] = {
     "BoolStorage": 1,
 }
 TENSOR = ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor")
-# What torch's own reader and the number types of `loading` let pass, and what is harmless of it.
+# The harmless part of what torch's own reader and the allowed number types accept.
 _EMPTY_ONLY = ("collections.OrderedDict", "collections.Counter", "__builtin__.set", "builtins.set")
 _CALLS = (
     *TENSOR,
@@ -61,7 +61,7 @@ _KEYS = (str, int, float, bool, type(None), bytes)
 
 @dataclass(frozen=True)
 class Name:
-    """A global that a pickle asks for; nothing is imported."""
+    """A global that a pickle names; it is never imported."""
 
     text: str
 
@@ -82,14 +82,14 @@ class Storage:
 
 @dataclass
 class Box:
-    """A list, a dict or an object: what is put into it does not matter here."""
+    """A list, a dict or an object; its content does not matter here."""
 
     what: str = ""
 
 
 @dataclass
 class Contents:
-    """What a pickle names."""
+    """All names and storages that a pickle refers to."""
 
     names: set[str] = field(default_factory=set)
     storages: dict[str, Storage] = field(default_factory=dict)
@@ -116,7 +116,7 @@ class Reader:
         self._left = MAX_INSTRUCTIONS
 
     def read(self, stream: BinaryIO) -> Any:
-        """The value of the next pickle in ``stream``, as names. Raises both errors."""
+        """The value of the next pickle in ``stream``, as names; PickleError or CodeError."""
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
@@ -172,7 +172,7 @@ class Reader:
         depth = 1 + max((self._depths.get(id(i), 0) for i in items if type(i) is tuple), default=0)
         if depth > MAX_DEPTH:
             raise PickleError(f"tuples that are nested more than {MAX_DEPTH} deep")
-        self._memo[-1 - len(self._depths)] = made  # kept alive, so that its id stays its own
+        self._memo[-1 - len(self._depths)] = made  # kept alive, so that no other object gets its id
         self._depths[id(made)] = depth
         self._stack.append(made)
 
@@ -330,7 +330,7 @@ def read_legacy(stream: BinaryIO, size: int) -> Contents:
 
 
 def missing_bytes(contents: Contents, sizes: Mapping[str, int]) -> Iterator[str]:
-    """What a pickle's storages claim beyond the members that hold them."""
+    """One sentence for each storage that claims more bytes than its member has."""
     for key, storage in contents.storages.items():
         have = sizes.get(key)
         if have is None or storage.size > have:

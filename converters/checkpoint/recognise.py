@@ -1,7 +1,7 @@
 """Tell from the names and shapes of a state_dict which SCRFD it belongs to.
 
-Everything can be read off but GroupNorm's number of groups, and distributions (DFL) look like
-many anchors (facts: pooling and strides follow from the block type).
+Names and shapes tell everything except GroupNorm's number of groups; pooling and strides follow
+from the block type. Box distributions (DFL) look like many anchors.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ IGNORED = {
 def recognise(shapes: Shapes, name: str, groups: int | None = None) -> Architecture:
     """The architecture with exactly these parameters.
 
-    ``groups`` is the user's word for GroupNorm's number of groups. Raises CheckpointError where
-    the state_dict is no SCRFD, or where it leaves open what the network computes.
+    ``groups`` is GroupNorm's number of groups, as the user gave it. Raises CheckpointError where
+    the state_dict is no SCRFD, or does not determine what the network computes.
     """
     known = next((a for a in BUILTIN.values() if parameter_shapes(a) == needed(shapes)), None)
     if known and groups in (None, known.head_groups):
@@ -50,7 +50,7 @@ def recognise(shapes: Shapes, name: str, groups: int | None = None) -> Architect
 
 
 def only_groups_are_open(shapes: Shapes) -> bool:
-    """True if this is a whole SCRFD whose GroupNorm groups are all that its weights do not say."""
+    """True for a complete SCRFD whose weights leave only GroupNorm's number of groups open."""
     try:
         candidate = recognise(shapes, "", groups=1)  # 1 divides every number of channels
     except CheckpointError:
@@ -163,7 +163,7 @@ def _stride(head: str) -> int:
 def _strides(shapes: Shapes, heads: list[str]) -> tuple[int, ...]:
     if heads != ["0"]:
         return tuple(_stride(head) for head in heads)
-    # A shared head names no strides: they follow from the stages that the neck takes up.
+    # A shared head names no strides: they follow from the stages that the neck reads.
     start = STAGES - _count(shapes, "neck.lateral_convs")
     levels = _count(shapes, "neck.fpn_convs")
     return tuple(FIRST_STAGE_STRIDE << (start + i) for i in range(levels))

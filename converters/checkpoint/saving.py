@@ -16,8 +16,8 @@ from scrfdconv.converters.checkpoint.loading import (
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Write ``checkpoint`` as mmdet does: ``meta`` and ``state_dict``; the same bytes each time.
 
-    What weights leave open, as GroupNorm's groups, stands in ``meta``, beside the sha256 of the
-    file that it came from.
+    ``meta`` holds what weights leave open, such as GroupNorm's groups, and the sha256 of the file
+    that the checkpoint was lifted from.
     """
     import torch
 
@@ -26,6 +26,6 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         META_ORIGIN: checkpoint.digest,
     }
     content = {"meta": meta, "state_dict": dict(checkpoint.weights)}
-    buffer = io.BytesIO()  # torch.save writes a file's own name into it
+    buffer = io.BytesIO()  # torch.save would write the name of a file into the file
     torch.save(content, buffer)
     path.write_bytes(buffer.getvalue())

@@ -1,8 +1,8 @@
 """Formats: how one kind of model file is recognised, built and opened, and what it needs.
 
-A format is one file or folder beside this file with one subclass of ``Format``; it is found by
-being there. Its declaration is all that the command line, recipes, builds and reports know of
-it. The declaration imports no library: whatever does stands in methods and sibling modules.
+A format is one file or folder beside this file with one subclass of ``Format``; `formats` finds all
+of them. The command line, recipes, builds and reports know a format by this declaration alone. The
+declaration imports no library; methods and sibling modules do.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _HEAD = 64  # bytes that tell the kind of a file
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that a format knows to measure of its own files, with its limit."""
+    """One measurement that a format makes of its own files, with its limit."""
 
     check: str
     subject: str
@@ -66,7 +66,7 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Lint:
-    """What is wrong with the source of a format, and what a user should know of it."""
+    """What is wrong with the source of a format, and what a user should know about the source."""
 
     findings: tuple[Finding, ...] = ()
     remarks: tuple[str, ...] = ()
@@ -74,7 +74,7 @@ class Lint:
 
 @dataclass(frozen=True, kw_only=True)
 class Instructions:
-    """Files with which another machine builds what cannot be built here."""
+    """Files from which another machine builds an artifact that cannot be built here."""
 
     files: tuple[Path, ...]
     facts: Mapping[str, Any]  # for --json
@@ -83,7 +83,7 @@ class Instructions:
 
 
 class Format(ABC):
-    """One kind of model file, or of several files that belong together."""
+    """One kind of model, in one file or in several that belong together."""
 
     name: ClassVar[str]  # the verb, and the recipe's `format`
     title: ClassVar[str]  # for people
@@ -96,15 +96,15 @@ class Format(ABC):
     options: ClassVar[type] = NoOptions
     libraries: ClassVar[tuple[str, ...]] = ()  # distributions whose versions decide the bytes
     modules: ClassVar[tuple[str, ...]] = ()  # what building and running import
-    extra: ClassVar[str] = ""  # of the package, which installs them
-    int8_target: ClassVar[str] = "cpu"  # arrangement of the INT8 graph that runs fastest there
+    extra: ClassVar[str] = ""  # the package's extra that installs them
+    int8_target: ClassVar[str] = "cpu"  # fastest arrangement of the INT8 graph in this format
     reproducible: ClassVar[bool] = True  # the same inputs give the same bytes
-    # Bytes depend on what ran before in the process: builds give it one of its own.
+    # True: the bytes depend on earlier work of the process, so builds start a new one.
     fresh_process: ClassVar[bool] = False
     runs_on_cpu: ClassVar[bool] = True
-    # Built for the machine that it is built on: where that cannot be, builds skip it.
+    # True: an artifact is made for the machine that builds it; other machines skip the build.
     bound_to_machine: ClassVar[bool] = False
-    from_itself: ClassVar[bool] = False  # a file of the format can be made anew: simplified
+    from_itself: ClassVar[bool] = False  # True: a file of the format is a source, too
 
     # ------------------------------------------------------------ what a format writes
 
@@ -116,8 +116,8 @@ class Format(ABC):
     def build(self, source: Source, options: Any, out: Path, precision: str) -> None:
         """Write ``out`` and its companions from ``source``, in a folder without other files.
 
-        ``options`` are an instance of ``self.options``; those of the ONNX format for a reduced
-        precision are what the precision settled.
+        ``options`` is an instance of ``self.options``; for the ONNX format in a reduced precision,
+        it is that precision's settings.
         """
 
     @abstractmethod
@@ -131,7 +131,7 @@ class Format(ABC):
         return facts_of_runner(self.open(path))
 
     def precision_of(self, path: Path) -> str:
-        """The precision that a file of this format computes in, measured and not believed."""
+        """The precision that a file of this format computes in, whatever its metadata claim."""
         return FLOAT
 
     def precision_name(self, options: Any, precision: str) -> str:
@@ -139,7 +139,7 @@ class Format(ABC):
         return precision
 
     def findings(self, runner: Runner) -> Iterator[Finding]:
-        """What the format itself measures of an opened file: the types of its layers, say."""
+        """What the format itself measures of an opened file, such as the types of its layers."""
         yield from ()
 
     def convolutions(self, path: Path) -> Iterator[Convolution] | None:
@@ -147,11 +147,11 @@ class Format(ABC):
         return None
 
     def lint(self, source: Artifact) -> Lint:
-        """What speaks against building from ``source``, before it is built."""
+        """What speaks against building from ``source``, found before the build."""
         return Lint()
 
     def why_not_built(self) -> str:
-        """What building lacks on this machine, as a sentence with its remedy; "" for nothing."""
+        """What this machine lacks to build, as a sentence with the remedy; "" if nothing."""
         absent = [name for name in self.modules if importlib.util.find_spec(name) is None]
         if not absent:
             return ""
@@ -159,15 +159,15 @@ class Format(ABC):
         return f"{self.title} needs {', '.join(absent)}: pip install '{wanted}'."
 
     def why_plainly_not_built(self) -> str:
-        """The same as far as can be told without loading a library."""
+        """What this machine lacks to build, as far as can be told without loading a library."""
         return Format.why_not_built(self)
 
     def why_not_run(self) -> str:
-        """What running an artifact lacks on this machine; "" for nothing."""
+        """What this machine lacks to run an artifact; "" if nothing."""
         return self.why_not_built()
 
     def why_not_verified(self, options: Any) -> str:
-        """Why what ``options`` build cannot be compared with its source; "" if it can."""
+        """Why an artifact of ``options`` cannot be compared with its source; "" if it can."""
         return ""
 
     def remark(self, precision: str) -> str:
@@ -189,7 +189,7 @@ class Format(ABC):
     def require_possible(  # noqa: B027 - most formats build whatever they are given
         self, source: Source, options: Any, sizes: Any
     ) -> None:
-        """Raise UsageError for what cannot be built, before work of minutes."""
+        """Raise UsageError for an impossible build, before work that takes minutes."""
 
     def instructions(self, source: Artifact, options: Any, out: Path) -> Instructions | None:
         """Write what another machine needs to build ``out``, where a format knows how."""
@@ -200,33 +200,40 @@ class Format(ABC):
         return ()
 
     def libraries_for(self, options: Any) -> tuple[str, ...]:
-        """Distributions whose versions decide the bytes that ``options`` lead to."""
+        """Distributions whose versions decide the bytes of an artifact of ``options``."""
         return self.libraries
 
     def companions(self, path: Path) -> tuple[Path, ...]:
-        """Where the other files of the artifact with the main file ``path`` are."""
+        """Paths of the other files of the artifact with the main file ``path``."""
         return tuple(path.with_suffix(suffix) for suffix in self.suffixes[1:])
 
     # ------------------------------------------------------------ what holds for all
 
     @property
     def suffix(self) -> str:
-        """Of the main file."""
+        """The suffix of the main file."""
         return self.suffixes[0]
 
     def chain(self) -> tuple[Format, ...]:
-        """What is built on the way from a checkpoint, this format last."""
+        """The formats that are built on the way from a checkpoint, this format last."""
         before = formats()[self.source] if self.source else None
         return (*before.chain(), self) if before and before.source else (self,)
 
     def files(self, path: Path) -> tuple[Path, ...]:
-        """The files that are there of the artifact with the main file ``path``."""
+        """The existing files of the artifact with the main file ``path``."""
         return (path, *(c for c in self.companions(path) if c.is_file()))
 
     def artifact_at(self, path: Path, precision: str = FLOAT) -> Artifact:
         """Describe files that are already there."""
         files = self.files(path)
-        return Artifact(path, self.name, precision, digest_of_files(files), (), files[1:])
+        return Artifact(
+            path=path,
+            format=self.name,
+            precision=precision,
+            digest=digest_of_files(files),
+            parents=(),
+            companions=files[1:],
+        )
 
     def convert(
         self,
@@ -238,8 +245,8 @@ class Format(ABC):
     ) -> Artifact:
         """Build ``out`` from ``source``: all files or none, and none before ``verify`` passes.
 
-        Never overridden. Raises UsageError for a source of another kind, and OutputError where
-        a file would replace the source or a file of another artifact.
+        Subclasses do not override it. Raises UsageError for a source of another kind, and
+        OutputError where a file would replace the source or a file of another artifact.
         """
         sources = (self.source, self.name) if self.from_itself else (self.source,)
         if source.format not in sources:
@@ -253,17 +260,24 @@ class Format(ABC):
             self.build(source, options, part, precision)
             parts = self.files(part)
             if verify is not None:
-                with allowing_host_code():  # of this machine's library, put there a moment ago
+                with allowing_host_code():  # the library's own, written by this build
                     verify(part)
             digest = digest_of_files(parts)
             files = (out, *self.companions(out))
             put_in_place(parts, files)
         named = self.precision_name(options, precision)
-        return Artifact(out, self.name, named, digest, (source.digest,), files[1:])
+        return Artifact(
+            path=out,
+            format=self.name,
+            precision=named,
+            digest=digest,
+            parents=(source.digest,),
+            companions=files[1:],
+        )
 
 
 def require_other_files(target: Format, out: Path, source: Source) -> None:
-    """Raise OutputError where writing ``out`` would replace the source or another's companion."""
+    """Raise OutputError where ``out`` would replace the source or another artifact's companion."""
     own = source.path if isinstance(source, Artifact) else getattr(source, "path", None)
     read = {p.resolve() for p in ([own] if own else [])}
     if isinstance(source, Artifact):
@@ -306,12 +320,12 @@ def _is_declared_in(item: Any, place: str) -> bool:
 
 
 def reference_format() -> Format:
-    """The format of checkpoints: it is built from nothing, and the reference of every check."""
+    """The format of checkpoints: built from no other format, and the reference of every check."""
     return next(one for one in formats().values() if one.source is None)
 
 
 def format_of(path: Path) -> Format:
-    """The format that a file's content has; the suffix is not asked: deployed files carry any.
+    """The format of a file, by its content: deployed files may have any suffix.
 
     Raises InputFileError for files that are missing, unreadable or of no known format.
     """
@@ -340,7 +354,7 @@ def _about_archive(path: Path) -> str:
 
 
 def require_format(path: Path, name: str) -> Format:
-    """The format of ``path``; raises ArtifactError unless it has that name."""
+    """The format of ``path``; raises ArtifactError unless the format is called ``name``."""
     found = format_of(path)
     if found.name != name:
         raise ArtifactError(f"{path}: is of kind {found.name}, expected {name}.")

@@ -127,7 +127,13 @@ class Graph:
 
         attributes = {a.name: helper.get_attribute_value(a) for a in proto.attribute}
         inputs = tuple(self._same.get(name, name) for name in proto.input)
-        node = Node(proto.op_type, proto.name, inputs, tuple(proto.output), attributes)
+        node = Node(
+            operator=proto.op_type,
+            name=proto.name,
+            inputs=inputs,
+            outputs=tuple(proto.output),
+            attributes=attributes,
+        )
         if any(a.HasField("g") or a.graphs for a in proto.attribute):
             self.refuse(node, "is control flow, which no SCRFD has; simplify the model first")
         if node.operator == "Constant" and "value" in attributes:

@@ -146,7 +146,7 @@ def _batch_norm(graph: Graph, node: Node, width: int) -> Norm:
         variance = (variance.astype(np.float64) + more).astype(variance.dtype)
         if variance.min() < 0:
             graph.refuse(node, f"has an epsilon below {EPSILON} that its variances do not allow")
-    return Norm("bn", weight, bias, mean, variance)
+    return Norm(kind="bn", weight=weight, bias=bias, mean=mean, variance=variance)
 
 
 def _group_norm(

@@ -239,8 +239,12 @@ class SeparableConv(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, norm: int) -> None:
         super().__init__()
-        self.depthwise_conv = NormConv(inputs, inputs, 3, inputs, norm)
-        self.pointwise_conv = NormConv(inputs, outputs, 1, 1, norm)
+        self.depthwise_conv = NormConv(
+            inputs=inputs, outputs=inputs, kernel=3, groups=inputs, norm=norm
+        )
+        self.pointwise_conv = NormConv(
+            inputs=inputs, outputs=outputs, kernel=1, groups=1, norm=norm
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.pointwise_conv(self.depthwise_conv(x))  # type: ignore[no-any-return]
@@ -281,7 +285,9 @@ class Head(nn.Module):
         norm = self.a.head_groups
         if self.a.head_separable:
             return nn.Sequential(*(SeparableConv(i, channels, norm) for i in inputs))
-        return nn.Sequential(*(NormConv(i, channels, 3, 1, norm) for i in inputs))
+        return nn.Sequential(
+            *(NormConv(inputs=i, outputs=channels, kernel=3, groups=1, norm=norm) for i in inputs)
+        )
 
     def _predictors(self, width: int) -> nn.ModuleDict:
         outputs = width * self.a.anchors

@@ -22,7 +22,7 @@ class Mnn(Format):
     summary = "Convert to MNN and verify; dynamic unless --shape."
     suffixes = (".mnn",)
     precisions = ("fp32", "fp16", "int8")
-    # Half weights, and weights of 8 bits: what MNN's converter offers. Activations stay float.
+    # MNN's converter offers half weights and weights of 8 bits. Activations stay float.
     native_precisions = ("fp16", "int8")
     libraries = ("MNN",)
     extra = "mnn"
@@ -35,20 +35,20 @@ class Mnn(Format):
         return is_network(path, head)
 
     def build(self, source: Source, options: Any, out: Path, precision: str) -> None:
-        """Convert an ONNX file; ``fp16`` and ``int8`` are those of the weights."""
+        """Convert an ONNX file; ``fp16`` and ``int8`` concern the weights only."""
         from scrfdconv.converters.formats.mnn.building import write_model
 
         assert isinstance(source, Artifact)
         write_model(source.path, out, precision)
 
     def open(self, path: Path, threads: int | None = None) -> Runner:
-        """Open ours or a foreign one with precision "high" on the CPU."""
+        """Open a model, ours or foreign, with precision "high" on the CPU."""
         from scrfdconv.converters.formats.mnn.runner import MnnRunner
 
         return MnnRunner(path, threads)
 
     def precision_of(self, path: Path) -> str:
-        """Of the stored weights."""
+        """The precision of the stored weights."""
         from scrfdconv.converters.formats.mnn.reading import read_network
 
         return read_network(path).precision

@@ -1,7 +1,7 @@
 """An MNN model from an ONNX file, by MNN's own converter in a process of its own.
 
-The converter prints to stdout from C++ and draws a random identity. The module that the package
-offers for it (MNN.tools) is never imported: it installs packages and reports each call.
+The converter prints to stdout from C++ and draws a random identity. The package's own module for
+conversion, MNN.tools, is never imported: it installs packages and reports each call.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from scrfdconv.converters.graph.model_file import load_onnx
 from scrfdconv.converters.libraries import missing
 from scrfdconv.converters.metadata import own_metadata
 
-# What the converter is told for each precision; those of int8 keep a face that symmetric
+# Options of the converter for each precision; the asymmetric int8 keeps a face that symmetric
 # quantization loses.
 _ARGUMENTS = {
     "fp32": (),

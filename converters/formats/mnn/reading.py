@@ -1,7 +1,7 @@
 """MNN's file, read without the library: a flatbuffer whose schema is schema/default in MNN.
 
-Only the fields that are needed, by the numbers that the schema gives them. Every offset is
-checked against the file: the library believes them.
+Only the needed fields are read, by their numbers in the schema. Every offset is checked against the
+file, because the library does not check offsets.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _DIMS = 0
 _COMMON, _WEIGHT, _BIAS, _QUANTIZED = 0, 1, 2, 3
 _KERNEL_X, _KERNEL_Y, _OUT = 2, 3, 10
 _BUFFER, _KIND = 0, 2
-_HALVES = 3  # IDSTQuan.type of float16 weights; others are bytes with scales
+_HALVES = 3  # IDSTQuan.type of float16 weights; other types are 8-bit weights with scales
 _ROOT = 4  # bytes of the offset at the beginning
 _UUID_LENGTH = 36
 _MOST_OPS = 100_000  # 34G has 400
@@ -50,12 +50,12 @@ class Network:
     input_name: str
     input_dims: tuple[int, ...]
     kinds: tuple[int, ...]  # OpType of each layer
-    convolutions: tuple[Convolution, ...]  # weights of 8 bits come as none
+    convolutions: tuple[Convolution, ...]  # without those that have weights of 8 bits
     precision: str
 
     @property
     def metadata(self) -> dict[str, str]:
-        """Our metadata, which stand as JSON in the name that a business may give; or nothing."""
+        """Our metadata, stored as JSON in MNN's field for a business name (bizCode); {} without."""
         try:
             content = json.loads(self.biz_code)
         except ValueError:
@@ -116,14 +116,14 @@ def _network(path: Path, buffer: _Buffer) -> Network:
             if convolution is not None:
                 convolutions.append(convolution)
     return Network(
-        path,
-        buffer.text(root, _BIZ_CODE),
-        tuple(buffer.texts(root, _OUTPUT_NAMES)),
-        buffer.text(image, _NAME),
-        tuple(buffer.array(main, _DIMS, np.dtype("<i4")).tolist()),
-        tuple(buffer.number(op, _TYPE) for op in ops),
-        tuple(convolutions),
-        next((kind for kind in ("int8", "fp16") if kind in types), "fp32"),
+        path=path,
+        biz_code=buffer.text(root, _BIZ_CODE),
+        outputs=tuple(buffer.texts(root, _OUTPUT_NAMES)),
+        input_name=buffer.text(image, _NAME),
+        input_dims=tuple(buffer.array(main, _DIMS, np.dtype("<i4")).tolist()),
+        kinds=tuple(buffer.number(op, _TYPE) for op in ops),
+        convolutions=tuple(convolutions),
+        precision=next((kind for kind in ("int8", "fp16") if kind in types), "fp32"),
     )
 
 
@@ -153,7 +153,7 @@ def convolutions_of(network: Network) -> Iterator[Convolution]:
 
 
 def facts_of_network(network: Network) -> dict[str, Any]:
-    """For ``inspect``."""
+    """What ``inspect`` says of the network."""
     return {
         "layers": len(network.kinds),
         "kinds_of_layers": len(Counter(network.kinds)),
@@ -166,7 +166,7 @@ def facts_of_network(network: Network) -> dict[str, Any]:
 
 
 def uuid_of(content: bytes) -> str:
-    """The identity that stands in the file."""
+    """The identity in the file."""
     buffer = _Buffer(content)
     return buffer.text(buffer.root(), _UUID)
 
@@ -180,7 +180,7 @@ def with_own_uuid(content: bytes) -> bytes:
 
 
 def _own_uuid(content: bytes) -> str:
-    """Of everything but the identity itself."""
+    """An identity from everything in the file but the old identity."""
     blank = content.replace(uuid_of(content).encode(), b"-" * _UUID_LENGTH, 1)
     return str(uuid.UUID(bytes=hashlib.sha256(blank).digest()[:16]))
 
@@ -262,7 +262,7 @@ class _Buffer:
         return at + self._read("<I", at)
 
     def _read(self, kind: str, at: int) -> int:
-        if at < 0:  # struct counts from the end
+        if at < 0:  # struct would count from the end
             raise ValueError(at)
         value: int = struct.unpack_from(kind, self._content, at)[0]
         return value

@@ -2,8 +2,8 @@
 
 MNN's large tiles round more than float32 has to: on 2.5G_KPS with seeded weights scores move by
 4e-4 and keypoints by 3e-3 of a stride, where small tiles stay within 4e-6 and 2e-5, in about the
-same time. Whether a file is its model shows with small tiles only. Both cannot be measured in one
-process: the library shares the choice between all models that are open.
+same time. So only small tiles show whether a file computes its model. Large and small tiles cannot
+be measured in one process: all open models share the library's choice.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class MnnRunner(Runner):
 
     @property
     def precision(self) -> str:
-        """Of the stored weights; the arithmetic is float32 here."""
+        """The precision of the stored weights; the arithmetic is float32 here."""
         return self._network.precision
 
     def _opened(self) -> Any:
@@ -92,16 +92,16 @@ def _interface(network: Network) -> Interface:
         )
     height, width = (side if side > 0 else None for side in dims[2:])
     a = architecture_from_metadata(network.metadata)
-    # The file says 1 for a free batch, too; with a fixed size both are fixed.
+    # A file with a free batch says 1, too; where the size is fixed, so is the batch.
     batch = dims[0] if height else None
     multiple = a.size_multiple if a else SIZE_MULTIPLE
-    return Interface(names, batch, height, width, multiple)
+    return Interface(outputs=names, batch=batch, height=height, width=width, size_multiple=multiple)
 
 
 @contextmanager
 def _without_chatter() -> Iterator[None]:
-    """Send what C++ prints to stdout to stderr: stdout has the one JSON object of ``--json``."""
-    if sys.platform == "win32":  # its C libraries keep stdouts of their own
+    """Send C++ output for stdout to stderr: ``--json`` promises one JSON object on stdout."""
+    if sys.platform == "win32":  # each C library has its own stdout there
         yield
         return
     standard = ctypes.CDLL(None)

@@ -43,7 +43,7 @@ class Ncnn(Format):
         write_model(source.path, out, precision)
 
     def open(self, path: Path, threads: int | None = None) -> Runner:
-        """Open ours or a foreign one with float32 arithmetic on the CPU."""
+        """Open a network, ours or foreign, with float32 arithmetic on the CPU."""
         from scrfdconv.converters.formats.ncnn.runner import NcnnRunner
 
         return NcnnRunner(path, threads)
@@ -61,13 +61,13 @@ class Ncnn(Format):
         return convolutions_of(read_network(path))
 
     def precision_of(self, path: Path) -> str:
-        """Of the stored weights."""
+        """The precision of the stored weights."""
         from scrfdconv.converters.formats.ncnn.reading import read_network
 
         return read_network(path).precision
 
     def why_not_run(self) -> str:
-        """Running needs no converter."""
+        """What this machine lacks to run a network; the converter is not needed."""
         return missing("ncnn", self.title, self.extra)
 
     def remark(self, precision: str) -> str:

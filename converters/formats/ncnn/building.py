@@ -17,7 +17,7 @@ from scrfdconv.converters.graph.model_file import image_input, load_onnx, serial
 from scrfdconv.converters.network.architecture import CHANNELS, SIZE_MULTIPLE
 from scrfdconv.converters.runner import INPUT_NAME
 
-# Two sizes without a common side tell pnnx which numbers follow from the picture.
+# Two sizes without a common side tell pnnx which numbers depend on the picture's size.
 _TRACED = ((6, 8), (10, 4))  # in units of the largest stride
 _FREE = -1  # a side of Reshape that follows from the others
 
@@ -55,7 +55,7 @@ def _traced_sizes(outputs: list[str]) -> list[tuple[int, int]]:
 def _run_pnnx(model: Path, sizes: list[tuple[int, int]], precision: str) -> None:
     """Leave ``model.ncnn.param`` and ``model.ncnn.bin`` beside ``model``, and files nobody reads.
 
-    The program of the package is called: its Python module loads torch.
+    Calls the package's program, because its Python module loads torch.
     """
     names = ("inputshape", "inputshape2")
     shapes = [

@@ -12,15 +12,15 @@ from scrfdconv.converters.graph.model_file import image_input
 if TYPE_CHECKING:
     import onnx
 
-_GROUP_NORM_OPSET = 21  # from which on it has a scale for each channel
+_GROUP_NORM_OPSET = 21  # the first one with a scale for each channel
 _DOUBLE = (1.0, 1.0, 2.0, 2.0)
 
 
 def for_pnnx(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of ``model`` with a batch of 1 and without arithmetic on shapes.
 
-    1. Upsampling doubles: exports size it by the map that it is added to, which pnnx cannot
-       follow. Sides that are multiples of the largest stride make both the same.
+    1. Upsampling becomes doubling. Exports take the size of the map that is added, which pnnx
+       cannot follow. For sides that are multiples of the largest stride, both are the same.
     2. GroupNorm, which exports spell as Reshape, InstanceNormalization, Reshape, Mul and Add,
        becomes one node, as ncnn has it.
     """
@@ -52,7 +52,7 @@ def _double_instead_of_sizes(graph: onnx.GraphProto) -> None:
 
 
 def _fuse_group_norms(graph: onnx.GraphProto) -> int:
-    """How many there were."""
+    """Replace every spelled-out GroupNorm by one node; returns their number."""
     from onnx import helper, numpy_helper
 
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
@@ -97,7 +97,7 @@ def _flat(graph: onnx.GraphProto, tensors: dict[str, np.ndarray], node: onnx.Nod
 
 
 def _drop_unread(graph: onnx.GraphProto) -> None:
-    """Without the nodes and constants that nothing reads any more."""
+    """Remove the nodes and constants that nothing reads any more."""
     wanted = {value.name for value in graph.output}
     kept = []
     for node in reversed(graph.node):

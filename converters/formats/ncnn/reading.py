@@ -21,18 +21,18 @@ from scrfdconv.converters.errors import ArtifactError
 from scrfdconv.converters.graph.convolution import Convolution
 
 MAGIC = "7767517"
-_HALF = 0x01306B47  # before float16 weights
-_BYTES = 0x000D4B38  # before int8 weights
+_HALF = 0x01306B47  # mark before float16 weights
+_BYTES = 0x000D4B38  # mark before int8 weights
 _FLAG_BYTES = 4
 _ALIGNMENT = 4  # of float16 weights in the file
 _LONGEST_PARAM = 4 << 20  # bytes; that of 34G has 30 thousand
 _DIGEST = re.compile(r"scrfdconv-bin-sha256-([0-9a-f]{64})")
-# Parameters by the numbers that the format gives them.
+# Numbers of the parameters, as the format assigns them.
 _OUT, _KERNEL, _BIAS, _WEIGHTS, _GROUP, _KERNEL_H = 0, 1, 5, 6, 7, 11
 _CHANNELS, _AFFINE = 1, 3  # of GroupNorm
 _CONVOLUTIONS = ("Convolution", "ConvolutionDepthWise")
-# Layers without weights that a detector is made of; whatever else a file has stays unread, and
-# the sum of all weights tells.
+# Layers without weights are not listed here. Weights of an unknown layer would stay unread, and
+# `require_end` finds unread weights.
 _MEMORY_SIDES = (0, 1, 2, 11)  # w, h, c, d of MemoryData
 
 
@@ -106,7 +106,7 @@ def weights_name(digest: str) -> str:
 
 
 def layers_of(text: str, path: Path) -> Iterator[Layer]:
-    """The layers of a .param; ArtifactError names the first line that is none."""
+    """The layers of a .param; an ArtifactError names the first line that is not a layer."""
     lines = [line for line in text.splitlines() if line.strip()]
     if len(lines) < 3 or lines[0].strip() != MAGIC:  # noqa: PLR2004 - magic, counts, a layer
         raise ArtifactError(f"{path}: is no ncnn network: its first line is not {MAGIC}.")
@@ -136,7 +136,13 @@ def _layer(line: str, number: int, path: Path) -> Layer:
             raise ValueError
     except (ValueError, IndexError):
         raise ArtifactError(f"{path}: is damaged: line {number} describes no layer.") from None
-    return Layer(kind, name, tuple(blobs[:inputs]), tuple(blobs[inputs:]), parameters)
+    return Layer(
+        kind=kind,
+        name=name,
+        inputs=tuple(blobs[:inputs]),
+        outputs=tuple(blobs[inputs:]),
+        parameters=parameters,
+    )
 
 
 def text_of(layers: list[Layer]) -> str:
@@ -224,7 +230,7 @@ def convolutions_of(network: Network) -> Iterator[Convolution]:
 
 
 def facts_of_network(network: Network) -> dict[str, Any]:
-    """For ``inspect``."""
+    """What ``inspect`` says of the network."""
     return {
         "layers": len(network.layers),
         "operators": dict(Counter(layer.kind for layer in network.layers).most_common()),

@@ -27,11 +27,11 @@ _MATRIX = 2  # dimensions of an output: rows and values
 
 @dataclass(frozen=True)
 class NcnnInterface(Interface):
-    """The interface of a text that knows sizes only if somebody wrote them down."""
+    """The interface of a .param, which states the input size only if the size was written there."""
 
     @property
     def measured_at(self) -> tuple[tuple[int, int, int], ...]:
-        """Five sizes: pnnx derives what follows from the size from two of them."""
+        """Five sizes: pnnx guesses from only two sizes which numbers depend on the size."""
         return (
             (1, 640, 640),
             (2, 320, 256),
@@ -54,7 +54,7 @@ class NcnnRunner(Runner):
 
     @property
     def precision(self) -> str:
-        """Of the stored weights; the arithmetic is float32 here."""
+        """The precision of the stored weights; the arithmetic is float32 here."""
         return self._network.precision
 
     def _opened(self, threads: int | None) -> Any:
@@ -96,7 +96,7 @@ class NcnnRunner(Runner):
 
 
 def _interface(network: Network) -> NcnnInterface:
-    """What the names of the blobs tell; a fixed size stands in the input layer."""
+    """The interface, from the names of the blobs; the input layer states a fixed size."""
     if len(network.inputs) != 1:
         raise ArtifactError(f"{network.path}: is not an SCRFD: expected one image input.")
     names = canonical_outputs(_sorted(network.output_names), network.path)
@@ -104,11 +104,13 @@ def _interface(network: Network) -> NcnnInterface:
     width, height = image.number(0) or None, image.number(1) or None
     strides = (int(name.rpartition("_")[2]) for name in names)
     multiple = max(SIZE_MULTIPLE, *strides)
-    return NcnnInterface(names, None, height, width, multiple)
+    return NcnnInterface(
+        outputs=names, batch=None, height=height, width=width, size_multiple=multiple
+    )
 
 
 def _sorted(names: Sequence[str]) -> tuple[str, ...]:
-    """In the order of all formats; a .param lists blobs as the layers come."""
+    """``names`` in the order of all formats; a .param lists blobs in the order of layers."""
     if not all(map(is_output_name, names)):
         return tuple(names)
 

@@ -102,12 +102,12 @@ def facts_of(model: onnx.ModelProto, where: Path) -> OnnxFacts:
         if p.key.startswith(PREFIX)
     }
     return OnnxFacts(
-        image.name,
-        (batch, height, width),
-        dict(zip(opened.output_names, opened.interface.outputs, strict=True)),
-        dict(sorted(Counter(kind for _, kind in convolutions(model)).items())),
-        precision_of(model),
-        metadata,
+        input=image.name,
+        free=(batch, height, width),
+        outputs=dict(zip(opened.output_names, opened.interface.outputs, strict=True)),
+        convolutions=dict(sorted(Counter(kind for _, kind in convolutions(model)).items())),
+        precision=precision_of(model),
+        metadata=metadata,
     )
 
 

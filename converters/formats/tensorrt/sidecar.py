@@ -47,20 +47,20 @@ class Sidecar:
         """Describe an engine that was built just now."""
         facts = plan.facts
         return cls(
-            version,
-            gpu.name,
-            gpu.compute_capability,
-            gpu.driver,
-            plan.label,
-            facts.input,
-            dict(facts.outputs),
-            plan.profiles,
-            facts.free,
-            dict(facts.convolutions),
-            digest_of(engine),
-            plan.onnx_sha256,
-            options_as_dict(plan.options),
-            dict(facts.metadata),
+            tensorrt=version,
+            gpu=gpu.name,
+            compute_capability=gpu.compute_capability,
+            driver=gpu.driver,
+            precision=plan.label,
+            input=facts.input,
+            outputs=dict(facts.outputs),
+            profiles=plan.profiles,
+            shape=facts.free,
+            convolutions=dict(facts.convolutions),
+            plan_sha256=digest_of(engine),
+            onnx_sha256=plan.onnx_sha256,
+            options=options_as_dict(plan.options),
+            metadata=dict(facts.metadata),
         )
 
     def to_json(self) -> str:

@@ -85,7 +85,13 @@ def open_archive(path: Path) -> Archive:
     except UnsafeError as error:
         raise refusal(path, error) from error
     kept = {name: content for name, content in members.items() if _READ.fullmatch(name)}
-    return Archive(path, kept, _metadata(path, members), code, code.outputs_of(main))
+    return Archive(
+        path=path,
+        members=kept,
+        metadata=_metadata(path, members),
+        code=code,
+        outputs=code.outputs_of(main),
+    )
 
 
 def refusal(path: Path, error: UnsafeError) -> ArtifactError:
