@@ -80,7 +80,8 @@ def _target(wish: Wish, source: Source) -> Target:
     have = graph.precision_of(source.path) if is_graph else "fp32"  # type: ignore[arg-type]
     for one in precisions().values():
         mine = {field.name for field in option_fields(one.options)} & wish.chosen.keys()
-        if mine and wish.precision is not None and have == wish.precision != "fp32":
+        reduced = wish.format is not graph and have == wish.precision != "fp32"
+        if mine and reduced:
             raise typer.BadParameter(f"{_flag(wish, mine)}: {source.name} is {have} already.")
     for name in wish.chosen:
         fitting = _precisions_with(wish.format, name)

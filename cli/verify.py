@@ -87,7 +87,7 @@ def verify(
 
 def _require_for_manifest(context: typer.Context) -> None:
     """Refuse options that mean nothing for a manifest: each entry has its own."""
-    for name in ("architecture", "config", "norm_groups", "seed", "loosen"):
+    for name in ("architecture", "config", "norm_groups", "seed", "loosen", "allow_host_code"):
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             flag = f"--{name.replace('_', '-')}"

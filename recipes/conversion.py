@@ -22,7 +22,6 @@ from scrfdconv.converters.formats import (
     Instructions,
     Source,
     format_of,
-    formats,
     open_artifact,
     require_other_files,
 )
@@ -214,10 +213,11 @@ def _in_full(target: Target, source: Source) -> Target:
     graph = maker.chain()[0]
     if isinstance(source, Checkpoint):
         return replace(target, precision=target.precision or FLOAT)
-    if source.format != graph.name or graph is maker is not formats()[source.format]:
+    kind = "a float " if graph is maker and target.precision not in (None, FLOAT) else ""
+    if source.format != graph.name or not graph.from_itself:
         raise UsageError(
             f"{source.path}: is {source.format}; {maker.title} is built from a checkpoint"
-            + ("." if graph is maker and not graph.from_itself else f" or {graph.title}.")
+            + ("." if graph is maker and not graph.from_itself else f" or {kind}{graph.title}.")
         )
     have = graph.precision_of(source.path)
     wanted = target.precision or have
