@@ -39,7 +39,9 @@ def batch_results(runner: Runner, loosen: float = 1.0) -> Iterator[CheckResult]:
         faults = [str(error)]
     detail = f"{len(images)} images of {height}x{width} in one run and one by one"
     detail = "; ".join([*faults[:3], detail]) if faults else detail
-    yield CheckResult(CHECK, "slots", "faults", len(faults), 0, detail=detail)
+    yield CheckResult(
+        check=CHECK, subject="slots", metric="faults", measured=len(faults), limit=0, detail=detail
+    )
 
 
 def _faults(runner: Runner, images: np.ndarray, loosen: float) -> Iterator[str]:

@@ -156,7 +156,13 @@ class _TimedModel:
 
     def timing(self, workload: Workload) -> Timing:
         wall, busy = np.array(self._runs).T
-        return Timing(self.name, wall, busy, self._ask(peak_memory), workload.batch)
+        return Timing(
+            name=self.name,
+            seconds=wall,
+            processor=busy,
+            peak_bytes=self._ask(peak_memory),
+            batch=workload.batch,
+        )
 
 
 # ---------------------------------------------------------------- inside a model's process

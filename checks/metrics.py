@@ -30,11 +30,11 @@ class Errors:
     def worst(self, other: Errors) -> Errors:
         """The worse value of both for every measure."""
         return Errors(
-            max(self.max_abs, other.max_abs),
-            max(self.mean_abs, other.mean_abs),
-            max(self.p999_abs, other.p999_abs),
-            min(self.cosine, other.cosine),
-            min(self.sqnr, other.sqnr),
+            max_abs=max(self.max_abs, other.max_abs),
+            mean_abs=max(self.mean_abs, other.mean_abs),
+            p999_abs=max(self.p999_abs, other.p999_abs),
+            cosine=min(self.cosine, other.cosine),
+            sqnr=min(self.sqnr, other.sqnr),
         )
 
 

@@ -85,7 +85,15 @@ def compare(
             output.add(sample, want, got)
         compared += 1
     detail = "" if compared else "the models share no input shape, or failed on all of them"
-    yield CheckResult(CHECK, "samples", "compared", compared, 1, at_least=True, detail=detail)
+    yield CheckResult(
+        check=CHECK,
+        subject="samples",
+        metric="compared",
+        measured=compared,
+        limit=1,
+        at_least=True,
+        detail=detail,
+    )
     for output in outputs.values():
         judged = precision if isinstance(precision, str) else precision[output.name]
         yield from output.results(judged, loosen)
@@ -163,11 +171,20 @@ def _compare_interfaces(reference: Interface, artifact: Interface) -> Iterator[C
     faults += [f"extra {name}" for name in artifact.extras if name not in reference.extras]
     if not faults:
         faults = order_faults(reference.outputs, artifact.outputs)
-    yield CheckResult(CHECK, "interface", "faults", len(faults), 0, detail="; ".join(faults))
+    yield CheckResult(
+        check=CHECK,
+        subject="interface",
+        metric="faults",
+        measured=len(faults),
+        limit=0,
+        detail="; ".join(faults),
+    )
 
 
 def _fault(metric: str, subject: str, detail: str) -> CheckResult:
-    return CheckResult(CHECK, subject, metric, 1, 0, detail=detail)
+    return CheckResult(
+        check=CHECK, subject=subject, metric=metric, measured=1, limit=0, detail=detail
+    )
 
 
 class _OutputComparison:
@@ -234,13 +251,13 @@ class _OutputComparison:
                 continue
             at_least = metric in ("cosine", "sqnr")
             yield CheckResult(
-                CHECK,
-                self.name,
-                metric,
-                getattr(worst, metric),
-                getattr(limits, metric),
-                at_least,
-                self.where,
+                check=CHECK,
+                subject=self.name,
+                metric=metric,
+                measured=getattr(worst, metric),
+                limit=getattr(limits, metric),
+                at_least=at_least,
+                detail=self.where,
             )
         yield from self._biases(precision, loosen)
 
@@ -251,5 +268,19 @@ class _OutputComparison:
         worst = Bias(0.0, 0.0)
         for fit in self.fits.values():
             worst = worst.worst(fit.bias())
-        yield CheckResult(CHECK, self.name, "slope", worst.slope, limits.slope, detail=_WORST)
-        yield CheckResult(CHECK, self.name, "offset", worst.offset, limits.offset, detail=_WORST)
+        yield CheckResult(
+            check=CHECK,
+            subject=self.name,
+            metric="slope",
+            measured=worst.slope,
+            limit=limits.slope,
+            detail=_WORST,
+        )
+        yield CheckResult(
+            check=CHECK,
+            subject=self.name,
+            metric="offset",
+            measured=worst.offset,
+            limit=limits.offset,
+            detail=_WORST,
+        )

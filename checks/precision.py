@@ -70,11 +70,19 @@ class Audit:
         if wanted:
             count = self.convolutions.get(wanted, 0)
         yield CheckResult(
-            CHECK, "convolutions", wanted or "any", count, 1, at_least=True, detail=self.sentence()
+            check=CHECK,
+            subject="convolutions",
+            metric=wanted or "any",
+            measured=count,
+            limit=1,
+            at_least=True,
+            detail=self.sentence(),
         )
         if self.overstated:
             detail = f"called {self.claimed}, but its numbers are {self.precision}"
-            yield CheckResult(CHECK, "claim", "faults", 1, 0, detail=detail)
+            yield CheckResult(
+                check=CHECK, subject="claim", metric="faults", measured=1, limit=0, detail=detail
+            )
 
     def remarks(self) -> Iterator[str]:
         """Stale lines in the metadata, which the converter of the file did not update."""
@@ -118,7 +126,13 @@ def audit(path: Path, shape: tuple[int, int] | None = None) -> Audit:
         work[kind] = work.get(kind, 0) + amount
     claimed = next((p.value for p in model.metadata_props if p.key == PREFIX + "precision"), None)
     height, width = image.shape[2:]
-    return Audit(claimed, precision, (height, width), counts, work)
+    return Audit(
+        claimed=claimed,
+        precision=precision,
+        shape=(height, width),
+        convolutions=counts,
+        multiply_adds=work,
+    )
 
 
 def _image(model: onnx.ModelProto, shape: tuple[int, int]) -> np.ndarray:

@@ -148,7 +148,9 @@ def _size_claimed(got: Runner) -> Iterator[CheckResult]:
         claim = said.get(key, "dynamic")
         if claim not in ("dynamic", real):
             detail = f"its metadata say {claim}, it takes {real or 'any'}"
-            yield CheckResult("metadata", key, "faults", 1, 0, detail=detail)
+            yield CheckResult(
+                check="metadata", subject=key, metric="faults", measured=1, limit=0, detail=detail
+            )
 
 
 def _says_reduced(got: Runner) -> bool:

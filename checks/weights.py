@@ -80,8 +80,22 @@ class AtRest:
         if not self.readable:
             return
         detail = ", ".join(self.unmatched[:3])
-        yield CheckResult(CHECK, "convolutions", "compared", self.compared, 1, at_least=True)
-        yield CheckResult(CHECK, "convolutions", "unmatched", len(self.unmatched), 0, detail=detail)
+        yield CheckResult(
+            check=CHECK,
+            subject="convolutions",
+            metric="compared",
+            measured=self.compared,
+            limit=1,
+            at_least=True,
+        )
+        yield CheckResult(
+            check=CHECK,
+            subject="convolutions",
+            metric="unmatched",
+            measured=len(self.unmatched),
+            limit=0,
+            detail=detail,
+        )
         for precision, match in self.worst.items():
             yield _result(precision, match)
 
@@ -142,7 +156,14 @@ def _result(precision: str, worst: _Match) -> CheckResult:
     subject = "convolutions" if precision == "fp32" else f"convolutions in {precision}"
     metric = "steps" if precision == "int8" else "relative"
     limit = _limit(precision)
-    return CheckResult(CHECK, subject, metric, worst.difference, limit, detail=worst.name)
+    return CheckResult(
+        check=CHECK,
+        subject=subject,
+        metric=metric,
+        measured=worst.difference,
+        limit=limit,
+        detail=worst.name,
+    )
 
 
 def _limit(precision: str) -> float:

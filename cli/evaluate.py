@@ -102,7 +102,13 @@ def evaluate(
         _require_absent({**running, "--limit": limit, "--plot": plot}, "--widerface")
         _agreement(model, reference, options, images)
     elif model and widerface:
-        plan = Plan(parse_mode(mode or "vga"), results, limit, workers, scheduler)
+        plan = Plan(
+            mode=parse_mode(mode or "vga"),
+            results=results,
+            limit=limit,
+            workers=workers,
+            scheduler=scheduler,
+        )
         _run_model(model, options, widerface, plan, plot)
     elif results and ground_truth:
         reading = {"--architecture": architecture, "--config": config, "--norm-groups": norm_groups}

@@ -26,7 +26,7 @@ from scrfdconv.recipes.detection import DEFAULT_SIZE, open_runner
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """On what to time models; None takes the fixed dimensions of the models, or 640x640 and 1."""
+    """How to time models; None takes the fixed dimensions of the models, or 640x640 and batch 1."""
 
     shape: tuple[int, int] | None = None
     batch: int | None = None
@@ -40,7 +40,7 @@ class ComparedModel:
     """How one model did."""
 
     timing: Timing
-    ratio: Ratio  # of its time to the first model's
+    ratio: Ratio  # its time divided by the first model's
     file_bytes: int | None  # None for a built-in model, which has no file
     format: str
 
@@ -71,7 +71,7 @@ def compare_speed(
 
 
 def _unique(name: str, names: Sequence[str], at: int) -> str:
-    """A model that is given twice shows how far two equal ones differ."""
+    """A unique label; a model that is given twice shows how far two equal models differ."""
     before = names[:at].count(name)
     return f"{name} ({before + 1})" if before else name
 
@@ -88,7 +88,7 @@ def _file_size(model: str) -> int | None:
 def _workload(
     bench: BenchOptions, sources: Mapping[str, Source], interfaces: Sequence[Interface]
 ) -> Workload:
-    """What all models accept."""
+    """The shape and batch that all models accept."""
     shapes = (interface.shape for interface in interfaces)
     batches = (interface.batch for interface in interfaces)
     shape = bench.shape or next(filter(None, shapes), DEFAULT_SIZE)

@@ -11,7 +11,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 Function = Callable[[Any, Task], Result]
 
-CONNECT_SECONDS = 10.0  # a scheduler that is there answers in milliseconds
+CONNECT_SECONDS = 10.0  # a running scheduler answers in milliseconds
 
 
 def on_dask(
@@ -19,8 +19,8 @@ def on_dask(
 ) -> Generator[tuple[Task, Result]]:
     """Yield each task with ``function(job, task)``, as a Dask cluster finishes them.
 
-    The workers need this package and see the same files under the same names. What a lost worker
-    had not delivered runs again on another.
+    The workers need this package and see the same files under the same names. Unfinished tasks of a
+    lost worker run again on another worker.
     """
     try:
         from distributed import as_completed as dask_completed
@@ -29,7 +29,7 @@ def on_dask(
     except ImportError as error:
         raise MissingError("--scheduler needs Dask: pip install 'scrfdconv[dask]'.") from error
     with _client(address) as client:
-        # pure: Dask would take two runs for one and hand out remembered results of old files.
+        # With pure=True, Dask would take two runs for one and return old results of changed files.
         futures = client.map(function, [job] * len(tasks), tasks, pure=False)
         by_key = {future.key: task for future, task in zip(futures, tasks, strict=True)}
         try:

@@ -38,10 +38,10 @@ class Made:
 
     artifact: Artifact
     report: Report | None
-    facts: Mapping[str, Any] = field(default_factory=dict)  # what else was measured, for --json
-    lines: tuple[str, ...] = ()  # the same for people
+    facts: Mapping[str, Any] = field(default_factory=dict)  # further measurements, for --json
+    lines: tuple[str, ...] = ()  # the further measurements, for people
     warnings: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()  # they stand in the report, where there is one
+    notes: tuple[str, ...] = ()  # part of the report, where one exists
     remarks: tuple[str, ...] = ()  # what a user should know of such artifacts
 
 
@@ -51,7 +51,7 @@ class Planned:
 
     instructions: Instructions
     lint: Report
-    verified: Report | None  # of the graph; None: not verified, or the source itself
+    verified: Report | None  # report of the graph; None: not verified, or the graph is the source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +94,9 @@ def convert(
     """Build ``out`` as ``target`` says; ``demand`` None skips the verification.
 
     ``images`` are photographs to measure ranges on; ``parent`` is the float graph of ``source``
-    with the target's shape, or the dynamic one, where it was made before. What is verified is
-    the end against the source itself. Raises CheckFailed, with the report, if the artifact is
-    not its source; ``out`` is untouched then.
+    with the target's shape, or the dynamic one, where it was made before. The finished artifact is
+    verified against the source itself. Raises CheckFailed, with the report, if the artifact is not
+    its source; ``out`` is untouched then.
     """
     target = _in_full(target, source)
     maker = target.maker
@@ -147,7 +147,7 @@ def plan_only(
 ) -> Planned:
     """Write what another machine needs to build ``out``; nothing is built.
 
-    The graph is verified by ``demand``: whoever builds from it elsewhere may not have the source.
+    The graph is verified by ``demand``, because the other machine may not have the source.
     """
     target = _in_full(target, source)
     maker = target.maker
@@ -162,7 +162,7 @@ def plan_only(
             stage=stage,
         )
         start, options, _ = way.last_step()
-        if start is not source:  # else the graph is there already, and stays as it is
+        if start is not source:  # otherwise the source is this graph and stays unchanged
             require_distinct(maker.instruction_files(out), _files_of(source))
         linted = _require_lint(maker, start)
         assert isinstance(start, Artifact)
@@ -184,7 +184,7 @@ def _files_of(source: Source) -> dict[Path, str]:
 
 
 def _verified_graph(source: Source, start: Artifact, demand: Demand | None) -> Report | None:
-    """The proof of a graph that another machine builds from; of the source itself its batches."""
+    """The proof of a graph for another machine; of the source itself, only of its batches."""
     if demand is None:
         return None
     if start is not source:
@@ -194,7 +194,7 @@ def _verified_graph(source: Source, start: Artifact, demand: Demand | None) -> R
 
 
 def require_possible(source: Source, target: Target, demand: Demand | None) -> None:
-    """Raise the error of what cannot be made, before work of minutes."""
+    """Raise the error of an impossible target early, before minutes of work."""
     maker = target.maker
     if missing := maker.why_not_built():
         raise MissingError(missing)
@@ -247,7 +247,7 @@ def _is_ready(source: Source, graph: Format, target: Target) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class _Way:
-    """Builds in ``folder`` what lies between a source and the last step."""
+    """Builds in ``folder`` the files between a source and the last step."""
 
     source: Source
     target: Target
@@ -257,7 +257,7 @@ class _Way:
     stage: Stage
 
     def last_step(self, parent: Source | None = None) -> tuple[Source, Any, Settled]:
-        """What the artifact is built from, with which options, and what was settled before."""
+        """The source and the options of the last step, and the settled settings."""
         maker, start = self.target.maker, parent or self.source
         graph, wanted = maker.chain()[0], self.target.precision or FLOAT
         if wanted in maker.native_precisions:
@@ -324,7 +324,7 @@ class _Verification:
 
 
 def _own_findings(maker: Format, part: Path, target: Target) -> Report | None:
-    """What the format knows of its own files is measured without a comparison, too."""
+    """A format's measurements of its own file, which need no comparison."""
     if maker.why_not_verified(target.of(maker.options)) or maker.why_not_run():
         return None
     found = [CheckResult.of(one) for one in maker.findings(maker.open(part))]

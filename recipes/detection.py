@@ -30,7 +30,7 @@ from scrfdconv.converters.runner import Interface, Runner
 
 UInt8 = npt.NDArray[np.uint8]
 
-# What the models were deployed with: sides of a face from 16 to 512 pixels fit its anchors.
+# The size that the models were deployed with: its anchors fit faces from 16 to 512 pixels.
 DEFAULT_SIZE = (640, 640)
 # Written at OpenCV's default quality of 95, which keeps thin lines clean.
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe")
@@ -64,7 +64,7 @@ class Unreadable:
 
 
 class Detector:
-    """A model with the whole way from pictures to faces, as it is deployed."""
+    """A model with all steps from pictures to faces, as in deployment."""
 
     def __init__(self, runner: Runner, options: DetectOptions | None = None) -> None:
         """Raises UsageError for a size that the model cannot take."""
@@ -74,7 +74,7 @@ class Detector:
 
     @property
     def slots(self) -> int:
-        """Pictures per run: a fixed batch takes that many, a free one is fed one by one."""
+        """Pictures per run: the size of a fixed batch; 1 if the batch is free."""
         return self.runner.interface.batch or 1
 
     def detect(self, images: Sequence[UInt8]) -> list[Faces]:
@@ -124,7 +124,7 @@ def input_size(
 
 @contextmanager
 def faults_of(model: str) -> Iterator[None]:
-    """Outputs that no SCRFD can have are the model file's fault, and it is named."""
+    """Errors about impossible outputs name the model file as the cause."""
     try:
         yield
     except CheckFailed as error:
@@ -135,7 +135,7 @@ def faults_of(model: str) -> Iterator[None]:
 
 
 def list_pictures(paths: Sequence[Path]) -> tuple[list[Path], list[Unreadable]]:
-    """The pictures that files, folders and globs name, and the names that lead nowhere."""
+    """The pictures that files, folders and globs name, and the names that match nothing."""
     good: list[Path] = []
     bad: list[Unreadable] = []
     for path in paths:

@@ -1,7 +1,7 @@
 """What works on this machine: versions, processor, memory, GPU, every format and precision.
 
-Three states: *blocked* by something that is named, *available* because all that it needs is here,
-*verified* because it was converted and compared here and now (``doctor --run``).
+Three states: *blocked* (the reason is given), *available* (everything needed is here), *verified*
+(converted and compared here and now, ``doctor --run``).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Capability:
 
 
 def examine(*, run: bool = False) -> dict[str, Any]:
-    """Everything about this machine, as plain types; ``run`` converts and verifies for real."""
+    """Everything about this machine, as plain types; ``run`` really converts and verifies."""
     return {
         "system": {"platform": platform.platform(), "python": platform.python_version()},
         "packages": {name: installed_version(name) for name in _packages()},
@@ -131,7 +131,7 @@ def _gpu() -> dict[str, Any]:
 
 
 def capabilities(*, run: bool = False) -> Iterator[Capability]:
-    """Every format in every precision that there is, with its state here."""
+    """Every format in every precision that it has, with its state here."""
     for made in formats().values():
         if made.source is None:
             continue
@@ -155,7 +155,7 @@ def _remark(made: Format, precision: str) -> str:
 
 
 def _tried(made: Format, precision: str) -> Capability:
-    """Convert the smallest model, verify it, and forget it."""
+    """Convert the smallest model, verify it, and delete it."""
     try:
         with scratch_folder() as folder:
             report = _converted(made, precision, folder).report

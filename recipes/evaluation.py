@@ -2,7 +2,7 @@
 
 Images are run in groups by worker processes, here or on a Dask cluster. Every group is a pure
 function of a `Job` and image names, so the detections depend neither on the number of workers
-nor on who did what, and a lost worker's groups run again elsewhere.
+nor on which worker did what, and a lost worker's groups run again elsewhere.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ from scrfdconv.recipes.cluster import on_dask
 from scrfdconv.recipes.conversion import SourceOptions, open_source
 from scrfdconv.recipes.detection import faults_of, open_runner
 
-# Written into result folders: detections of another protocol are never continued. Count up when
-# a change here or in checks/widerface_images.py changes detections.
+# Written into result folders: a run never continues detections of another protocol. Count up when a
+# change here or in checks/widerface/geometry.py changes detections.
 PROTOCOL = 1
 
 Group = tuple[str, ...]  # names of images that one run of the model takes
-Progress = Callable[[int, int], None]  # called with the images that are done, and with all
+Progress = Callable[[int, int], None]  # called with the number of finished images and of all images
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,13 @@ def score_model(
     done = len(truth.names) - sum(map(len, missing))
     reused = done
     progress(done, len(truth.names))
-    job = Job(_anywhere(model), source.digest, options, images.resolve(), plan.mode)
+    job = Job(
+        model=_anywhere(model),
+        digest=source.digest,
+        options=options,
+        images=images.resolve(),
+        mode=plan.mode,
+    )
     with closing(_run(job, missing, plan, source)) as finished:
         for group, detections in finished:
             for name, rows in zip(group, detections, strict=True):
@@ -161,7 +167,7 @@ def _default_workers(source: Source) -> int:
 
 @cache
 def _opened(job: Job) -> Runner:
-    """The model of a job, opened once in each process, if it still is the one it was."""
+    """The model of a job, opened once per process; raises an error if the file has changed."""
     source = open_source(job.model, job.options)
     if source.digest != job.digest:
         raise InputFileError(f"{job.model}: has changed since the evaluation began; start again.")
@@ -169,12 +175,12 @@ def _opened(job: Job) -> Runner:
 
 
 def _anywhere(model: str) -> str:
-    """A name that means the same file in every working directory."""
+    """The name of the same file in every working directory."""
     return str(Path(model).resolve()) if Path(model).is_file() else model
 
 
 def _stamp(source: Source, mode: int) -> dict[str, Any]:
-    """What detections depend on, as JSON reads it back."""
+    """Everything that detections depend on, as JSON would read it back."""
     architecture = source.architecture.to_dict() if isinstance(source, Checkpoint) else {}
     plain = {k: list(v) if isinstance(v, tuple) else v for k, v in architecture.items()}
     return {

@@ -1,4 +1,4 @@
-"""FP16: which photographs its ranges are measured on."""
+"""FP16: choose the photographs that ranges are measured on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scrfdconv.converters.precision.fp16.conversion import Fp16Settings
 from scrfdconv.recipes.precision import DEFAULT_SIZE, Order, Settled
 
 # Ranges stop growing long before: one photograph has the largest activations within a factor of
-# 1.6 of those of forty. Verification sees all of them.
+# 1.6 of those of forty. Verification uses all photographs.
 MOST_MEASURED = 32
 
 

@@ -1,8 +1,8 @@
 """Model packages for the insightface package: a folder with a manifest of its version 2.
 
-What it reads there (python-package, 2026): ``tasks.detection`` with file, sha256 and mean and std
-of the pre-processing, and a file that must be called MODEL.LICENSE. It refuses FP16 inputs; ours
-are float32 in every precision.
+The package reads (python-package, 2026): ``tasks.detection`` with file, sha256 and mean and std of
+the pre-processing, and a file that must be called MODEL.LICENSE. The package refuses FP16 inputs;
+the inputs here are float32 in every precision.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _write(outcome: Outcome, out: Path) -> Path:
             }
         },
     }
-    if not (folder / LICENSE_NAME).exists():  # whoever filled it in does not want it back
+    if not (folder / LICENSE_NAME).exists():  # a license that was filled in must not be overwritten
         _write_json(folder / LICENSE_NAME, LICENSE)
     _write_json(folder / "manifest.json", manifest)
     return folder

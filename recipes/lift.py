@@ -23,20 +23,20 @@ from scrfdconv.recipes.conversion import Made
 
 
 def default_checkpoint(model: Path) -> Path:
-    """``NAME_lifted.pth`` in the working directory: NAME.pth may be that of a training."""
+    """``NAME_lifted.pth`` in the working directory: NAME.pth may come from a training."""
     return Path(f"{model.stem}_lifted.pth")
 
 
 def lifted(source: Artifact) -> Lifted:
     """The checkpoint in an ONNX artifact; `fit` says how well it is that model.
 
-    Raises ArtifactError for what is no SCRFD, for INT8 and for what cannot be named.
+    Raises ArtifactError for other models than SCRFD, for INT8, and for weights without a name.
     """
     return lifted_from(source.path)
 
 
 def fit(found: Lifted, model: Path, demand: Demand | None = None) -> Report:
-    """How well a lifted checkpoint is the ``model`` that it came from: weights and outputs."""
+    """How well a lifted checkpoint agrees with its ``model``: weights and outputs."""
     with _with_known_outputs(found, model) as (path, notes):
         report = verify(found.checkpoint, path, demand or Demand())
     return replace(report, notes=(*report.notes, *notes))
@@ -45,8 +45,8 @@ def fit(found: Lifted, model: Path, demand: Demand | None = None) -> Report:
 def lift(model: Path, out: Path, demand: Demand | None) -> tuple[Made, Checkpoint]:
     """Write the checkpoint in the ONNX file ``model`` to ``out``; ``demand`` None: not verified.
 
-    What is verified is the file as written. Raises CheckFailed, with the report, where it is not
-    the model; ``out`` is untouched then.
+    The written file is verified. Raises CheckFailed, with the report, if the file is not the model;
+    ``out`` is untouched then.
     """
     if out.exists() and out.samefile(model):
         raise UsageError(f"{out}: is the model itself; give another output file.")
@@ -62,13 +62,15 @@ def lift(model: Path, out: Path, demand: Demand | None) -> tuple[Made, Checkpoin
             if not report.passed:
                 raise CheckFailed(f"{out} was not written: {report.summary()}.", report)
     name = reference_format().name
-    artifact = Artifact(out, name, FLOAT, digest_of(out), (checkpoint.digest,))
+    artifact = Artifact(
+        path=out, format=name, precision=FLOAT, digest=digest_of(out), parents=(checkpoint.digest,)
+    )
     return Made(artifact=artifact, report=report), checkpoint
 
 
 @contextmanager
 def _with_known_outputs(found: Lifted, model: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
-    """``model``, or a copy with our outputs where its own would mislead a check."""
+    """``model``, or a copy with standard outputs where the model's own would mislead a check."""
     names = [value.name for value in load_onnx(model).graph.output]
     try:
         told = dict(zip(canonical_outputs(names, model), names, strict=True))

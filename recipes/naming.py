@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 def default_output(
     name: str, suffix: str, shape: tuple[int, int] | None = None, precision: str = "fp32"
 ) -> Path:
-    """``NAME_shapeHxW_fp16.onnx`` in the working directory; parts that do not apply fall away."""
+    """``NAME_shapeHxW_fp16.onnx`` in the working directory, without parts that do not apply."""
     size = f"_shape{shape[0]}x{shape[1]}" if shape and "_shape" not in name else ""
     kind = "" if precision == "fp32" else f"_{precision}"
     return Path(f"{name}{size}{kind}{suffix}")
 
 
 def default_path(source: Source, target: Target) -> Path:
-    """What the artifact of ``source`` is called; a source has its precision in its own name."""
+    """The default name of an artifact of ``source``; a source's name has its precision already."""
     maker = target.maker
     own = FLOAT
     graph = maker.chain()[0]

@@ -28,8 +28,8 @@ class Pictures:
 
     paths: tuple[Path, ...]
     canvases: tuple[UInt8, ...]  # (H, W, 3) BGR each
-    skipped: tuple[str, ...] = ()  # why, one sentence for each unreadable file
-    left_out: int = 0  # beyond MOST_PICTURES
+    skipped: tuple[str, ...] = ()  # one sentence for each unreadable file, with the reason
+    left_out: int = 0  # number of pictures beyond MOST_PICTURES
 
     def __len__(self) -> int:
         return len(self.canvases)
@@ -43,7 +43,7 @@ class Pictures:
         return result.hexdigest()
 
     def take(self, which: Sequence[int]) -> Pictures:
-        """Those at the given places."""
+        """The pictures at the given indices."""
         return Pictures(tuple(self.paths[i] for i in which), tuple(self.canvases[i] for i in which))
 
     def notes(self) -> list[str]:
@@ -97,7 +97,7 @@ def batches(canvases: Sequence[UInt8], batch: int = 1) -> Callable[[], Iterator[
 def views(canvas: UInt8) -> list[UInt8]:
     """The picture, its mirror image, at half size, darkened and blurred: more faces to judge by.
 
-    Each is a face of its own for the network: whether it gets lost, its other views do not say.
+    For the network, each view shows new faces: a face may get lost in one view and stay in others.
     """
     import cv2
 
@@ -111,7 +111,7 @@ def views(canvas: UInt8) -> list[UInt8]:
 
 
 def _spread(paths: Sequence[Path]) -> list[Path]:
-    """At most MOST_PICTURES, evenly spread: folders are sorted by kind of picture."""
+    """At most MOST_PICTURES pictures, evenly spread: folders are sorted by kind of picture."""
     if len(paths) <= MOST_PICTURES:
         return list(paths)
     places = np.linspace(0, len(paths) - 1, MOST_PICTURES).astype(int)
@@ -119,7 +119,7 @@ def _spread(paths: Sequence[Path]) -> list[Path]:
 
 
 def mosaics(canvases: Sequence[UInt8]) -> list[UInt8]:
-    """Canvases tiled with the pictures at half and at quarter size, each picture once in each.
+    """Canvases tiled with the pictures at half and at quarter size, each picture once at each size.
 
     They show small faces and fine texture, which crops of faces lack. Measured with eight
     portraits as the only pictures: the recall of 500M_KPS rises from 0.94 to 0.98.

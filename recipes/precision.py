@@ -1,4 +1,4 @@
-"""How a float graph gets a reduced precision: what the options and the photographs settle."""
+"""How a float graph gets a reduced precision: settings from options and photographs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def silent(_: str) -> Iterator[Progress]:
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """A float graph, and what is wanted of it."""
+    """A float graph, and the conversion that is wanted."""
 
     source: Source  # what the artifact is compared with
     parent: Artifact  # the float graph
@@ -54,13 +54,13 @@ class Settled:
     warnings: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     lines: tuple[str, ...] = ()
-    # What is done with the finished artifact: it is timed, a plan is kept.
+    # Work on the finished artifact: times are measured, a plan is kept.
     afterwards: Callable[[Artifact], tuple[Mapping[str, Any], tuple[str, ...]]] | None = None
     keep: Callable[[], None] = lambda: None
 
 
 def settle(order: Order) -> Settled:
-    """What the settings of the precision are, for this graph and these photographs."""
+    """Find the settings of the precision for this graph and these photographs."""
     from scrfdconv.recipes.fp16 import settle_fp16
     from scrfdconv.recipes.int8.int8 import settle_int8
 
@@ -68,7 +68,7 @@ def settle(order: Order) -> Settled:
 
 
 def account_of(artifact: Artifact, lint: Report) -> tuple[dict[str, Any], list[str]]:
-    """What an artifact is, beside its report: types, what stayed float, other files, lint."""
+    """Facts about an artifact besides its report: types, float nodes, other files, lint."""
     maker = formats()[artifact.format]
     facts, lines = maker.facts_made(artifact.path), list[str]()
     if artifact.companions:
@@ -85,7 +85,7 @@ def account_of(artifact: Artifact, lint: Report) -> tuple[dict[str, Any], list[s
 
 
 def kept_nodes(artifact: Artifact) -> dict[str, list[str]]:
-    """What stayed float32 in an artifact of ours, by reason."""
+    """The nodes that stayed float32 in an artifact of this package, by reason."""
     from scrfdconv.converters.formats import open_artifact
     from scrfdconv.converters.graph.kept_float import kept_float
 

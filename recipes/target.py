@@ -1,4 +1,4 @@
-"""One artifact that is wanted: a format, a precision, and the options of all that is on the way."""
+"""One wanted artifact: a format, a precision, and the options of every conversion it needs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Options = TypeVar("Options")
 
 @dataclass(frozen=True)
 class Target:
-    """What to make. ``options`` has an instance of each options class that is not all defaults."""
+    """What to make. ``options`` has an instance of each options class with a changed default."""
 
     format: str
-    precision: str | None = FLOAT  # None: that of the source
+    precision: str | None = FLOAT  # None: the precision of the source
     options: tuple[Any, ...] = ()
 
     @property

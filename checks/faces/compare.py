@@ -31,7 +31,11 @@ class FacesComparison:
             self._tally.add(*pair)
         except CheckFailed as error:
             detail = f"{name}: {error}"
-            self._faults.append(CheckResult(CHECK, CHECK, "decoded", 1, 0, detail=detail))
+            self._faults.append(
+                CheckResult(
+                    check=CHECK, subject=CHECK, metric="decoded", measured=1, limit=0, detail=detail
+                )
+            )
 
     def results(self) -> Iterator[CheckResult]:
         """The measurements; a reference without faces fails, because nothing was compared.

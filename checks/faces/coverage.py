@@ -94,7 +94,13 @@ def coverage(pictures: Sequence[Seen], parts: Sequence[Extremes], *, trained: bo
     told = [*_size_warnings(found)]
     if trained:
         told += _face_warnings(found, pictures)
-    return Coverage(found.images, found.faces, strides, found.growth, tuple(told))
+    return Coverage(
+        images=found.images,
+        faces=found.faces,
+        by_stride=strides,
+        growth=found.growth,
+        warnings=tuple(told),
+    )
 
 
 def growth(parts: Sequence[Extremes]) -> float:

@@ -54,11 +54,11 @@ class Faces:
     def take(self, which: npt.NDArray[Any]) -> Faces:
         """Return the faces of an index array, in its order, or of a mask."""
         return Faces(
-            self.boxes[which],
-            self.scores[which],
-            None if self.keypoints is None else self.keypoints[which],
-            None if self.labels is None else self.labels[which],
-            None if self.strides is None else self.strides[which],
+            boxes=self.boxes[which],
+            scores=self.scores[which],
+            keypoints=None if self.keypoints is None else self.keypoints[which],
+            labels=None if self.labels is None else self.labels[which],
+            strides=None if self.strides is None else self.strides[which],
         )
 
     def above(self, threshold: float) -> Faces:
@@ -170,11 +170,11 @@ class _Level:
         reach = self.distances[slot, chosen].astype(np.float32) * np.float32(self.stride)
         boxes = np.concatenate((centres - reach[:, :2], centres + reach[:, 2:]), axis=1)
         return Faces(
-            boxes,
-            scores[chosen].astype(np.float32),
-            self._keypoints(slot, chosen, centres),
-            per_class[chosen].argmax(axis=1) if per_class.shape[1] > 1 else None,
-            np.full(len(chosen), self.stride, np.intp),
+            boxes=boxes,
+            scores=scores[chosen].astype(np.float32),
+            keypoints=self._keypoints(slot, chosen, centres),
+            labels=per_class[chosen].argmax(axis=1) if per_class.shape[1] > 1 else None,
+            strides=np.full(len(chosen), self.stride, np.intp),
         )
 
     def _centres(self, chosen: Index, size: tuple[int, int]) -> Float32:
@@ -249,11 +249,11 @@ def _joined(parts: Sequence[Faces]) -> Faces:
     labels = [part.labels for part in parts if part.labels is not None]
     strides = [part.strides for part in parts if part.strides is not None]
     return Faces(
-        np.concatenate([part.boxes for part in parts]),
-        np.concatenate([part.scores for part in parts]),
-        np.concatenate(keypoints) if keypoints else None,
-        np.concatenate(labels) if labels else None,
-        np.concatenate(strides) if strides else None,
+        boxes=np.concatenate([part.boxes for part in parts]),
+        scores=np.concatenate([part.scores for part in parts]),
+        keypoints=np.concatenate(keypoints) if keypoints else None,
+        labels=np.concatenate(labels) if labels else None,
+        strides=np.concatenate(strides) if strides else None,
     )
 
 

@@ -76,7 +76,15 @@ def results_of(found: Agreement, precision: str) -> Iterator[CheckResult]:
     if found.undefined:
         for metric in ("recall", "precision"):
             value, limit = getattr(found, metric), KEPT[precision]
-            yield CheckResult(CHECK, CHECK, metric, value, limit, True, found.undefined)
+            yield CheckResult(
+                check=CHECK,
+                subject=CHECK,
+                metric=metric,
+                measured=value,
+                limit=limit,
+                at_least=True,
+                detail=found.undefined,
+            )
         return
     detail = (
         f"{found.reference_faces} faces on {found.images} images, {found.extra} extra, "
@@ -93,7 +101,15 @@ def _results(subject: str, marks: Marks, precision: str, detail: str) -> Iterato
     kept = faces_limit(precision, marks.reference_faces)
 
     def result(metric: str, value: float, limit: float, *, at_least: bool) -> CheckResult:
-        return CheckResult(CHECK, subject, metric, value, limit, at_least, detail)
+        return CheckResult(
+            check=CHECK,
+            subject=subject,
+            metric=metric,
+            measured=value,
+            limit=limit,
+            at_least=at_least,
+            detail=detail,
+        )
 
     yield result("recall", marks.recall, kept, at_least=True)
     # A stride without any face in the artifact has no precision; its recall says everything.

@@ -105,11 +105,11 @@ def html(result: BuildResult) -> str:
 def _section(index: int, outcome: Outcome) -> Section:
     results = outcome.report.results if outcome.report else ()
     return Section(
-        f"a{index}",
-        outcome,
-        tuple(_rows(results)),
-        tuple(result for result in results if result.metric not in METRICS),
-        drawings.error_axis(outcome.histograms),
+        id=f"a{index}",
+        outcome=outcome,
+        rows=tuple(_rows(results)),
+        others=tuple(result for result in results if result.metric not in METRICS),
+        axis=drawings.error_axis(outcome.histograms),
     )
 
 
@@ -159,7 +159,12 @@ def _plot(
     for point in points:
         lines.setdefault(point.section.outcome.checkpoint, []).append(point)
     yield Plot(
-        title, about, axis, tuple((name, tuple(line)) for name, line in lines.items()), unit, at_one
+        title=title,
+        about=about,
+        axis=axis,
+        lines=tuple((name, tuple(line)) for name, line in lines.items()),
+        unit=unit,
+        at_one=at_one,
     )
 
 

@@ -30,13 +30,14 @@ def merge_reports(paths: Sequence[Path]) -> BuildResult:
     results = [(path, read_report(path)) for path in paths]
     _require_one_recipe(results)
     return BuildResult(
-        results[0][1].recipe,
-        tuple(_merged_outcomes(results)),
-        tuple(_merged_pictures(results)),
-        _merged_environments(result for _, result in results),
-        "\n".join(_different(result.command for _, result in results)),
-        sum(result.seconds for _, result in results),  # of work; the machines worked side by side
-        any(result.strict for _, result in results),
+        recipe=results[0][1].recipe,
+        outcomes=tuple(_merged_outcomes(results)),
+        pictures=tuple(_merged_pictures(results)),
+        environment=_merged_environments(result for _, result in results),
+        command="\n".join(_different(result.command for _, result in results)),
+        # Seconds of work: the machines worked side by side.
+        seconds=sum(result.seconds for _, result in results),
+        strict=any(result.strict for _, result in results),
     )
 
 

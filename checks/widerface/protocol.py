@@ -177,7 +177,14 @@ def _curve(matches: _Matches, counts: Bools) -> Curve:
     faces = int(counts.sum())
     recall = found / faces if faces else np.full(THRESHOLD_COUNT, np.nan)
     precision = np.divide(found, proposals, out=np.zeros(THRESHOLD_COUNT), where=proposals > 0)
-    return Curve(average_precision(recall, precision), faces, found, proposals, recall, precision)
+    return Curve(
+        ap=average_precision(recall, precision),
+        faces=faces,
+        found=found,
+        proposals=proposals,
+        recall=recall,
+        precision=precision,
+    )
 
 
 def _count_at_thresholds(scores: Floats) -> Ints:

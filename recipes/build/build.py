@@ -42,7 +42,7 @@ class BuildOptions:
 
 
 def decide(steps: Sequence[Step], cache: Cache, *, force: bool = False) -> list[Decision]:
-    """What has to be built; internal steps only where something is made from them."""
+    """Decide what must be built; internal steps run only if another step is made from them."""
     found: dict[str, Decision] = {}
     for step in steps:
         record = cache.record(step)
@@ -61,7 +61,7 @@ def decide(steps: Sequence[Step], cache: Cache, *, force: bool = False) -> list[
 
 
 def _blocked(step: Step) -> str:
-    """What a format that is bound to its machine lacks here; its artifacts are skipped then."""
+    """What a machine-bound format lacks here: its artifacts are skipped; "" for other formats."""
     maker = step.target.maker
     return maker.why_plainly_not_built() if maker.bound_to_machine else ""
 
@@ -82,13 +82,13 @@ def build(
         outcomes = run.outcomes(decisions)
         write_manifest(out, recipe.name, run.records, keep_others=bool(options.only))
     return BuildResult(
-        recipe.name,
-        tuple(outcomes),
-        tuple(run.pictures.values()),
-        environment(),
-        shlex.join(command),
-        round(time.monotonic() - begun, 3),
-        options.strict,
+        recipe=recipe.name,
+        outcomes=tuple(outcomes),
+        pictures=tuple(run.pictures.values()),
+        environment=environment(),
+        command=shlex.join(command),
+        seconds=round(time.monotonic() - begun, 3),
+        strict=options.strict,
     )
 
 

@@ -1,8 +1,8 @@
 """What a build remembers: for every artifact the key it was made by, its digest, its outcome.
 
-A file is up to date if its record has the step's key and the file its digest. Records are
-written after their file is in place, so that a kill in between only means building it again.
-Times are kept apart: they are all that differs between two builds of the same inputs.
+A file is up to date if its record has the step's key and the file its digest. Records are written
+after their file is in place, so a kill in between only costs another build. Times are kept apart:
+only times differ between two builds of the same inputs.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class Record:
     key: str
     ingredients: Mapping[str, str]  # what the key was made of, to say what changed
     outcome: Outcome
-    manifest: Mapping[str, Any]  # the artifact's entry there
+    manifest: Mapping[str, Any]  # the artifact's entry in manifest.json
     record_version: Literal[2] = 2
 
 
 @dataclass(frozen=True)
 class Times:
-    """All that differs between two builds of the same inputs."""
+    """The times of a step, the only difference between two builds of the same inputs."""
 
     seconds: Real | None
     latency: Latency | None
@@ -55,28 +55,28 @@ class Cache:
 
     @property
     def lock(self) -> Path:
-        """Locked by the build that works in this folder."""
+        """The lock file, held by the build that works in this folder."""
         return self._state / "lock"
 
     def prepare(self) -> None:
-        """Make the folder, without what a killed build left in it."""
+        """Make the folder, and remove what a killed build left there."""
         self.clear_scratch()
         self._scratch.mkdir(parents=True)
 
     def scratch_for(self, step: Step) -> Path:
-        """A new folder for a step's files: on the same disk, so that a rename is all."""
+        """A new folder for a step's files, on the same disk, so that files only need a rename."""
         folder = self._scratch / step.name.replace("/", "_")
         folder.mkdir()
         return folder
 
     def clear_scratch(self) -> None:
-        """Remove all files on the way."""
+        """Remove all unfinished files."""
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     # ------------------------------------------------------------ asking
 
     def record(self, step: Step) -> Record | None:
-        """What is remembered of a step; None where nothing is, or nothing that can be read."""
+        """The record of a step; None if there is no record, or no readable one."""
         path = self._record_path(step)
         if not path.is_file():
             return None
@@ -126,7 +126,7 @@ class Cache:
             return None
 
     def _picture_path(self, name: str) -> Path:
-        digest = hashlib.sha256(name.encode()).hexdigest()  # names may be anything
+        digest = hashlib.sha256(name.encode()).hexdigest()  # names may contain any character
         return self._state / "pictures" / f"{digest}.json"
 
     def _with_times(self, step: Step, outcome: Outcome) -> Outcome:
@@ -163,6 +163,6 @@ def _what_changed(old: Mapping[str, str], new: Mapping[str, str]) -> str:
 
 
 def _told(name: str, old: str, new: str) -> str:
-    """Versions are short enough to be read; digests and options say nothing to people."""
+    """Versions are short enough to show; digests and options mean nothing to people."""
     readable = 0 < len(old) <= READABLE and 0 < len(new) <= READABLE
     return f"{name} {old} -> {new}" if readable else name

@@ -1,4 +1,4 @@
-"""Digests of what decides an artifact: checkpoints, pictures, this package's own code."""
+"""Digests of everything an artifact depends on: checkpoints, pictures, this package's own code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from scrfdconv.recipes.build.recipe import CheckpointEntry
 class FileDigest:
     """One file of an artifact, as the manifest lists it."""
 
-    name: str  # without its folder
+    name: str  # file name without the folder
     sha256: str
     size: int  # bytes
 
@@ -33,7 +33,7 @@ OWN_FOLDERS = ("recipes", "checks", "converters")
 
 
 def source_digest(entry: CheckpointEntry) -> str:
-    """What a checkpoint is: its file, or the name and seed of its drawn weights.
+    """The digest of a checkpoint: of its file, or of the name and seed of its drawn weights.
 
     Raises InputFileError where the file is missing or not the one that the recipe expects.
     """
@@ -55,7 +55,7 @@ def source_digest(entry: CheckpointEntry) -> str:
 
 
 def images_digest(places: tuple[Path, ...]) -> str:
-    """What the pictures below ``places`` show and are called; "" for none."""
+    """Digest of the contents and names of the pictures below ``places``; "" for none."""
     if not places:
         return ""
     return content_digest([[path.name, digest_of(path)] for path in image_files(places)])
@@ -63,7 +63,7 @@ def images_digest(places: tuple[Path, ...]) -> str:
 
 @cache
 def code_digest() -> str:
-    """Digest of this package's own code: a version alone would miss the changes of a checkout."""
+    """Digest of this package's own code: a version number would miss local changes."""
     root = Path(__file__).resolve().parents[2]
     files = (path for folder in OWN_FOLDERS for path in sorted((root / folder).rglob("*.py")))
     return content_digest(
@@ -76,5 +76,5 @@ def _file_or_text(text: str | None) -> str | None:
 
 
 def content_digest(content: object) -> str:
-    """sha256 of what JSON can hold."""
+    """sha256 of a value that JSON can hold."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,7 +1,7 @@
-"""``manifest.json``: what a folder of artifacts holds, and the proof that came with each.
+"""``manifest.json``: the artifacts in a folder, and the proof of each artifact.
 
-The same inputs give the same bytes: no times, no paths of this machine. Whoever gets the folder
-checks it with ``scrfdconv verify manifest.json``; ``manifest.schema.json`` describes the format.
+The same inputs give the same bytes: no times, no paths of this machine. Users of the folder check
+it with ``scrfdconv verify manifest.json``; ``manifest.schema.json`` describes the format.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ VERSION = 2
 WHAT, ADVICE = "manifest of `scrfdconv build`", "build it anew"
 _SHA256 = re.compile("[0-9a-f]{64}")
 CHECK = "digest"
-# A manifest says what can be repeated; a time cannot.
+# A manifest holds only repeatable results; a time is not repeatable.
 _TIMED = {("budget", "latency")}
 
 
@@ -54,7 +54,7 @@ class Loosened:
 
 @dataclass(frozen=True)
 class MadeWith:
-    """What an artifact was made with, as far as measuring again needs it."""
+    """What an artifact was made with, as far as needed to measure it again."""
 
     tolerance: Loosened
 
@@ -93,7 +93,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A whole manifest, as far as verifying needs it."""
+    """A whole manifest, as far as needed to verify it."""
 
     manifest_version: Literal[2]
     artifacts: tuple[Entry, ...]
@@ -102,7 +102,7 @@ class Manifest:
 def write_manifest(
     out: Path, recipe: str, records: Mapping[str, Record], *, keep_others: bool = False
 ) -> None:
-    """Write ``out``/manifest.json; ``keep_others``: with what it said of other artifacts."""
+    """Write ``out``/manifest.json; ``keep_others`` keeps its entries of other artifacts."""
     path = out / NAME
     found = {name: _entry(record) for name, record in records.items()}
     if keep_others and path.is_file():
@@ -141,11 +141,18 @@ def digest_result(path: Path, entry: Entry) -> CheckResult:
     """Are the files beside the manifest at ``path`` those that ``entry`` names?"""
     faults = (_fault(path.parent / one.path, one) for one in entry.files)
     fault = next(filter(None, faults), "") or _whole_fault(path.parent, entry)
-    return CheckResult(CHECK, "file", "faults", int(bool(fault)), 0, detail=fault)
+    return CheckResult(
+        check=CHECK,
+        subject="file",
+        metric="faults",
+        measured=int(bool(fault)),
+        limit=0,
+        detail=fault,
+    )
 
 
 def _whole_fault(folder: Path, entry: Entry) -> str:
-    """An entry whose digest is not that of its files was put together by hand."""
+    """The fault of an entry whose digest is not that of its files: it was edited by hand."""
     found = digest_of_files([folder / one.path for one in entry.files])
     return "" if found == entry.sha256 else "its sha256 is not that of its files"
 
@@ -158,7 +165,7 @@ def _fault(file: Path, entry: FileEntry) -> str:
         if size != entry.size:
             return f"{size} bytes instead of {entry.size}"
         found = digest_of(file)
-    except OSError as error:  # is_file raises for folders that must not be entered
+    except OSError as error:  # is_file raises for folders without permission to enter
         return f"cannot be read ({error.strerror})"
     except InputFileError as error:
         return str(error)
@@ -194,7 +201,7 @@ def _require_digest(sha256: str, size: int) -> None:
 
 
 def _others(path: Path) -> dict[str, Any]:
-    """What the manifest there says, as it stands; nothing if it is damaged."""
+    """The entries of the existing manifest, unchanged; none if it is damaged."""
     try:
         return {entry["path"]: entry for entry in _checked(path)["artifacts"]}
     except InputFileError as error:
@@ -203,7 +210,7 @@ def _others(path: Path) -> dict[str, Any]:
 
 
 def _checked(path: Path) -> dict[str, Any]:
-    """The content of a manifest as it stands, with all that `Manifest` knows checked."""
+    """The content of a manifest, unchanged, after all fields of `Manifest` were checked."""
     content = read_json(path, dict[str, Any], WHAT, ADVICE)
     plain_as(content, Manifest, str(path), WHAT, ADVICE)
     return content

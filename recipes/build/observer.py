@@ -1,4 +1,4 @@
-"""What a build measures beside its checks: error histograms, faces to be looked at, latency."""
+"""What a build measures besides its checks: error histograms, faces to look at, latency."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from scrfdconv.converters.runner import Outputs, Runner
 DECADES, BINS_PER_DECADE = (-9, 2), 4
 EDGES = np.logspace(*DECADES, (DECADES[1] - DECADES[0]) * BINS_PER_DECADE + 1)
 
-MOST_PICTURES = 6  # to look at; all of them are verified on
-THUMBNAIL_SIDE, JPEG_QUALITY = 360, 70  # pixels, percent: about 20 kB each in the page
+MOST_PICTURES = 6  # shown pictures; verification uses all pictures
+THUMBNAIL_SIDE, JPEG_QUALITY = 360, 70  # pixels, percent: a picture adds about 20 kB to the page
 
 # A median of a few rounds is within 5 % on an idle machine; 34G takes 2 s for a pair.
 LATENCY_SECONDS, FEWEST_ROUNDS, MOST_ROUNDS = 2.0, 3, 15
@@ -45,14 +45,14 @@ class Observer:
             self._look(sample, sample.path, want, got)
 
     def histograms(self, precision: str, loosen: float = 1.0) -> tuple[Histogram, ...]:
-        """One for each output, with the limit that its largest error was held to."""
+        """One histogram for each output, with the limit on its largest error."""
         return tuple(
             Histogram(
-                name,
-                tuple(EDGES.tolist()),
-                tuple(counts.tolist()),
-                self._below[name],
-                limits_for(precision, name, loosen).max_abs,
+                output=name,
+                edges=tuple(EDGES.tolist()),
+                counts=tuple(counts.tolist()),
+                below=self._below[name],
+                limit=limits_for(precision, name, loosen).max_abs,
             )
             for name, counts in sorted(self._counts.items(), key=_by_kind_and_stride)
         )
@@ -83,7 +83,7 @@ def _by_kind_and_stride(item: tuple[str, np.ndarray]) -> tuple[int, int]:
 def _boxes(faces: Faces) -> tuple[Box, ...]:
     rounded = np.round(faces.boxes.astype(float), 2)
     return tuple(
-        Box(x1, y1, x2, y2, round(float(score), 4))
+        Box(x1=x1, y1=y1, x2=x2, y2=y2, score=round(float(score), 4))
         for (x1, y1, x2, y2), score in zip(rounded.tolist(), faces.scores, strict=True)
     )
 
@@ -101,8 +101,8 @@ def _thumbnail(name: str, image: np.ndarray) -> Picture:
 
 
 def latency(reference: Runner, artifact: Runner) -> Latency:
-    """Both models in turns on noise; ratios are taken within a round, so that drift cancels."""
-    shape = common_shapes(reference.interface, artifact.interface)[0]  # 640x640 if it is free
+    """Time both models in turns on noise; ratios are taken within a round, so drift cancels out."""
+    shape = common_shapes(reference.interface, artifact.interface)[0]  # 640x640 if shapes are free
     images = np.random.default_rng(0).uniform(-1, 1, (shape[0], CHANNELS, *shape[1:]))
     pair, rounds = (reference, artifact), list[list[float]]()
     images = images.astype(np.float32)

@@ -1,11 +1,11 @@
-"""From a recipe to steps: what is built from what, each once, and by which key it is remembered.
+"""From a recipe to steps: what each file is built from, and the key that its record is stored by.
 
-A fixed ONNX comes from the dynamic one, FP16 and INT8 from the float ONNX of their shape. What a
-target needs on the way and nobody asked for becomes an internal step.
+A fixed ONNX comes from the dynamic one, FP16 and INT8 from the float ONNX of their shape. A file
+that a target needs and the recipe does not ask for becomes an internal step.
 
 A step has two digests. ``content`` covers all that decides the bytes of its file, the parent's
-``content`` included; ``key`` adds what they are measured against. So a changed tolerance measures
-one artifact anew, and a changed checkpoint rebuilds all that depends on it.
+``content`` included; ``key`` adds what the artifact is measured against. So a changed tolerance
+measures one artifact anew, and a changed checkpoint rebuilds all artifacts that depend on it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from scrfdconv.recipes.build.recipe import DYNAMIC, CheckpointEntry, Recipe, Tar
 from scrfdconv.recipes.naming import default_output
 from scrfdconv.recipes.target import Target, fields_for
 
-# Of everything that the build writes besides artifacts and reports.
+# The version of everything that the build writes besides artifacts and reports.
 STATE_FOLDER = ".scrfdconv"
 PARENTS_FOLDER = f"{STATE_FOLDER}/parents"
 MEASURERS = ("torch", "onnxruntime", "numpy", "opencv-python-headless")
@@ -42,9 +42,9 @@ BYTES_PER_MILLION = 4e6  # of float32 weights
 
 @dataclass(frozen=True)
 class Step:
-    """One file to be built, from its parent's or, without one, from the checkpoint."""
+    """One file to be built from the parent's file or, without a parent, from the checkpoint."""
 
-    name: str  # of its file, relative to the output folder, "/" between folders
+    name: str  # path of its file below the output folder, "/" between folders
     checkpoint: CheckpointEntry
     entry: TargetEntry
     parent: str | None  # name of another step
@@ -55,7 +55,7 @@ class Step:
 
     @property
     def target(self) -> Target:
-        """What is made."""
+        """The target that this step makes."""
         target: Target = self.entry.target
         return target
 
@@ -66,29 +66,29 @@ class Step:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Names of all its files, the main one first."""
+        """Names of all files of the step, the main file first."""
         path = PurePosixPath(self.name)
         companions = self.target.maker.companions(Path(path))
         return (self.name, *(companion.as_posix() for companion in companions))
 
     @property
     def key(self) -> str:
-        """Digest of everything that decides the file and what is said of it."""
+        """Digest of everything that the file and its measurements depend on."""
         return content_digest({**self.made_from, **self.measured})
 
     @property
     def ingredients(self) -> Mapping[str, str]:
-        """All that the key is made of, by what people call it."""
+        """All parts of the key, by names for people."""
         return {**self.made_from, **self.measured}
 
     @property
     def internal(self) -> bool:
-        """True if it only serves other steps."""
+        """True if the step only serves other steps."""
         return self.name.startswith(f"{STATE_FOLDER}/")
 
     @property
     def weight(self) -> float:
-        """How much work it is, roughly: large networks start first, so that none is left over."""
+        """Rough amount of work: large networks start first, so that none runs alone at the end."""
         path, published = self.checkpoint.path, PUBLISHED.get(self.checkpoint.model or "")
         if path:
             return path.stat().st_size / BYTES_PER_MILLION
@@ -134,7 +134,7 @@ def artifact_name(checkpoint: CheckpointEntry, target: Target) -> str:
 
 
 def _chosen(target: Target) -> Iterator[str]:
-    """What options with another value than the default add to a name."""
+    """The part of a name for options that differ from their defaults."""
     for kind, field in fields_for(target.format, target.precision or FLOAT):
         value = getattr(target.of(kind), field.name)
         usual = (field.default, field.option.none_means)
@@ -152,12 +152,12 @@ def _require_unique(names: Sequence[str], path: Path) -> None:
 
 
 class _Planner:
-    """Adds steps and what they need, each once."""
+    """Adds each step and the steps it needs, once."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.steps: dict[str, Step] = {}
         self._recipe = recipe
-        # Per plan, not per process: files change between two builds.
+        # Kept per plan, not per process: files change between two builds.
         self._images = cache(images_digest)
         self._source = cache(source_digest)
 
@@ -211,13 +211,13 @@ class _Planner:
             parent=parent.name if parent else None,
             float_graph=self._float_graph(target, parent),
             content=content_digest(made_from),
-            # Internal files are not measured: what is made of them is.
+            # Internal files are not measured, only the artifacts made from them.
             measured={} if name.startswith(STATE_FOLDER) else measured,
             made_from=made_from,
         )
 
     def _float_graph(self, target: Target, parent: Step | None) -> str | None:
-        """The float graph of the target's shape, for whatever is not that graph itself."""
+        """The float graph of the target's shape; None for this graph itself."""
         graph = target.maker.chain()[0]
         if target.precision == FLOAT and target.maker is graph:
             return None
@@ -227,7 +227,7 @@ class _Planner:
 
 
 def _needed_by(entry: TargetEntry) -> TargetEntry | None:
-    """What a target is made from, if not from the checkpoint."""
+    """The target that this target is made from; None for the checkpoint."""
     target = entry.target
     maker = target.maker
     graph = maker.chain()[0]
@@ -252,7 +252,7 @@ def dynamic(options: Any) -> Any:
 
 
 def options_of(target: Target) -> dict[str, object]:
-    """What decides the bytes of a target's file, as plain types."""
+    """The options that the bytes of a target's file depend on, as plain types."""
     found: dict[str, object] = {"format": target.format, "precision": target.precision}
     for kind, field in fields_for(target.format, target.precision or FLOAT):
         value = getattr(target.of(kind), field.name)
@@ -269,7 +269,8 @@ def versions_of(target: Target) -> dict[str, str]:
     precision = precisions()[target.precision or FLOAT]
     maker = target.maker
     own = maker.libraries_for(target.of(maker.options))
-    made_from_itself = maker.from_itself and precision.libraries  # its own graph decides the rest
+    # Made from a graph of the same format, whose own step accounts for the other libraries.
+    made_from_itself = maker.from_itself and precision.libraries
     names = precision.libraries if made_from_itself else (*own, *precision.libraries)
     return _versions(dict.fromkeys(names))
 

@@ -1,4 +1,4 @@
-"""Recipes of ``scrfdconv build``: which artifacts a release has, and what is demanded of them.
+"""Recipes of ``scrfdconv build``: the artifacts of a release, and their requirements.
 
 A TOML file. Every value of a target may be a list; the target then stands for all combinations,
 for every checkpoint that its patterns match. README and ``build --init`` show the keys.
@@ -57,7 +57,7 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Budgets:
-    """What an artifact may cost; None: anything."""
+    """What an artifact may cost; None: no limit."""
 
     max_size_mb: float | None = None  # of 10^6 bytes
     max_latency_ratio: float | None = None  # to the float ONNX of the same shape, one thread
@@ -66,7 +66,7 @@ class Budgets:
 
 @dataclass(frozen=True, kw_only=True)
 class TargetEntry:
-    """One artifact of every checkpoint that it is for, and what is demanded of it."""
+    """One artifact of every matching checkpoint, and the requirements on it."""
 
     target: Target
     checkpoints: tuple[str, ...] = ("*",)

@@ -1,4 +1,4 @@
-"""Reading a recipe file strictly: every mistake is named by file, key and what is known there."""
+"""Reading a recipe file strictly: every error names the file, the key and the known values."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from scrfdconv.recipes.target import Target, fields_for, target_of
 
 VERSION = 1
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")  # it becomes a folder
+_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")  # a checkpoint's name becomes a folder
 
 
 def find_recipe(name: str) -> Path:
@@ -53,7 +53,15 @@ def load_recipe(path: Path) -> Recipe:
     targets = tuple(target for table in tables for target in _targets(table))
     document.done()
     defaults.done({key for table in tables for key in table.asked} if tables else None)
-    recipe = Recipe(name, path, checkpoints, targets, calibration, test, latency)
+    recipe = Recipe(
+        name=name,
+        path=path,
+        checkpoints=checkpoints,
+        targets=targets,
+        calibration=calibration,
+        test=test,
+        latency=latency,
+    )
     _require_sense(recipe, document)
     return recipe
 
@@ -93,14 +101,14 @@ def _checkpoint(name: str, table: Table) -> CheckpointEntry:
         )
     path, config = table.value("path", str, None), table.value("config", str, None)
     entry = CheckpointEntry(
-        name,
-        _beside(table.path, path),
-        known_name(table.value("model", str, "")),
-        table.value("seed", int, 0),
-        table.value("sha256", str, None),
-        _architecture(table),
-        _beside(table.path, config),
-        table.value("norm_groups", int, None),
+        name=name,
+        path=_beside(table.path, path),
+        model=known_name(table.value("model", str, "")),
+        seed=table.value("seed", int, 0),
+        sha256=table.value("sha256", str, None),
+        architecture=_architecture(table),
+        config=_beside(table.path, config),
+        norm_groups=table.value("norm_groups", int, None),
     )
     if (path is None) == ("model" not in table):
         raise table.error("path", "or model must be given, and not both")
@@ -166,7 +174,7 @@ def _targets(table: Table) -> list[TargetEntry]:
 
 
 def _require_meaning(table: Table, names: tuple[str, ...]) -> None:
-    """Refuse an option that one of the formats would ignore in silence."""
+    """Refuse an option that one of the target's formats would ignore."""
     meant = {
         name: {field.name for kind in _option_classes(name) for field in option_fields(kind)}
         for name in names
@@ -200,13 +208,13 @@ def _combinations(table: Table, name: str, precision: str, budgets: Budgets) -> 
 
 
 def _values(table: Table, field: OptionField) -> tuple[Any, ...]:
-    """What a table says of an option: one value, or several in a list."""
+    """The values of an option in a table: one value, or several in a list."""
     what, read = _reader(field)
     return table.several(field.name, read, what, (field.default,))
 
 
 def _reader(field: OptionField) -> tuple[str, Callable[[Any], Any]]:
-    """How a value of an option is called, and read; None stands for a wrong one."""
+    """What an option's values are, in words, and their reader: it gives None for a wrong value."""
     if field.name == "shape":  # the one option that has a word for None
         return f'"{DYNAMIC}" or [height, width]', _shape
     if field.choices:

@@ -35,16 +35,16 @@ class View(Protocol):
 
 @dataclass(frozen=True)
 class Decision:
-    """A step, what is remembered of it, and why it is run ("": it is up to date)."""
+    """A step, its record, and why it must run ("": it is up to date)."""
 
     step: Step
     record: Record | None
     why: str
-    blocked: str = ""  # why it cannot be run on this machine
+    blocked: str = ""  # why this machine cannot run the step
 
 
 class Run:
-    """Does what was decided. ``records`` and ``pictures`` are of all artifacts that are right."""
+    """Runs the due steps. ``records`` and ``pictures`` are those of all good artifacts."""
 
     def __init__(
         self, recipe: Recipe, cache: Cache, view: View, jobs: int, *, fail_fast: bool = False
@@ -58,7 +58,7 @@ class Run:
         self._running: dict[str, Step] = {}
 
     def outcomes(self, decisions: Sequence[Decision]) -> list[Outcome]:
-        """What became of all artifacts, in their order."""
+        """Run all due steps and return the outcomes of all artifacts, in their order."""
         shown = [d.step.name for d in decisions if not d.step.internal]
         self._view.planned(shown)
         self._due = {d.step.name: d for d in decisions if d.why and not d.blocked}
@@ -81,7 +81,7 @@ class Run:
                     self._finish(job.step, done)
 
     def _next(self) -> Step | None:
-        """The heaviest step whose parent is there."""
+        """The heaviest step whose parent is built."""
         waiting = {*self._due, *self._running}
         ready = [d.step for d in self._due.values() if not waiting.intersection(d.step.needs)]
         return max(ready, key=lambda step: step.weight, default=None)
@@ -114,7 +114,7 @@ class Run:
             if done.path is not None:
                 self._keep(step, done)
                 return
-        except ScrfdconvError as error:  # the disk is full, say
+        except ScrfdconvError as error:  # for example, because the disk is full
             done = Done(error=str(error), exit_code=error.exit_code, seconds=done.seconds)
         self._fail(step, done)
 
@@ -136,7 +136,7 @@ class Run:
         self._settle(step, record, "built")
 
     def _settle(self, step: Step, record: Record, state: State) -> None:
-        """A step is right: it counts, and its artifact is shown."""
+        """Record a good step and show its artifact."""
         if step.internal:
             return
         self.records[step.name] = record
@@ -148,10 +148,11 @@ class Run:
         self._view.finished(outcome)
 
     def _fail(self, step: Step, done: Done) -> None:
-        # An engine that cannot be built here is no fault of the model; everything else is.
+        # A machine-bound artifact that this machine cannot build is skipped; every other error
+        # fails.
         skipped = done.missing and step.target.maker.bound_to_machine
         state: State = "skipped" if skipped else "failed"
-        if skipped:  # where a skip is a failure, it is a plain one
+        if skipped:  # with --strict, a skip is an ordinary failure
             done = replace(done, exit_code=FAILED)
         self._lose(step, state, done.error, done)
         self._drop_children(step)
@@ -173,7 +174,7 @@ class Run:
             self._view.finished(outcome)
 
     def _command(self, step: Step) -> str:
-        """What repeats a step alone."""
+        """The command that repeats one step alone."""
         recipe, out = str(self._recipe.path), str(self._cache.folder)
         words = ["scrfdconv", "build", recipe, "-o", out, "--only", step.name, "--force"]
         return shlex.join(words)

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 CHECK = "budget"
 BUG = 70  # EX_SOFTWARE, as the command line reports it
-# Checkpoints that a worker keeps: steps of one checkpoint follow each other.
+# Checkpoints that a worker keeps: steps of one checkpoint follow one another.
 KEPT_CHECKPOINTS = 2
 
 
@@ -46,13 +46,13 @@ class Job:
     step: Step
     recipe: Recipe
     parent: Path | None  # the file of the step's parent
-    float_graph: Path | None  # of the same shape, to compare times with
-    folder: Path  # empty, to write to
+    float_graph: Path | None  # float graph of the same shape, to compare times with
+    folder: Path  # an empty folder to write to
 
 
 @dataclass(frozen=True)
 class Done:
-    """What came of it: a verified file, or an error."""
+    """The result of a job: a verified file, or an error."""
 
     path: Path | None = None
     sha256: str = ""  # over all files
@@ -92,7 +92,7 @@ def run(job: Job) -> Done:
 
 @contextmanager
 def _temporary_files_in(folder: Path) -> Iterator[None]:
-    """There, whatever a killed process leaves is removed by the next build."""
+    """Put temporary files into ``folder``; the next build removes those of a killed process."""
     before, tempfile.tempdir = tempfile.tempdir, str(folder)
     try:
         yield
@@ -114,7 +114,7 @@ def _made(job: Job) -> Done:
     )
     if job.step.internal:
         return whole
-    with allowing_host_code():  # of this machine's library, put there by this very step
+    with allowing_host_code():  # versions of this machine's library, added by this step itself
         opened = open_artifact(out, THREADS)
     paced = _latency(job, opened)
     report = _with_budgets(made, job, paced)
@@ -151,7 +151,7 @@ def _checkpoint(entry: CheckpointEntry) -> Checkpoint:
 
 def _demand(job: Job, observer: Observer) -> Demand | None:
     if job.step.internal:
-        return None  # what is made of it is verified, against the checkpoint
+        return None  # artifacts made from this file are verified against the checkpoint
     images = () if job.step.checkpoint.seeded else image_files(job.recipe.test)
     return Demand(images, job.step.entry.tolerance.loosen, weights=False, observe=observer)
 
@@ -169,7 +169,7 @@ def _convert(job: Job, checkpoint: Checkpoint, out: Path, demand: Demand | None)
 
 
 def _parent(job: Job) -> Artifact | None:
-    """What the step is made from; a graph in the precision of the target is the source itself."""
+    """The step's parent file; a graph in the target's precision is the source itself."""
     if job.parent is None:
         return None
     return format_of(job.parent).artifact_at(job.parent)
@@ -179,7 +179,7 @@ def _parent(job: Job) -> Artifact | None:
 
 
 def _latency(job: Job, opened: Runner) -> Latency | None:
-    """Time against the float ONNX of the same shape, for artifacts that are made from one."""
+    """Time against the float ONNX of the same shape, for artifacts made from such a graph."""
     if not job.recipe.latency or job.float_graph is None:
         return None
     return latency(open_artifact(job.float_graph, THREADS), opened)
@@ -192,15 +192,32 @@ def _with_budgets(made: Made, job: Job, paced: Latency | None) -> Report:
     results, notes = list(report.results), list(report.notes)
     if budgets.max_size_mb is not None:
         size = made.artifact.size / 1e6
-        results.append(CheckResult(CHECK, "file", "size_mb", size, budgets.max_size_mb))
+        results.append(
+            CheckResult(
+                check=CHECK,
+                subject="file",
+                metric="size_mb",
+                measured=size,
+                limit=budgets.max_size_mb,
+            )
+        )
     if budgets.max_latency_ratio is not None:
         ratio, detail = 1.0, "it is the float model itself"
         if job.float_graph is not None:
-            assert paced is not None  # the recipe was refused otherwise
+            assert paced is not None  # a recipe without it was refused
             ratio = paced.ratio
             detail = f"{paced.artifact_ms:.1f} ms against {paced.float_ms:.1f} ms of float"
         limit = budgets.max_latency_ratio
-        results.append(CheckResult(CHECK, "latency", "ratio", ratio, limit, detail=detail))
+        results.append(
+            CheckResult(
+                check=CHECK,
+                subject="latency",
+                metric="ratio",
+                measured=ratio,
+                limit=limit,
+                detail=detail,
+            )
+        )
     if tolerance.loosen > 1:
         notes.append(f"why limits were loosened: {tolerance.reason}")
     return Report.of(results, notes)
@@ -209,7 +226,7 @@ def _with_budgets(made: Made, job: Job, paced: Latency | None) -> Report:
 def _manifest(
     job: Job, checkpoint: Checkpoint, interface: Interface, files: tuple[FileDigest, ...]
 ) -> dict[str, Any]:
-    """What the manifest says of the artifact besides its digest and its checks."""
+    """The artifact's entry in the manifest, without its digest and checks."""
     target, entry = job.step.target, job.step.checkpoint
     folder = PurePosixPath(job.step.name).parent
     return {

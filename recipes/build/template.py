@@ -56,9 +56,9 @@ precision = ["fp32", "fp16"]           # "int8", too, once there are calibration
 
 
 def recipe_text(sources: Sequence[str], file: Path) -> str:
-    """A recipe for ``sources``, checkpoint files or built-in names; the default model for none.
+    """A recipe for ``sources``: checkpoint files or built-in names; for none, the default model.
 
-    Raises UsageError or InputFileError for what is neither, or has the name of another one.
+    Raises UsageError or InputFileError for other sources, and for two sources of one name.
     """
     parts = [HEAD.format(file=file.name, name=json.dumps(file.stem))]
     names: list[str] = []
@@ -84,7 +84,7 @@ def _keys(options: type) -> Iterator[str]:
 
 
 def _precision_keys(graph: Format) -> str:
-    """What can be said of the precisions of a target."""
+    """The keys of a target's precisions."""
     parts = []
     for name in graph.precisions:
         keys = list(_keys(precisions()[name].options))

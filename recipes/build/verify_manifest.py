@@ -1,4 +1,4 @@
-"""Check a folder of artifacts against its manifest: digests, and on request all numbers anew."""
+"""Check a folder of artifacts against its manifest: the digests and, on request, all numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors")
 
 @dataclass(frozen=True)
 class Rerun:
-    """Measure again: where checkpoints are looked for by their digest, and on which images."""
+    """How to measure again: where checkpoints are searched by digest, and on which images."""
 
     references: tuple[Path, ...] = ()  # files and folders
     images: tuple[Path, ...] = ()
@@ -30,7 +30,7 @@ def verify_manifest(
 ) -> dict[str, Report]:
     """Compare the files beside the manifest at ``path`` with what it says, one by one.
 
-    Raises InputFileError for what is no manifest, or a checkpoint that is nowhere to be found.
+    Raises InputFileError for a file that is no manifest, and for a checkpoint that is not found.
     """
     entries = load_manifest(path)
     sources = _Sources(rerun.references if rerun else ())
@@ -38,7 +38,7 @@ def verify_manifest(
     for done, entry in enumerate(entries, 1):
         digest = digest_result(path, entry)
         found[entry.path] = Report.of([digest])
-        if rerun and digest.passed:  # the numbers of another file would say nothing
+        if rerun and digest.passed:  # numbers of another file would mean nothing
             again = _measured(path.parent / entry.path, entry, sources, rerun)
             found[entry.path] = Report.of([digest, *again.results], again.notes)
         progress(done, len(entries))
@@ -53,12 +53,12 @@ def _measured(file: Path, entry: Entry, sources: _Sources, rerun: Rerun) -> Repo
     loosen = entry.options.tolerance.loosen
     try:
         return verify(checkpoint, file, Demand(images, loosen, weights=False))
-    except MissingError as error:  # an engine of another machine, say
+    except MissingError as error:  # for example, an engine of another machine
         return Report.of((), [f"not measured: {error}"])
 
 
 class _Sources:
-    """Checkpoints by digest, found among what was given; the last one stays loaded."""
+    """Finds checkpoints by digest among the given files; the last checkpoint stays loaded."""
 
     def __init__(self, places: Sequence[Path]) -> None:
         self._places = places

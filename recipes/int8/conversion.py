@@ -1,4 +1,4 @@
-"""One INT8 conversion: what is asked for, and what its float graph says of itself."""
+"""One INT8 conversion: the request, and facts about its float graph."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class Int8Conversion:
     interface: Interface  # of the parent
     size: tuple[int, int]  # of the pictures
     trained: bool  # False for seeded weights, which find no faces
-    verified: bool  # False: nothing is to be proven
+    verified: bool  # False: nothing is verified
 
     @classmethod
     def of(cls, order: Order) -> Int8Conversion:
-        """Raises UsageError or ArtifactError for what cannot be done, before anything is measured.
+        """Raises UsageError or ArtifactError for impossible requests before anything is measured.
 
-        That is an unknown name in --keep-float, a wrong size, or a model of another kind.
+        Impossible are an unknown name in --keep-float, a wrong size, and a model of another kind.
         """
         interface = require_convertible(order.parent.path)
         options = order.target.of(Int8Options)
@@ -75,16 +75,16 @@ class Int8Conversion:
         return self.interface.batch or 1
 
     def model(self) -> onnx.ModelProto:
-        """The parent, fit for Q/DQ pairs."""
+        """The parent graph, prepared for Q/DQ pairs."""
         return quantizable(load_onnx(self.parent.path))
 
     def settings(self, table: Table) -> Int8Settings:
-        """What the quantization is told, nothing put back to float yet."""
+        """The settings of the quantization, before any layer is put back to float."""
         reduce = self.arrangement != "tensorrt" and needs_reduced_range()
         return Int8Settings(table, self.arrangement, reduce, self.options.keep_float)
 
     def notes(self) -> Iterator[str]:
-        """What a user must know before anything is measured."""
+        """Notes for users before anything is measured."""
         if not self.trained:
             yield (
                 "the weights are seeded, not trained: limits of raw outputs apply, and nothing is "
@@ -93,8 +93,15 @@ class Int8Conversion:
 
 
 def empty_table() -> Table:
-    """A table that nothing was measured for, to check options before measuring."""
-    return Table("", "", 0, DEFAULT_SIZE, "minmax", {})
+    """A table without measurements, to check options before measuring."""
+    return Table(
+        source_sha256="",
+        images_sha256="",
+        images=0,
+        shape=DEFAULT_SIZE,
+        calibrator="minmax",
+        ranges={},
+    )
 
 
 def counted(

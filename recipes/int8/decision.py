@@ -1,4 +1,4 @@
-"""How a model is to be quantized: as a plan says, or as measuring and searching find."""
+"""How to quantize a model: by an existing plan, or by measuring and searching."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Decided:
 
     @property
     def budget(self) -> dict[str, Any]:
-        """For the plan."""
+        """The accuracy budget and the rounds of the search, for the plan."""
         rounds = [one.to_dict() for one in self.search.rounds] if self.search else []
         return {"held": self.search is not None and self.search.holds, "rounds": rounds}
 
@@ -46,7 +46,7 @@ class Decided:
 
 
 def replay(conversion: Int8Conversion) -> Decided | None:
-    """The plan's decisions, if there is a plan; pictures are verified on only."""
+    """The plan's decisions, if there is a plan; pictures are only used to verify."""
     path = conversion.options.plan
     if path is None or not path.is_file():
         return None
@@ -95,7 +95,13 @@ def decide(conversion: Int8Conversion) -> Decided:
         raise CheckFailed(_failure(found), Report.of(found.results(), notes))
     photographs = _spread((held if parts.apart else pictures).paths)
     notes.append(_verified_on(photographs, apart=parts.apart))
-    return Decided(found.options, tuple(notes), photographs, calibrated.coverage, found)
+    return Decided(
+        options=found.options,
+        notes=tuple(notes),
+        photographs=photographs,
+        coverage=calibrated.coverage,
+        search=found,
+    )
 
 
 def _load(conversion: Int8Conversion) -> Pictures:
@@ -135,7 +141,7 @@ def _nothing_proven(conversion: Int8Conversion, pictures: int) -> str:
 
 
 def _spread(paths: tuple[Path, ...]) -> tuple[Path, ...]:
-    """At most MOST_VERIFIED, evenly spread."""
+    """At most MOST_VERIFIED pictures, evenly spread."""
     places = np.linspace(0, len(paths) - 1, min(len(paths), MOST_VERIFIED)).astype(int)
     return tuple(paths[i] for i in places)
 

@@ -1,4 +1,4 @@
-"""INT8: calibrate, search within the accuracy budget, and time what came of it."""
+"""INT8: calibrate, search within the accuracy budget, and time the result."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def settle_int8(order: Order) -> Settled:
     decided = replay(conversion) or decide(conversion)
     demand = order.demand
     if demand:
-        # Of the pictures that were measured on, only those that were chosen to verify on.
+        # Of the pictures used for measuring, verification gets only the chosen ones.
         others = tuple(path for path in demand.images if path not in order.images)
         demand = replace(demand, images=decided.photographs + others, weights=False)
 
@@ -62,7 +62,7 @@ def _facts(decided: Decided, conversion: Int8Conversion) -> dict[str, Any]:
 
 
 def _keep(decided: Decided, conversion: Int8Conversion) -> None:
-    """Write what is to be used again."""
+    """Write the files for later use."""
     options = conversion.options
     if options.plan and not decided.replayed:
         Int8Plan(decided.options, decided.budget).save(options.plan)

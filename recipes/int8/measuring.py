@@ -1,4 +1,4 @@
-"""What calibration pictures say: faces, ranges, and what the pictures lack."""
+"""What calibration pictures show: faces, ranges, and what the pictures lack."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from scrfdconv.converters.precision.int8.calibration import (
 from scrfdconv.recipes.int8.conversion import Int8Conversion, counted
 from scrfdconv.recipes.pictures import Pictures, batches, mosaics
 
-# A quarter is held back to judge by, where enough remain to calibrate on; of hundreds no more than
-# about 24, which have five views each, some thousand faces, and cost 4 s in every round.
+# A quarter is held back to judge by, where enough remain to calibrate on; of hundreds, about 24 at
+# most. These have five views each, some thousand faces, and cost 4 s in every round.
 FEWEST_TO_SPLIT, HELD_SHARE, MOST_HELD = 16, 4, 24
 SPLIT_SEED = 0
 
 
 @dataclass(frozen=True)
 class Split:
-    """Places of the pictures to calibrate on, and of those to judge on."""
+    """Indices of the pictures to calibrate on, and of the pictures to judge on."""
 
     inside: tuple[int, ...]
     held: tuple[int, ...]
@@ -41,12 +41,12 @@ class Split:
 
     @property
     def apart(self) -> bool:
-        """False where the few pictures there are do both."""
+        """False if there are so few pictures that all serve both purposes."""
         return self.inside != self.held
 
 
 def split(faces: Sequence[Seen]) -> Split:
-    """Of pictures ordered by their number of faces, every fourth (of many, fewer) is held back.
+    """Hold back every fourth picture by number of faces; of many pictures, fewer.
 
     So both parts see crowds and portraits alike; a seeded shuffle decides between equals.
     """
@@ -71,7 +71,7 @@ def split(faces: Sequence[Seen]) -> Split:
 def faces_seen(
     conversion: Int8Conversion, reference: OnnxRunner, pictures: Pictures
 ) -> Iterator[Seen]:
-    """What the float model finds on each picture."""
+    """The faces that the float model finds on each picture."""
     for images in batches(pictures.canvases, conversion.batch)():
         outputs = reference.run(images)
         yield seen({name: value[:1] for name, value in outputs.items()}, conversion.size)
@@ -79,7 +79,7 @@ def faces_seen(
 
 @dataclass(frozen=True)
 class Calibrated:
-    """Tables, one for each calibrator that is to be tried, and what was measured on."""
+    """A table for each calibrator to try, and the pictures that were measured on."""
 
     coverage: Coverage
     tables: tuple[Table, ...]
@@ -88,7 +88,7 @@ class Calibrated:
 
 
 def calibrate(conversion: Int8Conversion, pictures: Pictures, faces: Sequence[Seen]) -> Calibrated:
-    """Measure ranges on ``pictures``, with mosaics of them where they show too little."""
+    """Measure ranges on ``pictures``, plus mosaics of the pictures if they show too little."""
     with conversion.stage("calibrating") as progress:
         images = counted(batches(pictures.canvases, conversion.batch), len(pictures), progress)
         parts = list(extremes(conversion.model(), images))
@@ -131,11 +131,11 @@ def _tables(
             images = counted(batches(canvases, conversion.batch), len(canvases), progress)
             ranges = chosen_ranges(model, reach, calibrator, images)
         yield Table(
-            conversion.source.digest,
-            pictures.digest,
-            len(pictures),
-            conversion.size,
-            calibrator,
-            ranges,
-            means,
+            source_sha256=conversion.source.digest,
+            images_sha256=pictures.digest,
+            images=len(pictures),
+            shape=conversion.size,
+            calibrator=calibrator,
+            ranges=ranges,
+            means=means,
         )

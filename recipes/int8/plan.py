@@ -21,10 +21,10 @@ from scrfdconv.converters.structured import read_json, to_json, write_json
 
 @dataclass(frozen=True)
 class Int8Plan:
-    """Options of the format, and on what they were judged."""
+    """The settings of the conversion, and the measurements that they were judged by."""
 
     options: Int8Settings
-    budget: Mapping[str, Any]  # what the search measured; for people, not for the replay
+    budget: Mapping[str, Any]  # measurements of the search; for people, not for the replay
 
     def save(self, path: Path) -> None:
         """Write it as JSON."""
@@ -35,7 +35,7 @@ class Int8Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class _PlanFile:
-    """What a plan is as JSON: one level, with the version first."""
+    """A plan as JSON: one level, with the version first."""
 
     scrfdconv_int8_plan: Literal[1] = 1
     table: Table
@@ -48,7 +48,7 @@ class _PlanFile:
 
     @property
     def digest(self) -> str:
-        """Over everything else: a range that was changed since the search shows."""
+        """Digest of all other fields: reveals a range that was changed after the search."""
         text = to_json(replace(self, sha256=""), indent=None, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -39,11 +39,11 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Judge:
-    """Reference faces on the pictures to judge by, each seen in all its `views`."""
+    """Reference faces on the pictures to judge by, each picture in all its `views`."""
 
     canvases: tuple[UInt8, ...]  # all views
     reference: tuple[Faces, ...]
-    budget: float  # share of the faces that may be lost, and of those found that may be new
+    budget: float  # share of the faces that may be lost, and of the found faces that may be new
 
     @classmethod
     def of(cls, reference: OnnxRunner, pictures: Sequence[UInt8], budget: float) -> Judge:
@@ -55,7 +55,7 @@ class Judge:
         """Compare a model, given as the bytes of its file, with the reference.
 
         A face that crossed the threshold by no more than 8 bits explain is neither lost nor new:
-        putting layers back to float for it would chase chance.
+        putting layers back to float for such a face would chase chance.
         """
         with scratch_folder() as folder:
             path = Path(folder, "int8.onnx")
@@ -66,15 +66,15 @@ class Judge:
         return agreement(pairs, margin=LIMITS["int8"].margin)
 
     def allowed(self, found: Agreement) -> int:
-        """Faces that may be lost, and as many that may be new.
+        """Number of faces that may be lost, and of faces that may be new.
 
-        One at least: below a hundred faces one of them is more than 1 %, and of two boxes that
+        At least one: below a hundred faces, one face is more than 1 %. And of two boxes that
         overlap just enough to suppress each other, rounding may keep either.
         """
         return max(1, int(self.budget * found.reference_faces)) if self.budget else 0
 
     def holds(self, found: Agreement) -> bool:
-        """True if the budget is kept; not where the reference finds no face."""
+        """True if the budget is kept; False if the reference finds no face."""
         if not found.reference_faces:
             return False
         lost = found.reference_faces - found.found
@@ -86,7 +86,7 @@ class Round:
     """One candidate and how it was judged."""
 
     put_back: str  # the convolution that went back to float last; "" for the first round
-    sqnr: float  # of that layer, dB
+    sqnr: float  # SQNR of that layer, dB
     found: Agreement
 
     def to_dict(self) -> dict[str, Any]:
@@ -105,7 +105,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Search:
-    """What was tried until the budget held, or until the rounds were used up."""
+    """All candidates tried until the budget held or the rounds were used up."""
 
     options: Int8Settings
     rounds: tuple[Round, ...]
@@ -121,7 +121,14 @@ class Search:
         )
         lost = last.reference_faces - last.found
         return [
-            CheckResult(CHECK, "faces", metric, value, self.allowed, detail=detail)
+            CheckResult(
+                check=CHECK,
+                subject="faces",
+                metric=metric,
+                measured=value,
+                limit=self.allowed,
+                detail=detail,
+            )
             for metric, value in (("lost", lost), ("extra", last.extra))
         ]
 

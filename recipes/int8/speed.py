@@ -20,7 +20,7 @@ RUNS, WARM_UP = 12, 2  # 3 s for 2.5G_KPS; the median of ratios is within 3 % on
 class SpeedWithThreads:
     """Medians of both models for one number of threads, and their ratio, round by round."""
 
-    threads: int | None  # None: as many as the runtime takes
+    threads: int | None  # None: the runtime chooses
     float_ms: float
     int8_ms: float
     speedup: float
@@ -40,7 +40,7 @@ class Speed:
     paces: tuple[SpeedWithThreads, ...]
 
     def lines(self) -> Iterator[str]:
-        """For people; slower than float is said out loud."""
+        """Lines for people, with a warning if INT8 is slower than float."""
         for pace in self.paces:
             yield (
                 f"{pace.name}: float {pace.float_ms:.1f} ms, int8 {pace.int8_ms:.1f} ms, "
