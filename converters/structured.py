@@ -80,7 +80,7 @@ def json_as(
 
     try:
         if len(text) > LARGEST_JSON:
-            raise ValueError(f"it has {len(text)} bytes, and {LARGEST_JSON} are the most")
+            raise ValueError(f"it has {len(text)} bytes, at most {LARGEST_JSON} are read")
         content = msgspec.json.decode(text)
     except UnicodeError as fault:
         raise _error(error, where, what, f"is no UTF-8: {fault}", advice) from fault

@@ -41,7 +41,7 @@ def _tried(module: str, name: str, path: Path, digest: str) -> None:
         )
     except subprocess.TimeoutExpired:
         raise ArtifactError(
-            f"{path}: its library does not come to an end with it; it is damaged."
+            f"{path}: was not opened and run within {_SECONDS} s; the file is damaged."
         ) from None
     last = done.stderr.strip().rpartition("\n")[2].rstrip(".")
     if done.returncode == ArtifactError.exit_code:
@@ -50,8 +50,8 @@ def _tried(module: str, name: str, path: Path, digest: str) -> None:
         raise ArtifactError(f"{path}: cannot be run ({last}).")
     if done.returncode:
         raise ArtifactError(
-            f"{path}: its library crashes on it (exit code {done.returncode}); it is damaged: "
-            "convert it again."
+            f"{path}: the library crashes on this file (exit code {done.returncode}), which is "
+            "damaged: convert it again."
         )
 
 

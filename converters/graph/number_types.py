@@ -4,8 +4,7 @@ Three questions with different answers. `conv_precision` is the type that one co
 in. `output_precisions` is the precision by which an output is judged: the coarsest numbers that a
 share of the work for that output, or all of the work, really passes through (FP16 weights that are
 cast to float32 still have FP16's errors). `coarsest_of` is the coarsest precision that occurs at
-all.
-Nodes that no output needs never count, and neither do metadata.
+all. Nodes that no output needs never count, and neither do metadata.
 """
 
 from __future__ import annotations

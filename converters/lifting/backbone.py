@@ -52,7 +52,7 @@ class Walk:
         unit = self.units.get(readers[0]) if len(readers) == 1 else None
         if unit is None:
             shown = ", ".join(map(str, readers)) or "nothing"
-            self.refuse(value, f"should be read by {what}, and is by {shown}")
+            self.refuse(value, f"should be read by {what}, but is read by {shown}")
         return unit
 
     def name(self, unit: Unit, key: str, norm: str | None = None) -> Unit:
@@ -176,7 +176,7 @@ def _shortcut(walk: Walk, identity: str, value: str) -> Unit:
         pool = walk.graph.maker(unit.source)
         if pool is None or pool.operator != "AveragePool" or pool.inputs[0] != value:
             walk.graph.refuse(
-                unit.node, "should read a block's input, or that behind an AveragePool"
+                unit.node, "should read a block's input, or the input behind an AveragePool"
             )
         _require_halving(walk, pool)
     return unit
@@ -193,7 +193,9 @@ def _next(walk: Walk, value: str) -> Unit | None:
     """The next convolution of the backbone: convolutions of the neck have no ReLU."""
     units = walk.reading(value, relu=True)
     if len(units) > 1:
-        walk.graph.refuse(units[1].node, f"is one way too many to go on, beside {units[0].node}")
+        walk.graph.refuse(
+            units[1].node, f"goes on with the backbone a second time, beside {units[0].node}"
+        )
     return units[0] if units else None
 
 
@@ -221,7 +223,7 @@ def _require_halving(walk: Walk, pool: Node) -> None:
     walk.see(pool)
     kernel, strides = pool.ints("kernel_shape", ()), pool.ints("strides", (1, 1))
     if {*kernel, *strides} != {_HALF} or any(pool.ints("pads", ())):
-        walk.graph.refuse(pool, f"pools {list(kernel)} by {list(strides)}, and should 2x2 by 2")
+        walk.graph.refuse(pool, f"pools {list(kernel)} by {list(strides)}, not 2x2 by 2")
 
 
 def require_doubling(walk: Walk, resize: Node) -> None:
@@ -237,4 +239,4 @@ def require_doubling(walk: Walk, resize: Node) -> None:
     )
     nearest = said.get("mode", "nearest") == "nearest"
     if not nearest or (resize.operator == "Resize" and way not in _COPIES):
-        walk.graph.refuse(resize, f"should copy the nearest pixels, and is {said}")
+        walk.graph.refuse(resize, f"should copy the nearest pixels, but has the attributes {said}")

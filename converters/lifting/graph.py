@@ -88,7 +88,7 @@ class Graph:
         readers = self.readers(value)
         if len(readers) != 1 or readers[0].operator != operator:
             shown = ", ".join(map(str, readers)) or "nothing"
-            self.refuse(self.maker(value), f"should be read by one {operator}, and is by {shown}")
+            self.refuse(self.maker(value), f"should be read by one {operator}, not {shown}")
         return readers[0]
 
     def values(self, node: Node) -> tuple[str, ...]:

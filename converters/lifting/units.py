@@ -69,7 +69,7 @@ def _unit(graph: Graph, node: Node) -> Unit:
     if weight is None or weight.ndim != _KERNEL_RANK:
         graph.refuse(node, "has no constant weight (out, in, k, k)")
     if weight.dtype.name not in _FLOATS or (bias is not None and bias.dtype.name not in _FLOATS):
-        graph.refuse(node, f"has weights of type {weight.dtype.name}, and not of floats")
+        graph.refuse(node, f"has weights of type {weight.dtype.name}, not of a float type")
     _require_channels(graph, node, weight)
     nodes, value = [node], node.output
     if added := _constant_operand(graph, value, "Add", len(weight)):

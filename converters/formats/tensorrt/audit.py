@@ -36,7 +36,7 @@ def audit_layers(
     total = sum(found.values())
     detail = ", ".join(f"{count} {name}" for name, count in found.items())
     if not layers.detailed:
-        detail = "the engine was built without detailed profiling verbosity and says only names"
+        detail = "the engine was built without detailed profiling verbosity: layers have only names"
     elif not total:
         detail = f"none of the engine's {layers.layers} layers is known as a convolution"
     yield _finding("known", total, 1, detail)

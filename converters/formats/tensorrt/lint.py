@@ -172,7 +172,11 @@ def _operators(model: onnx.ModelProto) -> Iterator[LintFinding]:
     counts = Counter(node.op_type for node in model.graph.node if node.domain in ("", "ai.onnx"))
     for name in sorted(counts.keys() - SUPPORTED):
         fatal = name in UNSUPPORTED
-        text = "TensorRT has none of it" if fatal else "not in the table of checked operators"
+        text = (
+            "TensorRT does not support this operator"
+            if fatal
+            else "not in the table of checked operators"
+        )
         yield LintFinding("operators", f"{counts[name]} {name}", text, fatal)
 
 
@@ -214,7 +218,7 @@ def _resizes(model: onnx.ModelProto) -> Iterator[LintFinding]:
                 "resize",
                 where,
                 "has empty scales, as opset 11 wants them, which TensorRT 10.11 "
-                "is said to misread: should it refuse them, export with --opset 13 or later",
+                "is said to misread: if it refuses them, export with --opset 13 or later",
                 fatal=False,
             )
         target = sizes or ("" if empty else scales)
@@ -252,7 +256,9 @@ def _quantization(model: onnx.ModelProto) -> Iterator[LintFinding]:
                     "(`scrfdconv int8 --target tensorrt`)",
                 )
             elif source is None and makers.get(node.input[0], node).op_type != "QuantizeLinear":
-                yield LintFinding("quantization", where, "reads what no QuantizeLinear wrote")
+                yield LintFinding(
+                    "quantization", where, "reads a value that no QuantizeLinear wrote"
+                )
 
 
 def _zero_point_faults(

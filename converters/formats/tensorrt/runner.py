@@ -108,8 +108,8 @@ class TensorRTRunner(Runner):
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise ArtifactError(
-                f"{self._path}: no room to run it on the GPU{self._said()}; free memory, or build "
-                "with smaller --max."
+                f"{self._path}: the GPU has no room to run this engine{self._said()}; free "
+                "memory, or build with smaller --max."
             )
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._profile = 0  # the profile of a new context

@@ -89,8 +89,8 @@ class Sidecar:
             if here >= built and here[0] - built[0] <= 1:
                 return ""
             return (
-                f"was built with TensorRT {self.tensorrt}, version compatible, which runs on that "
-                f"and later ones up to {built[0] + 1}; here is {version}"
+                f"was built with TensorRT {self.tensorrt}, version compatible: it runs on that "
+                f"and later versions up to {built[0] + 1}; here is {version}"
             )
         if built == here:
             return ""

@@ -176,11 +176,8 @@ def _convert(model: onnx.ModelProto, floats: frozenset[str]) -> None:
 
     graph = model.graph
     inputs, outputs = list(graph.input), list(graph.output)
-    del (
-        graph.input[:],
-        graph.output[:],
-        graph.value_info[:],
-    )  # else they would decide where casts go
+    # The library would place casts by these declarations.
+    del graph.input[:], graph.output[:], graph.value_info[:]
     float16.convert_float_to_float16(
         model,
         min_positive_val=0.0,  # rule 5

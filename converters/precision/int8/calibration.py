@@ -57,7 +57,9 @@ class Table:
 
     def __post_init__(self) -> None:
         if not all(0 < size <= LARGEST_SIZE for size in self.shape) or self.images < 0:
-            raise ValueError(f"no table is of {self.images} images of {self.shape} pixels")
+            raise ValueError(
+                f"a table of {self.images} images of {self.shape} pixels is impossible"
+            )
         for name, (low, high) in self.ranges.items():
             if not -LARGEST_VALUE <= low <= high <= LARGEST_VALUE:
                 raise ValueError(f"range of {name}: {low} to {high}")
