@@ -1,4 +1,4 @@
-"""What every verb that makes an artifact does: open SOURCE, build, prove, show."""
+"""The steps of every verb that makes an artifact: open SOURCE, build, prove, show."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def print_json(content: dict[str, Any], indent: int | None = 2) -> None:
 
 
 def say(text: str = "") -> None:
-    """Progress and remarks, one line: stderr."""
+    """One line of progress or a remark, on stderr."""
     print(printable(text), file=sys.stderr, flush=True)
 
 
@@ -248,7 +248,7 @@ def working(what: str) -> Iterator[None]:
 
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, silence elsewhere; call what it gives with done and total."""
+    """A bar on a terminal, silence elsewhere; yields a function to call with done and total."""
     if not sys.stderr.isatty():
         yield lambda done, total: None
         return
