@@ -34,12 +34,12 @@ class Output:
     score: bool  # ends in a sigmoid
     factor: float | None  # a multiplication, on boxes
     width: int | None  # last dimension, where the graph says it
-    is_map: bool  # (N, C, H, W) as the convolution makes it, and no rows of anchors
+    is_map: bool  # (N, C, H, W) as from the convolution, not rows of anchors
 
 
 @dataclass(frozen=True)
 class Head:
-    """What one stride's map goes through; ``boxes_tower`` is None where the scores' is shared."""
+    """What one stride's map goes through; ``boxes_tower`` is None where boxes share the scores'."""
 
     tower: tuple[Unit, ...]
     boxes_tower: tuple[Unit, ...] | None
@@ -66,7 +66,7 @@ def neck(walk: Walk, levels: tuple[str, ...]) -> Neck:
 
 
 def _top_down(walk: Walk, x: list[str]) -> list[str]:
-    """Results of the 3x3 convolutions behind the way down."""
+    """Results of the 3x3 convolutions behind the top-down path."""
     for i in range(len(x) - 1, 0, -1):
         resizes = [r for r in walk.graph.readers(x[i]) if r.operator in ("Resize", "Upsample")]
         if len(resizes) != 1:
@@ -85,7 +85,7 @@ def _top_down(walk: Walk, x: list[str]) -> list[str]:
 
 
 def _bottom_up(walk: Walk, x: list[str]) -> list[str]:
-    """The maps for the heads; ``x`` are the results of the way down."""
+    """The maps for the heads; ``x`` are the results of the top-down path."""
     maps = x[:1]
     for i in range(len(x) - 1):
         downs = [u for u in walk.reading(x[i], relu=False) if _adds_to(walk, u, x[i + 1])]
@@ -148,7 +148,7 @@ def head(walk: Walk, value: str) -> Head:
 
 
 def _boxes_first(output: Output) -> tuple[bool, int]:
-    """Boxes have four numbers; two keypoints have, too, and come later in every file."""
+    """Sort key: boxes have four numbers; two keypoints, too, but they come later in every file."""
     return output.width not in (None, BOX_SIDES), output.index
 
 

@@ -123,7 +123,7 @@ def lint(model: onnx.ModelProto) -> list[LintFinding]:
 
 
 def lint_of(path: Path) -> Lint:
-    """The findings of an ONNX file, one for each rule: fatal ones are faults, none are allowed."""
+    """The findings of an ONNX file: the number of faults for each rule, and remarks."""
     from scrfdconv.converters.graph.model_file import load_onnx
 
     found = lint(load_onnx(path))
@@ -193,11 +193,12 @@ def _types(model: onnx.ModelProto) -> Iterator[LintFinding]:
 
 
 def _resizes(model: onnx.ModelProto) -> Iterator[LintFinding]:
-    """Sizes of a Resize come from constants or shapes; an empty `scales` had better not be there.
+    """Sizes of a Resize must come from constants or shapes; an empty `scales` is a risk.
 
-    NVIDIA/TensorRT#4476: opset 11 wants `scales` even beside `sizes`, exporters write an empty
-    tensor, and TensorRT 10.11 is said to take it for the scales. From opset 13 on it can be left
-    out. A remark, because all released models are so, and many run with TensorRT.
+    NVIDIA/TensorRT#4476: opset 11 requires `scales` even beside `sizes`, exporters write an empty
+    tensor, and TensorRT 10.11 is said to use this tensor as the scales. From opset 13 on, `scales`
+    can be left out. A remark, because all released models have an empty `scales`, and many run with
+    TensorRT.
     """
     from scrfdconv.converters.graph.model_file import opset_of
 
