@@ -72,7 +72,7 @@ def _sqnr(signal: np.ndarray, noise: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Bias:
-    """The line ``got = slope * want + offset`` of the worst column, less what chance explains.
+    """The line ``got = slope * want + offset`` of the worst column, reduced by the share of chance.
 
     Rounding errors cancel out: both numbers stay near zero however large the errors are. A scaled,
     shifted or exchanged column has a large slope or offset.

@@ -25,12 +25,12 @@ class Limits:
     def loosened(self, factor: float) -> Limits:
         """Limits for errors ``factor`` times as large; the reason says so."""
         return Limits(
-            self.max_abs * factor,
-            self.mean_abs * factor,
-            self.p999_abs * factor,
-            1 - (1 - self.cosine) * factor**2,
-            self.sqnr - 20 * math.log10(factor),
-            f"{self.reason}; loosened {factor:g} times on request",
+            max_abs=self.max_abs * factor,
+            mean_abs=self.mean_abs * factor,
+            p999_abs=self.p999_abs * factor,
+            cosine=1 - (1 - self.cosine) * factor**2,
+            sqnr=self.sqnr - 20 * math.log10(factor),
+            reason=f"{self.reason}; loosened {factor:g} times on request",
         )
 
 
@@ -132,7 +132,7 @@ _UNKNOWN_UNITS = Limits(math.inf, math.inf, math.inf, 1 - 2e-10, 90, _FLOAT_REAS
 
 
 def limits_for(precision: str, output: str, loosen: float = 1.0) -> Limits:
-    """The row for an output such as ``score_8``; ``loosen`` must be asked for by the user."""
+    """The row for an output such as ``score_8``, looser by ``loosen`` if the user asked for it."""
     _require_loosening(loosen)
     row = LIMITS.get((precision, output.partition("_")[0]), _UNKNOWN_UNITS)
     return row if loosen == 1 else row.loosened(loosen)

@@ -69,7 +69,7 @@ class Workers(Generic[Task, Result]):
         worker.send(task)
 
     def finished(self) -> Iterator[tuple[Task, Result | Died]]:
-        """Wait until at least one task is done; yield those that are.
+        """Wait until at least one task is done; yield all finished tasks.
 
         Raises what ``function`` raised.
         """
@@ -106,7 +106,7 @@ class Worker(Generic[Task, Result]):
         self.end()
 
     def ask(self, task: Task) -> Result | Died:
-        """Run one task and wait for what comes of it."""
+        """Run one task and wait for its result."""
         self.send(task)
         return self.receive()
 

@@ -23,7 +23,9 @@ HEADINGS = ("model", "median ms", "p90", "p99", "images/s", "cores", "file MB", 
 def bench(
     models: Annotated[
         list[str],
-        typer.Argument(metavar="MODEL", help="Models of any kind; the first is the measure."),
+        typer.Argument(
+            metavar="MODEL", help="Models of any kind; the first is what others are compared with."
+        ),
     ],
     shape: Annotated[
         tuple[int, int] | None,

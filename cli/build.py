@@ -26,8 +26,8 @@ def build(
         list[str] | None,
         typer.Argument(
             metavar="RECIPE",
-            help="A TOML file, or `release`, which comes along; with --init the "
-            "checkpoints that a new recipe is for.",
+            help="A TOML file, or `release` of the package; "
+            "with --init the checkpoints for a new recipe.",
             show_default=False,
         ),
     ] = None,
@@ -61,7 +61,7 @@ def build(
         bool, typer.Option("--fail-fast", help="Start nothing more after a failure.")
     ] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Count artifacts that were skipped as failures.")
+        bool, typer.Option("--strict", help="Count skipped artifacts as failures.")
     ] = False,
     matrix: Annotated[
         bool, typer.Option("--matrix", help="Print the recipe as a JSON matrix for CI machines.")

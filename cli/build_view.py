@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from scrfdconv.checks.reports.outcome import Outcome
     from scrfdconv.recipes.build.scheduling import View
 
-WIDEST_NAME = 60  # characters: longer ones push only their own line
+WIDEST_NAME = 60  # characters; a longer name shifts only its own line
 STATE_WIDTH = len("skipped")
 REFRESHES = 4  # per second
 BAR_WIDTH = 40  # characters
@@ -35,7 +35,7 @@ COLOURS = {
 
 @contextmanager
 def build_view() -> Iterator[View]:
-    """The view for where stderr goes; leaves the terminal as it was, whatever happens."""
+    """The view that suits stderr; the terminal is restored, whatever happens."""
     if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield PlainView()
         return
@@ -65,25 +65,26 @@ class PlainView:
         self.name_width = 0
 
     def planned(self, names: Sequence[str]) -> None:
-        """Count them, and find the width of the column of names."""
+        """Count the artifacts, and find the width of the column of names."""
         self.total = len(names)
         self.name_width = min(WIDEST_NAME, max(map(len, names), default=0))
 
     def started(self, name: str) -> None:
-        """Logs have no use for it."""
+        """Do nothing: logs do not show started steps."""
 
     def finished(self, outcome: Outcome) -> None:
-        """Print the line."""
+        """Print the line of the finished step."""
         self.done += 1
         output.say(self.line(outcome))
 
     def line(self, outcome: Outcome) -> str:
-        """What is said of a finished step."""
+        """The line for a finished step."""
         from scrfdconv.checks.reports.wording import duration, reason
 
         digits = len(str(self.total))
         state = outcome.state.upper() if outcome.state == "failed" else outcome.state
-        ran = outcome.seconds is not None and outcome.state != "cached"  # that was another day
+        # A cached artifact has the time of an earlier build.
+        ran = outcome.seconds is not None and outcome.state != "cached"
         took = duration(outcome.seconds or 0) if ran else ""
         said = reason(outcome) if outcome.state not in ("built", "cached") else _checks(outcome)
         return (
@@ -99,7 +100,7 @@ class LiveView(PlainView):
         super().__init__()
         self.console = console
         self.began = time.monotonic()
-        self.running: dict[str, float] = {}  # name: when it began
+        self.running: dict[str, float] = {}  # name: when the step began
 
     def started(self, name: str) -> None:
         """Show the step among the running ones."""

@@ -163,5 +163,5 @@ def _faces(faces: Faces) -> list[dict[str, Any]]:
 
 
 def _numbers(values: Any) -> list[float]:
-    """Float32 in as few digits as read back to the same float32."""
+    """Float32 in the fewest digits that read back to the same float32."""
     return [float(str(value)) for value in values]

@@ -17,7 +17,7 @@ FAILED = 1
 @app.command(rich_help_panel=LOOK_UP)
 def doctor(
     run: Annotated[
-        bool, typer.Option("--run", help="Convert and verify a small model in each, really.")
+        bool, typer.Option("--run", help="Really convert and verify a small model in each.")
     ] = False,
     json: o.Json = False,
 ) -> None:

@@ -56,7 +56,8 @@ def evaluate(
         typer.Option(metavar="PATH", help="Photographs without labels: files, folders or globs."),
     ] = None,
     reference: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Whose faces on --images are the truth.")
+        str | None,
+        typer.Option(metavar="MODEL", help="The model whose faces on --images are the truth."),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="The first N images only: a smoke run.")
@@ -139,7 +140,7 @@ def _require_one_way(
 
 
 def _require_absent(options: Mapping[str, object], way: str) -> None:
-    """Refuse what would change nothing: a number that ignores an option misleads."""
+    """Refuse options that would change nothing: a number that ignores an option misleads."""
     for name, value in options.items():
         if value is not None:
             raise typer.BadParameter(f"{name} is for {way} only.")
@@ -153,7 +154,7 @@ def _require_drawable(plot: Path | None) -> None:
         return
     if plot.suffix.lower() not in PLOT_SUFFIXES:
         raise typer.BadParameter(f"--plot {plot}: name a file {' or '.join(PLOT_SUFFIXES)}.")
-    require_folder(plot)  # now, not after an hour
+    require_folder(plot)  # refused now, not after an hour
     require_plotting()
 
 
@@ -238,7 +239,7 @@ def _show_table(score: Score, mode: int) -> None:
 
 
 def _percent(ap: float) -> float | None:
-    """In percent as the published tables are; None where a subset has no faces."""
+    """In percent, as in the published tables; None where a subset has no faces."""
     return None if math.isnan(ap) else 100 * ap
 
 
@@ -260,7 +261,7 @@ def _agreement(model: str, reference: str, options: SourceOptions, images: list[
         output.print_json({"model": model, "reference": reference, **values})
         return
     for key, value in values.items():
-        if isinstance(value, dict | tuple):  # by stride, by point: for programs
+        if isinstance(value, dict | tuple):  # values by stride and by point are for programs
             continue
         shown = f"{value:.4f}" if isinstance(value, float) else value
         output.show(f"{key.replace('_', ' '):22} {'-' if value is None else shown}")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from scrfdconv.checks.reports.outcome import BuildResult
 
 SUMMARY = "GITHUB_STEP_SUMMARY"  # the file that becomes the summary
-ACTIONS = "GITHUB_ACTIONS"  # "true" there
+ACTIONS = "GITHUB_ACTIONS"  # "true" on GitHub
 
 
 def tell_github(result: BuildResult) -> None:
@@ -26,7 +26,7 @@ def tell_github(result: BuildResult) -> None:
         try:
             with Path(summary).open("a", encoding="utf-8", errors="replace") as file:
                 file.write(markdown(result))
-        except OSError as error:  # the verdict stands without it
+        except OSError as error:  # the verdict does not need the summary
             output.say(f"WARNING: no summary for GitHub: {summary}: {error.strerror}.")
     if os.environ.get(ACTIONS) == "true":
         for line in github_annotations(result):

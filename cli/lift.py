@@ -25,7 +25,7 @@ def lift(
     no_verify: o.NoVerify = False,
     json: o.Json = False,
 ) -> None:
-    """Give the checkpoint back that an ONNX file was exported from, and verify it against it."""
+    """Recover the checkpoint that an ONNX file was exported from, verified against the file."""
     from scrfdconv.checks.faces.images import image_files
     from scrfdconv.checks.verification import Demand
     from scrfdconv.converters.artifact import require_folder

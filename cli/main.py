@@ -21,7 +21,7 @@ SYSTEM = os.name
 USAGE_ERROR = 2
 HELP = frozenset(("-h", "--help"))
 BUG = 70  # EX_SOFTWARE of sysexits.h: none of the documented codes
-# Typer's own name for what click calls UsageError, whichever click it brings.
+# Typer's own name for click's UsageError, whichever version of click Typer uses.
 MAKE, PROVE, LOOK_UP, OTHER = "Make artifacts", "Prove and measure", "Look up", "Other"
 PANELS = (MAKE, PROVE, LOOK_UP, OTHER)
 WHOLE = 1000  # characters: the whole first sentence, wrapped instead of cut
@@ -65,7 +65,7 @@ class Verbs(TyperGroup):
         return [*self._making(), *super().list_commands(ctx)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """A command is made of a declaration when somebody asks for this one."""
+        """Make the command from its declaration, only when this command is asked for."""
         verb = self._making().get(cmd_name)
         return _command(verb) if verb else super().get_command(ctx, cmd_name)
 
@@ -76,7 +76,7 @@ class Verbs(TyperGroup):
         return making_verbs()
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """List the verbs by what they are for."""
+        """List the verbs by purpose."""
         made = [(verb.name, verb.short_help) for verb in self._making().values()]
         panels: dict[str, list[tuple[str, str]]] = {MAKE: made}
         for name in super().list_commands(ctx):

@@ -1,4 +1,4 @@
-"""What every verb that makes an artifact does: open SOURCE, build, prove, show."""
+"""The steps of every verb that makes an artifact: open SOURCE, build, prove, show."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Wish:
     """What a user typed."""
 
     format: Format
-    precision: str | None  # None: that of the source
+    precision: str | None  # None: the precision of the source
     chosen: Mapping[str, Any]  # options of formats and precisions that were given
-    flags: Mapping[str, str]  # how the command line calls them
+    flags: Mapping[str, str]  # names of the options on the command line
     source: str | None
     plan_only: bool
     out: Path | None
@@ -102,7 +102,7 @@ def _flag(wish: Wish, names: set[str]) -> str:
 
 
 def _precisions_with(made: Format, name: str) -> list[str]:
-    """The precisions that an option belongs to; none: it is one of the formats'."""
+    """The precisions that an option belongs to; none for an option of a format."""
     from scrfdconv.converters.options import option_fields
     from scrfdconv.converters.precision import precisions
 
@@ -114,7 +114,7 @@ def _precisions_with(made: Format, name: str) -> list[str]:
 
 
 def _require_use(wish: Wish, target: Target) -> None:
-    """Refuse what would change nothing: a number that ignores an option misleads."""
+    """Refuse options that would change nothing: a number that ignores an option misleads."""
     if wish.verify:
         return
     if wish.loosen is not None:
@@ -124,12 +124,12 @@ def _require_use(wish: Wish, target: Target) -> None:
 
 
 def _written(wish: Wish) -> list[Path]:
-    """Files that options name, most of them to be written: none may be the artifact's."""
+    """Files named by options, most of them outputs: none may be a file of the artifact."""
     return [value for value in wish.chosen.values() if isinstance(value, Path)]
 
 
 def _read(wish: Wish, images: tuple[Path, ...]) -> dict[Path, str]:
-    """What is read, by what it is: nothing of that is ever written over."""
+    """Input files, with what each is: no input is ever overwritten."""
     read = dict.fromkeys(images, "a picture that is read")
     if wish.config:
         read[wish.config] = "the config"

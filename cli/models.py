@@ -1,4 +1,4 @@
-"""The verb models: what is known."""
+"""The verb models: the known models."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ Architecture = Annotated[
     str | None,
     typer.Option(
         "--architecture",
-        "--recipe",  # its name up to 0.1
+        "--recipe",  # the option's name up to version 0.1
         help="The network: a built-in name or a TOML file.",
     ),
 ]
@@ -53,7 +53,7 @@ AllowHostCode = Annotated[
         "you trust.",
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Of the weights of a built-in model.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of a built-in model's weights.")]
 Loosen = Annotated[
     float,
     typer.Option(
@@ -64,6 +64,6 @@ Images = Annotated[
     list[Path] | None,
     typer.Option(
         "--images",
-        help="Photographs, files or folders: to verify on, and what FP16 and INT8 measure.",
+        help="Photographs, files or folders: to verify on, and to measure for FP16 and INT8.",
     ),
 ]

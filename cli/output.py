@@ -29,17 +29,17 @@ _state: dict[str, Any] = {"json": False, "stdout": None}  # stdout: where the JS
 _COMMAND = re.compile(r"^(\s*):(?=:)|##(?=\w*\[)")
 _STDOUT, _STDERR = 1, 2  # file descriptors
 TABLE_WIDTH = 110  # characters of the widest table, that of the models
-# For consoles of rich: "[red]" and ":smile:" in a name are a name.
+# For consoles of rich: "[red]" and ":smile:" in a name are plain text.
 PLAIN: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}
 METRICS = ("max_abs", "mean_abs", "p999_abs", "cosine", "sqnr")
 
 
 @contextmanager
 def started(*, json: bool) -> Iterator[None]:
-    """A run; with ``json`` nothing but ``print_json`` writes to stdout, whoever tries."""
+    """One run of a command; with ``json`` only ``print_json`` can write to stdout."""
     _state["json"] = json
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a terminal that knows ASCII only gets escapes
+        if hasattr(stream, "reconfigure"):  # a terminal that knows only ASCII gets escapes
             stream.reconfigure(errors="backslashreplace")
     logger = logging.getLogger()
     handler = _Remarks(logging.WARNING)
@@ -59,7 +59,7 @@ class _Remarks(logging.Handler):
 
 
 class _Lines(TextIOBase):
-    """What prints to stdout that belongs to a JSON object: whole lines of it go to `say`."""
+    """Replaces a stdout that is reserved for JSON: whole lines printed there go to `say`."""
 
     def __init__(self) -> None:
         self._rest = ""
@@ -75,7 +75,7 @@ class _Lines(TextIOBase):
 def _reserved_stdout() -> Iterator[None]:
     """Keep stdout for `print_json`; prints of Python and of C libraries go to stderr."""
     stdout, kept = sys.stdout, None
-    with suppress(OSError, ValueError):  # closed, or no file at all, as in tests
+    with suppress(OSError, ValueError):  # stdout is closed, or is no file, as in tests
         if stdout.fileno() == _STDOUT:
             stdout.flush()
             kept = os.dup(_STDOUT)
@@ -125,18 +125,18 @@ def print_json(content: dict[str, Any], indent: int | None = 2) -> None:
     """The one object of ``--json``."""
     import json as jsonlib  # not needed for --help
 
-    # In JSON a command can only stand in a text, where a bracket may be an escape.
+    # In JSON a command can only stand inside a string, where a bracket may be an escape.
     text = re.sub(r"##(\w*)\[", r"##\1\\u005b", jsonlib.dumps(content, indent=indent))
     print(text, file=_state["stdout"] or sys.stdout, flush=True)
 
 
 def say(text: str = "") -> None:
-    """Progress and remarks, one line: stderr."""
+    """One line of progress or a remark, on stderr."""
     print(printable(text), file=sys.stderr, flush=True)
 
 
 def annotate(command: str) -> None:
-    """A workflow command of our own to GitHub, whose parts are escaped already: stderr."""
+    """Print a workflow command for GitHub, whose parts are escaped already, to stderr."""
     print(visible(command), file=sys.stderr, flush=True)
 
 
@@ -150,7 +150,7 @@ def say_if_seeded(source: Source) -> None:
 
 
 def show(text: str) -> None:
-    """A result for people, one line: stdout, unless that belongs to the JSON object."""
+    """A result for people, one line on stdout; nothing if stdout is reserved for JSON."""
     if not _state["json"]:
         print(printable(text), flush=True)
 
@@ -173,7 +173,7 @@ def fail(sentence: str, code: int, report: object = None) -> None:
 def tables() -> Console:
     """A console on stdout that is wide enough for tables; rich drops columns of narrow ones.
 
-    Texts are no markup there; whoever prints a text from a file makes it `printable`.
+    Texts are not read as markup; callers make texts from files `printable`.
     """
     import shutil
 
@@ -248,7 +248,7 @@ def working(what: str) -> Iterator[None]:
 
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, silence elsewhere; call what it gives with done and total."""
+    """A bar on a terminal, silence elsewhere; yields a function to call with done and total."""
     if not sys.stderr.isatty():
         yield lambda done, total: None
         return

@@ -35,9 +35,9 @@ def merge(
     ] = Path(),
     json: o.Json = False,
 ) -> None:
-    """Make one report of those of several machines; exit 1 if anything failed on any of them.
+    """Merge the reports of several machines into one; exit 1 if anything failed on any machine.
 
-    Manifests beside the reports become one, too, for artifacts that are put together.
+    Manifests beside the reports are merged, too, for artifacts that are collected in one folder.
     """
     from scrfdconv.checks.reports.files import make_folder
     from scrfdconv.checks.reports.merge import merge_reports

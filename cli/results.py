@@ -1,4 +1,4 @@
-"""What verbs that end with the result of a build do with it."""
+"""How verbs show and save the result of a build."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """How a command is interrupted: by an exception, so that context managers clean up after it.
 
-But not in the middle of an import. An exception there, while the C++ of an extension module sets
-itself up, crashed the interpreter in one of thirty interrupted conversions, with its temporary
-files left behind.
+Imports are never interrupted. An exception there, while the C++ of an extension module sets itself
+up, crashed the interpreter in one of thirty interrupted conversions, with its temporary files left
+behind.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def install() -> None:
 
 
 def ignore() -> None:
-    """What the command does is done: its exit code stays, whatever comes while Python ends.
+    """Ignore signals once the command is done, so that its exit code stays while Python ends.
 
     Python takes its handlers back before it unloads libraries, which takes a while with torch; a
     signal in that time would end the process as if there had been no handler.

@@ -1,4 +1,4 @@
-"""SOURCE and REFERENCE: opened, with options that mean nothing for them refused."""
+"""Open SOURCE and REFERENCE, and refuse options that mean nothing for them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def open_for_making(
     source: str | None, architecture: str | None, config: Path | None, groups: int | None, seed: int
 ) -> Source:
-    """SOURCE; options that mean nothing for it are refused, not ignored."""
+    """Open SOURCE; options that mean nothing for this source are refused, not ignored."""
     from scrfdconv.converters.checkpoint.loading import Checkpoint
     from scrfdconv.recipes.conversion import SourceOptions, open_source
 
@@ -32,12 +32,14 @@ def open_for_making(
     if groups is not None and seeded:
         raise typer.BadParameter(f"--norm-groups is for checkpoint files, not for {opened.name}.")
     if seed and not seeded:
-        raise typer.BadParameter(f"--seed draws the weights of built-in models; {source} has some.")
+        raise typer.BadParameter(
+            f"--seed draws the weights of built-in models; {source} has weights already."
+        )
     return opened
 
 
 def tell_source(source: Source) -> None:
-    """Say which network a checkpoint is, and loudly if its weights are untrained."""
+    """Say which network a checkpoint is, and warn if its weights are untrained."""
     from scrfdconv.converters.checkpoint.loading import Checkpoint
 
     if not isinstance(source, Checkpoint):

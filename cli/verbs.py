@@ -1,7 +1,7 @@
 """The verbs that make artifacts: one for each format, and one for each reduced precision of ONNX.
 
-Their options are made of the declarations in ``converters``: those of the formats on the way, of
-the precisions, and what every verb asks for (the source, what to prove, where to write).
+Their options come from the declarations of formats and precisions in ``converters``, and from what
+every verb needs (the source, what to prove, where to write).
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ PLAN_ONLY = Annotated[
 
 @dataclass(frozen=True)
 class Verb:
-    """One verb: artifacts of a format, in a precision of its own or in one that is asked for."""
+    """One verb: makes artifacts of a format, in the verb's own precision or in a requested one."""
 
     name: str
     summary: str
     format: Format
-    precision: str | None = None  # None: --precision says
+    precision: str | None = None  # None: --precision decides
 
     @property
     def short_help(self) -> str:
@@ -47,7 +47,7 @@ class Verb:
 
 
 def making_verbs() -> dict[str, Verb]:
-    """All of them by name, in the order of formats and precisions."""
+    """All verbs that make artifacts, by name, in the order of formats and precisions."""
     of_formats = (
         Verb(one.name.replace("_", "-"), one.summary, one)
         for one in formats().values()
@@ -89,7 +89,7 @@ def _parameters(verb: Verb) -> Iterator[inspect.Parameter]:
         named: Any = StrEnum("Precision", {p: p for p in verb.format.precisions})  # type: ignore[misc]
         option = typer.Option(
             "--precision",
-            help="Of the weights and the arithmetic; int8 needs --images.",
+            help="Of weights and arithmetic; int8 needs --images.",
             show_default="the source's",
         )
         yield _parameter("precision", Annotated[named | None, option], None)
@@ -120,7 +120,7 @@ def _precisions_of(verb: Verb) -> list[Precision]:
 
 
 def _precision_fields(verb: Verb) -> list[OptionField]:
-    """Options of all precisions of the verb; one that two of them have stands once."""
+    """Options of all precisions of the verb; an option of two precisions appears once."""
     found: dict[str, OptionField] = {}
     for one in _precisions_of(verb):
         for field in option_fields(one.options):

@@ -20,17 +20,19 @@ FAILED = 1
 def verify(
     artifact: Annotated[
         Path,
-        typer.Argument(help="A converted model, of ours or released, or a manifest.json of build."),
+        typer.Argument(
+            help="A converted model, made here or released, or a manifest.json of build."
+        ),
     ],
     reference: Annotated[
         str | None,
         typer.Option(
-            help="What it should be: a checkpoint, another artifact, or a name. For a manifest: "
-            "where its checkpoints are, a file or folder."
+            help="What ARTIFACT should be: a checkpoint, another artifact, or a name. "
+            "For a manifest: a file or folder with its checkpoints."
         ),
     ] = None,
     rerun: Annotated[
-        bool, typer.Option("--rerun", help="Of a manifest: measure its artifacts anew.")
+        bool, typer.Option("--rerun", help="For a manifest: measure its artifacts again.")
     ] = False,
     images: o.Images = None,
     architecture: o.Architecture = None,
@@ -53,7 +55,9 @@ def verify(
         return
     if reference is None or rerun:
         raise typer.BadParameter(
-            "--rerun is for a manifest.json" if rerun else "--reference says what it should be."
+            "--rerun is for a manifest.json"
+            if rerun
+            else "--reference says what the artifact should be."
         )
     from scrfdconv.checks.faces.images import image_files
     from scrfdconv.checks.verification import Demand
@@ -91,7 +95,7 @@ def _require_for_manifest(context: typer.Context) -> None:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             flag = f"--{name.replace('_', '-')}"
-            raise typer.BadParameter(f"{flag} is not for a manifest.json, whose entries say it.")
+            raise typer.BadParameter(f"{flag} is not for a manifest.json: its entries say it.")
 
 
 def _verify_manifest(

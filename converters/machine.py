@@ -1,4 +1,4 @@
-"""What this machine is and lets a process have: processor, cores, memory.
+"""What this machine is, and what a process may use: processor, cores, memory.
 
 What a system does not tell is None, never a guess. Only Linux tells the features of a processor
 and the limits of a container.
@@ -114,7 +114,7 @@ def _memory_groups() -> Iterator[tuple[int, int]]:
 def _limited(group: Path, limit: str, use: str, cache: str) -> Iterator[tuple[int, int]]:
     most, used = _number(group / limit), _number(group / use)
     if most is not None and most < _NO_LIMIT:
-        # The system drops files that nobody reads before it ends a process.
+        # The system drops cached files before it kills a process, so they do not count.
         yield most, max(0, (used or 0) - _statistic(group / "memory.stat", cache))
 
 
@@ -132,7 +132,7 @@ def _statistic(path: Path, name: str) -> int:
 def _groups(controller: str, *, version: int) -> Iterator[Path]:
     """Folders of the control groups around this process, from the innermost outwards.
 
-    In a container the innermost one may be mounted as the root: names that are not there are
+    In a container, the innermost group may be mounted as the root: folders that do not exist are
     left out.
     """
     for line in _text(OWN_CONTROL_GROUPS).splitlines():

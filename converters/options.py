@@ -1,7 +1,7 @@
 """Options of formats and precisions, declared once as the fields of a frozen class.
 
-The command line makes its options of these declarations, recipes their keys, and builds their
-cache keys. No library is imported here: every ``--help`` reads the declarations.
+These declarations give the options of the command line, the keys of recipes and the cache keys of
+builds. No library is imported here: every ``--help`` reads the declarations.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from scrfdconv.converters.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """How one field of an options class is asked for, on the command line and in recipes."""
+    """How one field of an options class appears on the command line and in recipes."""
 
     help: str
     flag: str = ""  # "": the field's name with dashes
     metavar: str = ""
     least: float | None = None
     most: float | None = None
-    shown_default: str = ""  # what --help shows where None stands for more
+    shown_default: str = ""  # what --help shows where the default is None
     in_name: str = ""  # what another value than the default adds to a file's name: "opset{}"
     none_means: Any = None  # the value that None has in builds, which start from checkpoints
     in_recipes: bool = True
@@ -47,7 +47,7 @@ class OptionField:
 
     @property
     def choices(self) -> tuple[Any, ...]:
-        """All values, where only these are possible."""
+        """All possible values; empty for a field that is not a choice."""
         return get_args(self.kind) if get_origin(self.kind) is Literal else ()
 
     @property

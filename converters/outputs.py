@@ -1,8 +1,8 @@
-"""Which output of a model is which: told by shapes, by names that are ours, by position at last.
+"""Which output of a model is which: by shapes, by our own names, or else by position.
 
 Rows tell the stride (anchors times the cells of that size), the width tells the kind: 1 score, 4
-box distances, 2k keypoints. A name that is ours says the same. Position is what is left where
-neither speaks, and it is said then: a guess must not look like a fact.
+box distances, 2k keypoints. Our own names say both. Position decides only where neither does, and a
+remark then says so: a guess must not look like a fact.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Naming:
     """The canonical name of each output, in the model's order; None for one that is no SCRFD's."""
 
     names: tuple[str | None, ...]
-    remark: str = ""  # what is a guess
+    remark: str = ""  # says what is a guess
 
     @property
     def canonical(self) -> tuple[str, ...]:
@@ -43,7 +43,7 @@ class Naming:
 
 
 def named_by_name(names: Sequence[str]) -> Naming | None:
-    """Our own names, with or without others beside them; None where they are not a whole set."""
+    """Names by our own names, with or without other outputs; None unless ours are a whole set."""
     found = tuple(name if NAME.fullmatch(name) else None for name in names)
     strides = {kind: set[str]() for kind in OUTPUT_KINDS}
     for name in filter(None, found):
@@ -79,7 +79,7 @@ def named_by_shape(shapes: Sequence[Shape], size: tuple[int, int]) -> Naming | N
 
 
 def named_by_position(names: Sequence[str], where: Path) -> Naming:
-    """Names by the order of released models; raises ArtifactError for a count that none has."""
+    """Names by the order of released models; raises ArtifactError for another count."""
     if len(names) not in LAYOUTS:
         shown = ", ".join(names[:_SHOWN]) or "none"
         raise ArtifactError(
@@ -123,7 +123,7 @@ def _levels(shapes: Sequence[Shape], rows: Sequence[int]) -> dict[int, list[int]
 
 
 def _strides(levels: dict[int, list[int]], size: tuple[int, int]) -> dict[int, int]:
-    """The stride of every level, each twice the one before; none where rows are no grid's."""
+    """The stride of every level, each twice the one before; empty where rows fit no grid."""
     if not levels:
         return {}
     for anchors in _ANCHORS:

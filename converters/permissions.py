@@ -1,7 +1,7 @@
 """What the user allows files to do. A file never grants a right: an option of the user does.
 
-TensorRT's version compatible engines carry the runtime of the version that built them, as code
-of the host. Whoever loads one runs that code, with all rights of the user.
+TensorRT's version compatible engines carry the runtime of the version that built them, as code for
+the host. Loading such an engine runs that code with all rights of the user.
 """
 
 from __future__ import annotations

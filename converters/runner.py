@@ -67,7 +67,7 @@ class Interface:
 
     @property
     def measured_at(self) -> tuple[tuple[int, int, int], ...]:
-        """Shapes (N, H, W) that a comparison must be made at; none: any that it takes."""
+        """Shapes (N, H, W) at which a comparison must be made; empty: any accepted shape."""
         return ()
 
     def accepts(self, batch: int, height: int, width: int) -> bool:
@@ -81,9 +81,9 @@ _limit: dict[str, int | None] = {"threads": None}
 
 
 def limit_threads(threads: int | None) -> None:
-    """Let every model that this process opens from now on run with so many threads.
+    """Set the default number of threads for models that this process opens from now on.
 
-    Only where the one who opens it names no number; None leaves it to the runtimes again.
+    A number given when a model is opened goes first; None restores the runtimes' own choice.
     """
     _limit["threads"] = threads
 
@@ -102,7 +102,7 @@ class Runner(ABC):
     def __init__(self, interface: Interface, metadata: Mapping[str, str] | None = None) -> None:
         self.interface = interface
         self.metadata = dict(metadata or {})
-        self.remark = ""  # what is a guess about the model
+        self.remark = ""  # says which facts about the model are guesses
 
     @property
     def precision(self) -> str:
@@ -115,7 +115,7 @@ class Runner(ABC):
 
     @property
     def computes_in(self) -> str:
-        """The arithmetic of what is not quantized."""
+        """The arithmetic of the layers that are not quantized."""
         return "fp32"
 
     def run(self, images: np.ndarray) -> Outputs:
@@ -135,7 +135,7 @@ class Runner(ABC):
         }
 
     def twin(self) -> Runner | None:
-        """The same file in the other arithmetic that this machine may run it in; None: no other.
+        """The same file in the other arithmetic that this machine offers; None if there is none.
 
         A runtime may compute float32 models in bfloat16 because the processor can.
         """
@@ -152,7 +152,7 @@ def is_output_name(name: str) -> bool:
 
 
 def _by_image(value: np.ndarray, name: str, images: int) -> np.ndarray:
-    """``value`` as (images, rows, width); raises ArtifactError where it is not by image."""
+    """``value`` as (images, rows, width); raises ArtifactError without a batch axis."""
     if value.ndim == _MATRIX and images == 1:
         return value[None]
     if value.ndim <= _MATRIX or len(value) != images:

@@ -1,4 +1,4 @@
-"""Files on the way: gone after use, and what a killed process leaves is removed by the next one.
+"""Temporary files: removed after use; the next process removes what a killed process left.
 
 Only the kernel knows whether the owner of a file still lives: the owner locks the file, and the
 lock is released however the process ends. A process number says nothing: numbers are used again,
@@ -70,7 +70,7 @@ def _remove_if_free(folder: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """The lock goes last: a kill in between leaves a folder that is known as abandoned."""
+    """Remove the lock last: a kill in between leaves a folder that is known as abandoned."""
     shutil.rmtree(folder / _FILES, ignore_errors=True)
     with suppress(OSError):
         (folder / _LOCK).unlink()
@@ -95,7 +95,7 @@ def _hold(path: Path) -> int:
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # it was removed as abandoned, between its making and its locking
+        os.close(descriptor)  # the file was removed as abandoned before it was locked
 
 
 def _taken(path: Path) -> int | None:

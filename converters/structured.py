@@ -1,4 +1,4 @@
-"""The one reader of structured text: JSON and TOML into dataclasses, or one sentence.
+"""The one reader of structured text: JSON and TOML into dataclasses, or an error of one sentence.
 
 Text that comes from a file may be anything. Whatever is wrong with it (its size, its encoding,
 its syntax, its depth, a number, a key, a type) is an InputFileError that names the file and the
@@ -30,10 +30,10 @@ Place = tuple[str | int, ...]  # keys and indices from the root to a value
 LARGEST_JSON = 32 << 20  # bytes
 LARGEST_TOML = 1 << 20  # bytes: written by hand
 DEEPEST = 64  # levels; ours have 8
-LARGEST_INTEGER = 2**63  # what lies beyond is damage, and cannot become a float if long enough
+LARGEST_INTEGER = 2**63  # larger ones are damage; very long ones cannot become a float
 _LONGEST_FAULT = 200  # characters of an error that come from the file
 _NON_FINITE = ("nan", "inf", "-inf")
-_PLACE = re.compile(r"(.*) - at `(.*)`", re.DOTALL)  # how msgspec says where
+_PLACE = re.compile(r"(.*) - at `(.*)`", re.DOTALL)  # how msgspec names the place of a fault
 
 if TYPE_CHECKING:
     Real = float
@@ -80,7 +80,7 @@ def json_as(
 
     try:
         if len(text) > LARGEST_JSON:
-            raise ValueError(f"it has {len(text)} bytes, and {LARGEST_JSON} are the most")
+            raise ValueError(f"it has {len(text)} bytes, at most {LARGEST_JSON} are read")
         content = msgspec.json.decode(text)
     except UnicodeError as fault:
         raise _error(error, where, what, f"is no UTF-8: {fault}", advice) from fault
@@ -169,7 +169,7 @@ def _require_sane(value: Any, place: Place = ()) -> None:
 
 
 def _require_keys(content: Any, written: Any, *, complete: bool, place: Place = ()) -> None:
-    """Raise ValueError for a key that ``written`` lacks; if ``complete``, for one it has alone."""
+    """Raise ValueError for a key that ``written`` lacks; if ``complete``, for one only there."""
     if isinstance(content, dict) and isinstance(written, dict):
         unknown = sorted(content.keys() - written.keys())
         missing = sorted(written.keys() - content.keys()) if complete else []
@@ -228,7 +228,7 @@ def _text(place: Place) -> str:
 
 
 def to_plain(value: Any) -> Any:
-    """Numbers, texts, lists and dicts that mean ``value``; a class may have its own ``to_dict``."""
+    """``value`` as numbers, texts, lists and dicts; a class may have its own ``to_dict``."""
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else str(float(value))
     if isinstance(value, str):  # a file's name may hold bytes that are no text

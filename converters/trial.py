@@ -1,7 +1,7 @@
 """Opening a file in a process of its own first: some libraries crash on a damaged one.
 
-Their C++ reads sizes from the file and believes them. A crash ends the process without a word,
-so that another one goes ahead.
+Their C++ code does not check the sizes that a file states. A crash ends a process without a
+message, so another process opens the file first.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _SECONDS = 120  # a load takes less than one; 34G at a fixed 2176x3840 takes ten
 def require_survival(runner: type[Runner], files: Sequence[Path]) -> None:
     """Raise ArtifactError unless ``runner`` opens and runs the model without a crash.
 
-    ``files`` are the main file, which is opened, and its companions. The class takes ``trial``,
-    so that the process that goes ahead does not send another one ahead.
+    ``files`` are the main file, which is opened, and its companions. The class takes ``trial``:
+    with False, the first process starts no further process.
     """
     _tried(runner.__module__, runner.__qualname__, files[0], digest_of_files(files))
 
 
-@cache  # each content once; errors are not remembered
+@cache  # one trial for each content; errors are not remembered
 def _tried(module: str, name: str, path: Path, digest: str) -> None:
     command = [sys.executable, "-m", __name__, module, name, str(path)]
     try:
@@ -41,7 +41,7 @@ def _tried(module: str, name: str, path: Path, digest: str) -> None:
         )
     except subprocess.TimeoutExpired:
         raise ArtifactError(
-            f"{path}: its library does not come to an end with it; it is damaged."
+            f"{path}: was not opened and run within {_SECONDS} s; the file is damaged."
         ) from None
     last = done.stderr.strip().rpartition("\n")[2].rstrip(".")
     if done.returncode == ArtifactError.exit_code:
@@ -50,8 +50,8 @@ def _tried(module: str, name: str, path: Path, digest: str) -> None:
         raise ArtifactError(f"{path}: cannot be run ({last}).")
     if done.returncode:
         raise ArtifactError(
-            f"{path}: its library crashes on it (exit code {done.returncode}); it is damaged: "
-            "convert it again."
+            f"{path}: the library crashes on this file (exit code {done.returncode}), which is "
+            "damaged: convert it again."
         )
 
 

@@ -51,7 +51,7 @@ def compare_speed(
     bench: BenchOptions,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[list[ComparedModel], Workload]:
-    """Time models of any kind side by side; the first one is what the others are compared to."""
+    """Time models of any kind side by side; the others are compared with the first one."""
     sources = {
         _unique(name, models, at): open_source(name, options) for at, name in enumerate(models)
     }

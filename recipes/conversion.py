@@ -41,7 +41,7 @@ class Made:
     lines: tuple[str, ...] = ()  # the further measurements, for people
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # part of the report, where one exists
-    remarks: tuple[str, ...] = ()  # what a user should know of such artifacts
+    remarks: tuple[str, ...] = ()  # facts that users of such artifacts should know
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -129,7 +129,7 @@ def score_model(
 
 
 def detect_group(job: Job, group: Group) -> list[np.ndarray]:
-    """Detect on the images of one group; what workers run."""
+    """Detect faces on the images of one group; workers run this function."""
     runner = _opened(job)
     images = [read_image(job.images / f"{name}.jpg") for name in group]
     with faults_of(job.model):

@@ -13,8 +13,8 @@ from scrfdconv.converters.precision.fp16 import Fp16Options
 from scrfdconv.converters.precision.fp16.conversion import Fp16Settings
 from scrfdconv.recipes.precision import DEFAULT_SIZE, Order, Settled
 
-# Ranges stop growing long before: one photograph has the largest activations within a factor of
-# 1.6 of those of forty. Verification uses all photographs.
+# Ranges stop growing long before: the largest activations of one photograph are within a factor of
+# 1.6 of those of forty photographs. Verification uses all photographs.
 MOST_MEASURED = 32
 
 

@@ -83,4 +83,5 @@ def _with_known_outputs(found: Lifted, model: Path) -> Iterator[tuple[Path, tupl
         copy = Path(folder, model.name)
         copy.write_bytes(with_own_outputs(found, model).SerializeToString())
         shown = " ".join(found.outputs.values())
-        yield copy, (f"its outputs were told by what makes them; in our order they are {shown}",)
+        note = f"its outputs were told by what makes them; in our order they are {shown}"
+        yield copy, (note,)

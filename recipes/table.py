@@ -47,7 +47,7 @@ class Table:
         return found
 
     def choice(self, key: str, allowed: tuple[str, ...], default: Any = _MISSING) -> str:
-        """A text out of ``allowed``."""
+        """A text that must be one of ``allowed``."""
         found = self.value(key, str, default)
         if found is not default and found not in allowed:
             raise self.error(key, f"must be one of {', '.join(allowed)}, not {found!r}")
@@ -69,7 +69,7 @@ class Table:
         return tuple(item for item in items if item is not None)
 
     def table(self, key: str) -> Table:
-        """The table ``key``, an empty one where there is none."""
+        """The table ``key``; an empty table if the key is missing."""
         found = self._get(key, {})
         if not isinstance(found, dict):
             raise self.error(key, f"must be a table, not {found!r}")

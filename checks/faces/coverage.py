@@ -1,4 +1,4 @@
-"""Do the calibration pictures show what the detector will meet? Asked before ranges are trusted."""
+"""Do the calibration pictures show what the detector will meet? Checked before ranges are used."""
 
 from __future__ import annotations
 

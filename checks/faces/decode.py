@@ -266,7 +266,7 @@ def _image_sizes(
     given: tuple[int, int] | Sequence[tuple[int, int]] | None, count: int
 ) -> list[tuple[int, int]]:
     if given is None:
-        raise ValueError("max_faces needs image_size: the middle of the picture is in its rule")
+        raise ValueError("max_faces needs image_size: its rule uses the middle of the picture")
     sizes = np.broadcast_to(np.array(given), (count, 2))
     return [(int(height), int(width)) for height, width in sizes]
 

@@ -29,8 +29,8 @@ from scrfdconv.converters.errors import InputFileError
 UInt8 = npt.NDArray[np.uint8]
 Float32 = npt.NDArray[np.float32]
 
-# What a folder is searched for: still pictures that every OpenCV build reads. A file that is
-# named outright is tried whatever its suffix.
+# Suffixes that folders are searched for: still pictures that every OpenCV build reads. A file that
+# is named outright is tried whatever its suffix.
 _PHOTOGRAPHS = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".jp2")
 SUFFIXES = frozenset((*_PHOTOGRAPHS, ".ppm", ".pgm", ".pbm", ".pnm"))
 # Training normalised with mean 127.5 and deviation 128, so black is -0.99609375.

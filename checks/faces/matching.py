@@ -46,12 +46,12 @@ class Marks:
     """
 
     reference_faces: int  # at the deployment threshold
-    found: int  # of those, paired with one of the artifact's; see agreement() on its threshold
-    fell: int  # of those found, the ones below the threshold in the artifact
-    extra: int  # the artifact's faces at the threshold that pair with none
-    rose: int  # the artifact's faces at the threshold whose pair is below it in the reference
+    found: int  # reference faces paired with an artifact's face; agreement() explains the threshold
+    fell: int  # found faces that are below the threshold in the artifact
+    extra: int  # the artifact's faces at the threshold without a pair
+    rose: int  # the artifact's faces at the threshold whose reference face is below it
     recall: float  # found / reference_faces
-    precision: float  # share of the artifact's faces, those that fell included, that are not extra
+    precision: float  # share of the artifact's faces (also fallen ones) that are not extra
     mean_iou: float  # of the pairs
     worst_iou: float
     score_difference: float  # largest of the pairs
@@ -72,8 +72,8 @@ class Agreement(Marks):
 
     images: int
     ap50: float  # average precision at IoU 0.5; see agreement()
-    ap: float  # its mean over IoU 0.5, 0.55 ... 0.95
-    by_stride: Mapping[int, Marks]  # of the reference's faces; of extra ones their own
+    ap: float  # mean average precision over IoU 0.5, 0.55 ... 0.95
+    by_stride: Mapping[int, Marks]  # stride of the reference's face; for extra faces, their own
 
     @property
     def undefined(self) -> str | None:

@@ -1,7 +1,7 @@
 """A build as one HTML page that needs nothing else: no network, no script.
 
-The template is page.html, its style page.css; here is what they show. Every number of the
-result stands in the page beside its exact value (``data-value``, as in report.json).
+The template is page.html, its style page.css; here is what they show. Every number of the result
+stands in the page with its exact value (``data-value``, as in report.json).
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Section:
-    """What the page says of one artifact."""
+    """The part of the page about one artifact."""
 
     id: str
     outcome: Outcome
     rows: tuple[Row, ...]
-    others: tuple[CheckResult, ...]  # what is not about an output's error
+    others: tuple[CheckResult, ...]  # results that are not errors of outputs
     axis: Axis | None  # of the histograms
 
 

@@ -94,7 +94,7 @@ class Outcome:
     state: State
     why: str = ""  # reason why the artifact failed, was skipped or not run
     exit_code: int = 0  # the command line's exit code for the failure
-    command: str = ""  # that repeats this step alone
+    command: str = ""  # command line that repeats this step alone
     sha256: str = ""
     size: int = 0  # bytes
     seconds: Real | None = None  # of the build that made the file; None where nothing was made
@@ -119,7 +119,7 @@ class BuildResult:
     outcomes: tuple[Outcome, ...]
     pictures: tuple[Picture, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)  # label -> value, for people
-    command: str = ""  # that repeats the whole build
+    command: str = ""  # command line that repeats the whole build
     seconds: Real = 0.0
     strict: bool = False  # skips count as failures
 
@@ -173,7 +173,7 @@ class BuildResult:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], where: str = "report") -> BuildResult:
-        """Read what ``to_dict`` wrote; raises InputFileError, which names the place."""
+        """Read what ``to_dict`` wrote; raises InputFileError, which names the faulty place."""
         version = plain_as(content, _Version, where, WHAT).report_version
         if version > SCHEMA_VERSION:
             raise InputFileError(

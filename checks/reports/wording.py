@@ -7,15 +7,15 @@ import math
 from scrfdconv.checks.reports.outcome import BuildResult, Outcome
 from scrfdconv.checks.results import CheckResult
 
-DIGITS = 3  # significant ones: what two machines still agree on
-EXACT_DIGITS = 17  # tell any two doubles apart
+DIGITS = 3  # significant digits that two machines still agree on
+EXACT_DIGITS = 17  # significant digits that tell any two doubles apart
 # Cosines of good artifacts are so near 1 that only the distance from it says something.
 NEAR_ONE = 1e-3
 LARGEST_COUNT = 1e15  # whole numbers below are exact in a double and are counts
 MEGABYTE = 1e6
 MINUTE = 60  # seconds
 DECIBELS_PER_DECADE = 20  # of an amplitude
-LOUDEST = 300.0  # decades: beyond, a float overflows
+LOUDEST = 300.0  # decades: with more, a float overflows
 
 
 def figure(value: float, digits: int = DIGITS) -> str:
@@ -88,14 +88,14 @@ def worst_share(outcome: Outcome) -> float | None:
 
 
 def reason(outcome: Outcome) -> str:
-    """Why an artifact is in its state: the first failed check, or what the build said."""
+    """Why an artifact is in its state: the first failed check, or the message of the build."""
     if outcome.state == "failed" and outcome.report and outcome.report.failures:
         return outcome.report.summary()
     return outcome.why or (outcome.report.summary() if outcome.report else "no reason was recorded")
 
 
 def first_failure(result: BuildResult) -> str:
-    """What to say of a build that did not pass: how many artifacts, which first, and why."""
+    """A sentence about a build that did not pass: how many artifacts, the first one, and why."""
     bad = result.failures
     if not bad:
         return result.summary()

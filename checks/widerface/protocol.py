@@ -107,7 +107,7 @@ class _Matches:
 
 
 def _match_predictions(ground_truth: GroundTruth, results: Results, iou: float) -> _Matches:
-    """Match every prediction with its face. The subsets differ only in what a face is worth."""
+    """Match every prediction with its face. The subsets differ only in the faces that count."""
     scores, faces, hits = [np.zeros(0)], [np.zeros(0, np.int64)], [np.zeros(0, np.bool_)]
     offset = 0
     for image in ground_truth.images:

@@ -61,7 +61,7 @@ def _require_small(value: Any, where: str) -> None:
     """Raise CheckpointError for a number or text that no config has, and for NaN."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if number and not abs(value) <= MAX_NUMBER:
-        raise CheckpointError(f"{where}: holds a number beyond {MAX_NUMBER:g}, or none at all.")
+        raise CheckpointError(f"{where}: holds NaN or a number beyond {MAX_NUMBER:g}.")
     if isinstance(value, str | bytes) and len(value) > MAX_TEXT:
         raise CheckpointError(f"{where}: holds a text of more than {MAX_TEXT} characters.")
 

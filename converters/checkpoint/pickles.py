@@ -156,7 +156,7 @@ class Reader:
 
     def _taken(self, count: int) -> list[Any]:
         if count > len(self._stack) - (self._marks[-1] if self._marks else 0):
-            raise PickleError("an instruction that takes more than there is")
+            raise PickleError("an instruction that takes more values than there are")
         taken = self._stack[len(self._stack) - count :]
         del self._stack[len(self._stack) - count :]
         return taken
@@ -280,7 +280,7 @@ def _small(value: Any) -> Any:
 
 def _require_box(target: Any) -> None:
     if not isinstance(target, Box):
-        raise PickleError("something is put into what holds nothing")
+        raise PickleError("something is put into an object that holds nothing")
 
 
 def _require_tensor(arguments: tuple[Any, ...]) -> None:

@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-_POOL = 2  # side of the pool that a graph for bytes takes into a pointwise convolution
+_POOL = 2  # side of the pool that INT8 graphs fold into a 1x1 convolution
 
 
 @dataclass(frozen=True, kw_only=True)
 class Storage:
-    """How a weight is stored. For bytes: a step of it by output channel, and of the bias."""
+    """How a weight is stored; in 8 bits with the steps of weight and bias by output channel."""
 
-    precision: str = ""  # "": the file says it of all of them
+    precision: str = ""  # "": the file has one precision for all
     step: np.ndarray | float = 0.0  # (out, 1, 1, 1)
     bias_step: np.ndarray | float = 0.0  # (out,)
-    reach: float = 0.0  # the largest value that the input can have, where that is bytes, too
+    reach: float = 0.0  # the largest value of the input, where the input is bytes, too
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Convolution:
         return self.storage.precision
 
     def stored_in(self, precision: str) -> Convolution:
-        """The same, stored in ``precision``."""
+        """The same convolution, stored in ``precision``."""
         return replace(self, storage=replace(self.storage, precision=precision))
 
     def part(self, rows: slice, columns: slice = slice(None)) -> Convolution:

@@ -1,4 +1,4 @@
-"""Small edits of ONNX graphs, and what they must know of its tensors."""
+"""Small edits of ONNX graphs, and the facts on tensors that edits need."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _name_nodes(graph: onnx.GraphProto) -> None:
 
 
 def free_name(name: str, taken: set[str]) -> str:
-    """``name``, or the first ``name.2`` ... that is not taken; it is taken then."""
+    """``name``, or the first free ``name.2`` ...; the result is added to ``taken``."""
     free, count = name, 1
     while free in taken:
         count += 1
@@ -70,9 +70,9 @@ def free_name(name: str, taken: set[str]) -> str:
 
 
 def replace_all(field: Any, items: Sequence[Any]) -> None:
-    """Set a repeated field of a protobuf message to ``items``, some of which it may hold."""
+    """Set a repeated field of a protobuf message to ``items``, some of which the field may hold."""
     copies = [type(item)() for item in items]
     for copy, item in zip(copies, items, strict=True):
-        copy.CopyFrom(item)  # the originals go with the field
+        copy.CopyFrom(item)  # clearing the field deletes the originals
     del field[:]
     field.extend(copies)

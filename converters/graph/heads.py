@@ -33,7 +33,7 @@ class Heads:
         )
 
     def siblings(self) -> list[list[onnx.NodeProto]]:
-        """Last convolutions that read the same tensor in the same way as one of the scores'."""
+        """Last convolutions that read the same tensor in the same way as a score convolution."""
         groups: dict[tuple[str, ...], list[onnx.NodeProto]] = {}
         for node in self._nodes:
             if node.name in self.convolutions and len(node.input) == _WITH_BIAS:
@@ -58,6 +58,6 @@ class Heads:
 
 
 def _reading(node: onnx.NodeProto) -> tuple[str, ...]:
-    """What a convolution reads and how: equal for convolutions that can be one."""
+    """What a convolution reads and how: equal for convolutions that can be merged."""
     geometry = {a.name: a.SerializeToString() for a in node.attribute if a.name in _GEOMETRY}
     return (node.input[0], *(geometry.get(name, b"").hex() for name in _GEOMETRY))

@@ -13,8 +13,8 @@ from scrfdconv.converters.runner import thread_limit
 if TYPE_CHECKING:
     import onnx
 
-# Fatal errors alone. ONNX Runtime logs names of a model's tensors raw and in colour to stderr; what
-# it logs as errors it raises, too.
+# Log fatal errors alone. ONNX Runtime logs names of a model's tensors raw and in colour to stderr;
+# other errors are also raised.
 SILENT = 4
 Images = Callable[[], Iterable[np.ndarray]]  # (N, 3, H, W) float32 each, the same ones every time
 
@@ -28,7 +28,7 @@ def outputs_of(model: onnx.ModelProto, images: Images) -> Iterator[list[Any]]:
     options.log_severity_level = SILENT
     # Many short runs: threads that spin between them only take time from each other.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.intra_op_num_threads = thread_limit() or 0  # 0: as many as there are
+    options.intra_op_num_threads = thread_limit() or 0  # 0: all cores
     try:
         session = onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]

@@ -66,7 +66,7 @@ def describe_reduced(
 def require_convertible(path: Path) -> Interface:
     """The interface of a float SCRFD in ONNX; raises ArtifactError for other files.
 
-    Runs once on a built-in picture: other detectors have six or nine outputs, too.
+    The model runs once on a built-in picture: other detectors have six or nine outputs, too.
     """
     runner, have = OnnxRunner(path), coarsest_of(load_onnx(path))
     if have != "fp32":

@@ -43,7 +43,7 @@ def load_onnx(path: Path) -> onnx.ModelProto:
         raise ArtifactError(f"{path}: is no readable ONNX model ({error}).") from error
     if not model.graph.node or not model.opset_import:
         raise ArtifactError(f"{path}: is no ONNX model: it has no nodes.")
-    if model.functions:  # nothing here looks into them
+    if model.functions:  # this package does not look into functions
         model = onnx.inliner.inline_local_functions(model)
     return model
 

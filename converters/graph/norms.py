@@ -1,15 +1,15 @@
 """GroupNorm in ONNX: written so that it keeps its precision at any size, and found again.
 
 ONNX Runtime's InstanceNormalization adds all values of a group up in one float32 sum, so that its
-error grows with the size of the picture. Here a mean is a mean of means, over rows first, of the
-values and then of the squares of what the mean leaves:
+error grows with the size of the picture. Here every mean is a mean of row means: first of the
+values, then of the squared differences from the mean:
 
     mean = mean over the group of (mean over a row of x)             (N, G, 1, 1)
     rest = x - mean                                                  (N, C, H, W)
     variance = mean over the group of (mean over a row of rest^2)    (N, G, 1, 1)
     rest * (scale / sqrt(variance + epsilon)) + shift                (N, C, H, W)
 
-No shape is computed: a 0 in a Reshape copies, a -1 is what is left.
+No shape is computed: in a Reshape, 0 copies a dimension and -1 is the remaining one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 AXES_AS_INPUT = 18  # from this opset on, ReduceMean takes its axes as an input
 _ROW, _GROUP = 3, 2  # axes of a row in (N, C, H, W) and of a group's rows in (N, G, rows, 1)
-_AROUND = ("Reshape", "Mul", "Add")  # what makes GroupNorm of an InstanceNormalization
+_AROUND = ("Reshape", "Mul", "Add")  # with these around, InstanceNormalization is GroupNorm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +68,8 @@ def write_group_norms(model: onnx.ModelProto) -> None:
 def norm_nodes(model: onnx.ModelProto) -> frozenset[str]:
     """Names of all nodes of all norms that are written out: from a convolution to the shift.
 
-    Whatever leads to a square root or follows it belongs to a norm: nothing else of a detector
-    takes one.
+    Whatever leads to a square root or follows it belongs to a norm: nothing else in a detector
+    takes a square root.
     """
     makers = {name: node for node in model.graph.node for name in node.output}
     constants = {tensor.name for tensor in model.graph.initializer}
@@ -85,7 +85,7 @@ def norm_nodes(model: onnx.ModelProto) -> frozenset[str]:
 
 
 def _before(node: onnx.NodeProto, makers: dict[str, onnx.NodeProto]) -> Iterator[str]:
-    """Names of ``node`` and of what it is computed from, up to the convolution before."""
+    """Names of ``node`` and of the nodes before it, back to the previous convolution."""
     waiting, seen = [node], set()
     while waiting:
         node = waiting.pop()
@@ -99,7 +99,7 @@ def _before(node: onnx.NodeProto, makers: dict[str, onnx.NodeProto]) -> Iterator
 def _behind(
     node: onnx.NodeProto, readers: dict[str, list[onnx.NodeProto]], constants: set[str]
 ) -> Iterator[str]:
-    """Names of what follows ``node`` up to the addition of a constant, which is the shift."""
+    """Names of the nodes behind ``node``, up to the addition of a constant (the shift)."""
     waiting, seen = list(readers.get(node.output[0], ())), set()
     while waiting:
         node = waiting.pop()

@@ -1,10 +1,10 @@
 """In which numbers an ONNX graph stores and computes, read from the graph and not from its name.
 
 Three questions with different answers. `conv_precision` is the type that one convolution computes
-in. `output_precisions` is what an output is judged by: the coarsest numbers that a share of the
-work on the way to it, or everything on the way to it, really passes through (FP16 weights that are
-cast to float32 still have FP16's errors). `coarsest_of` is the coarsest that is there at all.
-Nodes that no output needs count nowhere, and what the metadata say counts nowhere either.
+in. `output_precisions` is the precision by which an output is judged: the coarsest numbers that a
+share of the work for that output, or all of the work, really passes through (FP16 weights that are
+cast to float32 still have FP16's errors). `coarsest_of` is the coarsest precision that occurs at
+all. Nodes that no output needs never count, and neither do metadata.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 SUGGESTIONS = 3  # names that an error about an unknown node offers
 CONVOLUTIONS = ("Conv", "FusedConv", "QLinearConv", "ConvInteger")
 FINEST_FIRST: tuple[str, ...] = ("fp32", "fp16", "int8")
-# Below this part of the multiply-adds on the way to an output, reduced numbers earn it no wider
-# limits: it would save no time either.
+# If reduced numbers do less than this part of an output's multiply-adds, the output gets no wider
+# limits: so small a part would save no time either.
 TRIVIAL_SHARE = 0.01
 _TO_BYTES = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 _IN_BYTES = ("QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger")
 _QUANTIZED = (*_TO_BYTES, *_IN_BYTES)
-# Nodes that hand on their first input as it is: the type of a weight is looked up through them.
+# Nodes that return their first input unchanged: the type of a weight is looked up through them.
 _TRANSPARENT = ("Identity", "Reshape", "Transpose", "Unsqueeze", "Squeeze")
 _SHRINKING = (*CONVOLUTIONS, "MaxPool", "AveragePool")
 _WEIGHT_SLOT = {"QLinearConv": 3}  # x, scale, zero point, w, ...; 1 for all others
@@ -42,7 +42,7 @@ def precision_of(model: onnx.ModelProto) -> str:
 
 
 def output_precisions(model: onnx.ModelProto) -> dict[str, str]:
-    """For every output, by its own name: the numbers that decide which errors it may have."""
+    """For every output, by its own name: the numbers that decide its limits."""
     numbers = Numbers(model)
     return {value.name: numbers.reaching(value.name) for value in model.graph.output}
 
@@ -55,7 +55,7 @@ def coarsest_of(model: onnx.ModelProto) -> str:
 
 
 def coarsest(precisions: Iterable[str]) -> str:
-    """The coarsest of some precisions; fp32 of none."""
+    """The coarsest of some precisions; fp32 if there are none."""
     return max(precisions, key=FINEST_FIRST.index, default=FINEST_FIRST[0])
 
 
@@ -85,7 +85,7 @@ def _captured(node: onnx.NodeProto) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class _Work:
-    """A convolution, what its numbers are, and its multiply-adds, in no particular unit."""
+    """A convolution, its precision, and its multiply-adds in an arbitrary unit."""
 
     node: onnx.NodeProto
     precision: str
@@ -109,7 +109,7 @@ class Numbers:
             self._types |= dict.fromkeys(node.output, kind)
 
     def reaching(self, output: str) -> str:
-        """The coarsest numbers that earn ``output`` their limits."""
+        """The coarsest numbers by whose limits ``output`` is judged."""
         way = _ancestors(self._graph, {output})
         names = {name for node in way for name in node.output}
         work = [one for one in self._work if one.node.output[0] in names]
@@ -123,7 +123,7 @@ class Numbers:
         return "fp16" if self._all_halved(way, output) else FINEST_FIRST[0]
 
     def maker(self, name: str) -> onnx.NodeProto | None:
-        """The node that gives a value; None for constants and images."""
+        """The node that makes a value; None for constants and images."""
         return self._makers.get(name)
 
     def before(self, names: Iterable[str]) -> list[onnx.NodeProto]:
@@ -156,10 +156,10 @@ class Numbers:
         return coarsest(self.of_type(name) for name in (*node.input, *node.output))
 
     def _all_halved(self, way: Sequence[onnx.NodeProto], output: str) -> bool:
-        """True if nothing of the image comes to ``output`` without having been FP16 on the way.
+        """True if every path from the image to ``output`` passes through FP16.
 
-        An image that is FP16 itself was rounded before it came. Bytes do not count like that:
-        a picture has no more than 8 bits, so that a pair of Q and DQ behind it costs nothing.
+        An FP16 image was rounded before. Bytes are different: a picture has no more than 8 bits, so
+        that a pair of Q and DQ behind the image loses nothing.
         """
         fine = {name for name in self._images if self.of_type(name) == FINEST_FIRST[0]}
         for node in way:
@@ -170,7 +170,7 @@ class Numbers:
 
     @cached_property
     def _work(self) -> list[_Work]:
-        """Every convolution, with the area of its output in squares of the image's side."""
+        """Every convolution, with the size of its weight times the relative area of its output."""
         sizes = {t.name: math.prod(t.dims) for t in self._graph.initializer}
         strides: dict[str, float] = {}
         found = []
@@ -185,7 +185,7 @@ class Numbers:
         return found
 
     def _multiplies_constant(self, node: onnx.NodeProto) -> bool:
-        """1x1 convolutions come as matrix products from some exporters."""
+        """True for a matrix product with a constant: some exporters write 1x1 convolutions so."""
         if node.op_type not in ("MatMul", "Gemm", "QLinearMatMul", "MatMulInteger"):
             return False
         return self._origin(weight_name(node)) in self._constants
@@ -217,10 +217,10 @@ class Numbers:
         return name
 
     def _stride(self, node: onnx.NodeProto, strides: Mapping[str, float]) -> float:
-        """Pixels of the image for each of the output's, along one side.
+        """Pixels of the image for each pixel of the output, along one side.
 
-        Of maps that are added or joined it is the finest: a Resize does not say what it makes,
-        but is added to a map of known size.
+        For maps that are added or joined, the finest stride counts: a Resize does not state its
+        size, but its result is added to a map of known size.
         """
         known = [strides[name] for name in node.input if name in strides]
         known += [1.0 for name in node.input if name in self._images]
@@ -311,7 +311,7 @@ def _type_name(kind: int) -> str:
 
 
 def nodes_asked_for(model: onnx.ModelProto, names: Sequence[str]) -> list[str]:
-    """Nodes that ``--keep-float`` means by node or operator; UsageError for an unknown one."""
+    """The nodes that ``--keep-float`` names by node or operator; UsageError for an unknown name."""
     nodes = {node.name: node.op_type for node in model.graph.node}
     known = [*nodes, *dict.fromkeys(nodes.values())]
     for name in names:

@@ -76,7 +76,7 @@ class OnnxRunner(Runner):
         self.remark = naming.remark if naming else ""
 
     def _naming(self, declared: Sequence[Sequence[Any]]) -> Naming:
-        """Which output is which: by our names, by shapes, by position at last.
+        """Which output is which: by our names, else by shapes, else by position.
 
         Files of a fixed size declare shapes; where those make no sense (released models declare
         the shapes of another size) or the size is free, a run tells.
@@ -92,7 +92,7 @@ class OnnxRunner(Runner):
                 return found
         try:
             shapes = [v.shape for v in self._run(np.zeros((batch or 1, CHANNELS, *size)))]
-        except ArtifactError:  # whoever runs the model is told why
+        except ArtifactError:  # a later run of the model reports the reason
             return named_by_position(self.output_names, self.path)
         require_rows(self.output_names, shapes, self.path)
         found = named_by_shape([_of_one(shape, batch or 1) for shape in shapes], size)
@@ -125,7 +125,7 @@ class OnnxRunner(Runner):
 
 
 def _of_one(shape: tuple[int, ...], batch: int) -> tuple[int, ...]:
-    """A shape without the batch; rows of matrices may be those of all images."""
+    """The shape for one image; the rows of a matrix may be those of all images."""
     if len(shape) == _MATRIX and batch > 1:
         return (shape[0] // batch, shape[1])
     return tuple(shape)
@@ -147,7 +147,7 @@ def _session(path: Path, threads: int | None) -> Any:
         )
     except ScrfdconvError:
         raise
-    except Exception as error:  # as above
+    except Exception as error:  # onnxruntime's exceptions have no common public base
         raise ArtifactError(f"{path}: ONNX Runtime cannot load it: {_first(error)}") from error
 
 

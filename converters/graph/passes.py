@@ -1,6 +1,6 @@
-"""What is done to an exported ONNX graph, in the order in which it is done: one pass, one function.
+"""The passes over an exported ONNX graph, in the order in which they run: one function each.
 
-Rules 1 and 2 are those at the head of ``formats/onnx.py``.
+Rules 1 and 2 stand at the head of ``formats/onnx/building.py``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def axis_names(a: Architecture) -> dict[str, dict[int, str]]:
 
 
 def use_own_axis_names(model: onnx.ModelProto, a: Architecture) -> None:
-    """Rule 1 for the input; dynamo calls its axes s77, and inner shapes are inferred anew."""
+    """Rule 1 for the input: dynamo names axes like s77. Inner shapes are inferred anew."""
     del model.graph.value_info[:]
     axes = axis_names(a)
     for value in (*model.graph.input, *model.graph.output):
@@ -42,8 +42,8 @@ def use_own_axis_names(model: onnx.ModelProto, a: Architecture) -> None:
 def pin_output_reshapes(model: onnx.ModelProto, a: Architecture) -> None:
     """Give the last Reshape of every output the constant shape (0, -1, width).
 
-    The exporters compute it from the batch at run time (Shape, Gather, Concat); 0 means "as the
-    input" and serves every batch, so that all of that falls away.
+    The exporters compute this shape from the batch at run time (Shape, Gather, Concat). 0 means "as
+    the input" and serves every batch, so that these nodes are not needed.
     """
     from onnx import numpy_helper
 
@@ -65,7 +65,7 @@ def size_upsampling_by_lateral(model: onnx.ModelProto) -> None:
     """Let every Resize take its size from the tensor it is added to, in the shortest way.
 
     sizes = concat(shape(coarse)[:2], shape(lateral)[2:]). TorchScript's exporter gathers height
-    and width one by one, dynamo computes them from the image's by formula.
+    and width one by one, dynamo computes both from the image's size by formula.
     """
     import onnx
     from onnx import helper, numpy_helper
@@ -117,7 +117,7 @@ def _added_to(graph: onnx.GraphProto, name: str) -> str:
 
 
 def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A graph with the same outputs and fewer nodes; raises ArtifactError where there is none."""
+    """A graph with the same outputs and fewer nodes; ArtifactError if there is none."""
     import onnx
     import onnxsim
 
@@ -135,7 +135,7 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def constants_as_initializers(graph: onnx.GraphProto) -> None:
-    """One home for constants: tools that edit weights look at initializers only."""
+    """Make every constant an initializer: tools that edit weights look only there."""
     nodes = [n for n in graph.node if n.op_type == "Constant" and n.attribute[0].name == "value"]
     for node in nodes:
         tensor = node.attribute[0].t
@@ -147,7 +147,7 @@ def constants_as_initializers(graph: onnx.GraphProto) -> None:
 def declare_outputs(
     model: onnx.ModelProto, a: Architecture, shape: tuple[int, int] | None, batch: int
 ) -> None:
-    """Rule 1: (batch, anchors_8, 1) and so on, or the numbers of a fixed shape."""
+    """Rule 1: declare shapes (batch, anchors_8, 1) and so on, or the numbers of a fixed shape."""
     axes = axis_names(a)
     rows = a.rows(*shape) if shape else {}
     for value in model.graph.output:
@@ -162,9 +162,9 @@ def declare_outputs(
 
 
 def use_own_tensor_names(model: onnx.ModelProto) -> None:
-    """Name constants after their first reader, in whose order they then stand.
+    """Name constants after their first reader, and sort them in the order of these readers.
 
-    Exporters and simplifier number them, and leave them in the order in which they met them.
+    Exporters and the simplifier number constants, and keep the order in which they met them.
     """
     graph = model.graph
     slots = {"Conv": {1: "weight", 2: "bias"}, "Reshape": {1: "shape"}, "Resize": {3: "sizes"}}

@@ -1,4 +1,4 @@
-"""Which architecture a walked graph is, and the keys of its heads."""
+"""The architecture of a walked graph, and the keys of its heads."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from scrfdconv.converters.network.architecture import (
     common_row,
 )
 
-# How far boxes' weights may be from a multiple of another stride's, relative to themselves, where
-# a learned factor was multiplied in: two roundings, with room. FP16's smallest numbers are coarse.
+# Where a learned factor was multiplied in, the boxes' weights are a multiple of another stride's
+# weights, up to this relative error: two roundings, with room. FP16's smallest numbers are coarse.
 _ROUNDING = {"float16": (2e-3, 1e-7)}
 _FLOAT_ROUNDING = (1e-6, 1e-37)
 
@@ -36,7 +36,7 @@ class Found:
 def architecture_of(
     walk: Walk, body: Backbone, pyramid: Neck, heads: Sequence[Head], name: str
 ) -> Found:
-    """Put together what was found and name the heads; raises ArtifactError for odd ones."""
+    """Assemble the architecture and name the heads; ArtifactError if the heads do not fit."""
     _require_alike(walk, heads)
     factors = _folded_factors(heads)
     shared = len(heads) > 1 and factors is not None
@@ -96,7 +96,7 @@ def _is_row(architecture: Architecture) -> bool:
 def _scales(
     heads: Sequence[Head], folded: tuple[float, ...] | None
 ) -> tuple[tuple[float, ...] | None, tuple[str, ...]]:
-    """The factors per stride: multiplications, or what they left behind in a shared head."""
+    """The boxes' factors per stride: multiplications, or traces in a shared head's weights."""
     written = [one.outputs["reg"].factor for one in heads]
     if any(factor is not None for factor in written):
         ones = folded or (1.0,) * len(heads)
@@ -108,7 +108,7 @@ def _scales(
 
 
 def _folded_factors(heads: Sequence[Head]) -> tuple[float, ...] | None:
-    """Factors of the boxes' convolutions by stride where all else is the same; None: it is not."""
+    """Factors of the boxes' convolutions by stride where all else is the same; else None."""
     first, factors = heads[0], [1.0]
     for other in heads[1:]:
         if not _same_head(first, other):
@@ -147,7 +147,7 @@ def _parameters(unit: Unit) -> dict[str, np.ndarray]:
 
 
 def _factor(one: Unit, other: Unit) -> float | None:
-    """The number that ``other`` is ``one`` multiplied with, within rounding; None: with none."""
+    """The factor from ``one`` to ``other``, within rounding; None if there is none."""
     first, second = _parameters(one), _parameters(other)
     if first.keys() != second.keys() or one.weight.shape != other.weight.shape:
         return None

@@ -13,7 +13,7 @@ from scrfdconv.converters.network.architecture import STAGES, Block
 _Part = TypeVar("_Part")
 
 _HALF = 2  # stride and kernel of everything that halves a map
-_BOTTLENECK = 3  # convolutions of its blocks; a basic one has two
+_BOTTLENECK = 3  # convolutions of a bottleneck block; a basic block has two
 # Ways of copying every pixel into four that are the same: (coordinates, rounding).
 _COPIES = {
     ("asymmetric", "floor"),
@@ -31,7 +31,8 @@ class Walk:
 
     graph: Graph
     units: dict[Node, Unit]
-    keys: dict[str, tuple[Unit, str | None]] = field(default_factory=dict)  # and key of the norm
+    # key of a convolution -> the convolution, key of its norm
+    keys: dict[str, tuple[Unit, str | None]] = field(default_factory=dict)
     named: set[Unit] = field(default_factory=set)
     seen: set[Node] = field(default_factory=set)
 
@@ -51,7 +52,7 @@ class Walk:
         unit = self.units.get(readers[0]) if len(readers) == 1 else None
         if unit is None:
             shown = ", ".join(map(str, readers)) or "nothing"
-            self.refuse(value, f"should be read by {what}, and is by {shown}")
+            self.refuse(value, f"should be read by {what}, but is read by {shown}")
         return unit
 
     def name(self, unit: Unit, key: str, norm: str | None = None) -> Unit:
@@ -77,12 +78,12 @@ class Backbone:
     block: Block
     stem: tuple[int, ...]
     blocks: tuple[int, ...]
-    channels: tuple[int, ...]  # of the blocks' first convolutions, of a separable's last one
+    channels: tuple[int, ...]  # of a block's first convolution, of a separable's last
     levels: tuple[str, ...]
 
 
 def backbone(walk: Walk) -> Backbone:
-    """Follow the picture to the stages' ends; raises ArtifactError where it meets a stranger."""
+    """Follow the picture to the stages' ends; raises ArtifactError where an unknown node is met."""
     first = walk.after(walk.graph.picture, "the first convolution")
     second = walk.after(first.out, "the second convolution")
     if second.depthwise:
@@ -175,7 +176,7 @@ def _shortcut(walk: Walk, identity: str, value: str) -> Unit:
         pool = walk.graph.maker(unit.source)
         if pool is None or pool.operator != "AveragePool" or pool.inputs[0] != value:
             walk.graph.refuse(
-                unit.node, "should read a block's input, or that behind an AveragePool"
+                unit.node, "should read a block's input, or the input behind an AveragePool"
             )
         _require_halving(walk, pool)
     return unit
@@ -189,10 +190,12 @@ def _name_block(walk: Walk, block: _ResidualBlock, key: str) -> None:
 
 
 def _next(walk: Walk, value: str) -> Unit | None:
-    """The convolution by which the backbone goes on: the neck's have no ReLU."""
+    """The next convolution of the backbone: convolutions of the neck have no ReLU."""
     units = walk.reading(value, relu=True)
     if len(units) > 1:
-        walk.graph.refuse(units[1].node, f"is one way too many to go on, beside {units[0].node}")
+        walk.graph.refuse(
+            units[1].node, f"goes on with the backbone a second time, beside {units[0].node}"
+        )
     return units[0] if units else None
 
 
@@ -216,15 +219,15 @@ def _require_stages(walk: Walk, stages: Sequence[object], end: str) -> None:
 
 
 def _require_halving(walk: Walk, pool: Node) -> None:
-    """Rounding up or down does not matter: the sizes that decoders take halve evenly."""
+    """Refuse other pools than 2x2 by 2. Rounding does not matter: valid sizes halve evenly."""
     walk.see(pool)
     kernel, strides = pool.ints("kernel_shape", ()), pool.ints("strides", (1, 1))
     if {*kernel, *strides} != {_HALF} or any(pool.ints("pads", ())):
-        walk.graph.refuse(pool, f"pools {list(kernel)} by {list(strides)}, and should 2x2 by 2")
+        walk.graph.refuse(pool, f"pools {list(kernel)} by {list(strides)}, not 2x2 by 2")
 
 
 def require_doubling(walk: Walk, resize: Node) -> None:
-    """Raise ArtifactError unless a Resize copies pixels: the Add behind it holds its factor."""
+    """Raise ArtifactError unless a Resize copies pixels; the Add behind it ensures its factor."""
     walk.see(resize)
     said = {
         key: value.decode(errors="replace") if isinstance(value, bytes) else value
@@ -236,4 +239,4 @@ def require_doubling(walk: Walk, resize: Node) -> None:
     )
     nearest = said.get("mode", "nearest") == "nearest"
     if not nearest or (resize.operator == "Resize" and way not in _COPIES):
-        walk.graph.refuse(resize, f"should copy the nearest pixels, and is {said}")
+        walk.graph.refuse(resize, f"should copy the nearest pixels, but has the attributes {said}")

@@ -1,7 +1,7 @@
-"""An ONNX graph as a lift sees it: what leads to the outputs, without what changes no value.
+"""An ONNX graph as a lift sees it: the nodes for the outputs, without those that change no value.
 
-Nothing here goes by a name: released files number their tensors, and every simplifier renames
-them. Shape arithmetic is no part of it, either: only the values of pictures flow.
+No name counts here: released files number their tensors, and every simplifier renames them. Shape
+arithmetic is left out, too: only values computed from the picture matter.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Node:
 
     @property
     def output(self) -> str:
-        """The value that it makes."""
+        """The value that the node makes."""
         return self.outputs[0]
 
     def ints(self, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
@@ -46,14 +46,14 @@ class Node:
         return tuple(int(value) for value in self.attributes.get(name, default))
 
     def __str__(self) -> str:
-        """How errors name it: released files leave names empty, and outputs have one always."""
+        """The node as errors name it: a node's name may be empty, its output always has a name."""
         return (
             f"{self.operator} {self.name!r}" if self.name else f"{self.operator} of {self.output!r}"
         )
 
 
 class Graph:
-    """The nodes between the picture and the outputs, by what makes and what reads a value."""
+    """The nodes between the picture and the outputs, with maker and readers of each value."""
 
     def __init__(self, model: onnx.ModelProto, where: str) -> None:
         """``where`` names the file in errors; raises ArtifactError for control flow."""
@@ -88,7 +88,7 @@ class Graph:
         readers = self.readers(value)
         if len(readers) != 1 or readers[0].operator != operator:
             shown = ", ".join(map(str, readers)) or "nothing"
-            self.refuse(self.maker(value), f"should be read by one {operator}, and is by {shown}")
+            self.refuse(self.maker(value), f"should be read by one {operator}, not {shown}")
         return readers[0]
 
     def values(self, node: Node) -> tuple[str, ...]:
@@ -157,7 +157,7 @@ class Graph:
             evaluator = ReferenceEvaluator(helper.make_model(graph, opset_imports=self._opsets))
             (result,) = evaluator.run(None, feeds)
             return np.asarray(result)
-        except Exception as error:  # whatever numpy says to shapes that do not fit
+        except Exception as error:  # numpy raises various errors for shapes that do not fit
             raise ArtifactError(
                 f"{self.where}: cannot be lifted: {proto.op_type} -> {proto.output[0]!r} cannot be "
                 f"computed ({error})."

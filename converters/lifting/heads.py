@@ -34,12 +34,12 @@ class Output:
     score: bool  # ends in a sigmoid
     factor: float | None  # a multiplication, on boxes
     width: int | None  # last dimension, where the graph says it
-    is_map: bool  # (N, C, H, W) as the convolution makes it, and no rows of anchors
+    is_map: bool  # (N, C, H, W) as from the convolution, not rows of anchors
 
 
 @dataclass(frozen=True)
 class Head:
-    """What one stride's map goes through; ``boxes_tower`` is None where the scores' is shared."""
+    """What one stride's map goes through; ``boxes_tower`` is None where boxes share the scores'."""
 
     tower: tuple[Unit, ...]
     boxes_tower: tuple[Unit, ...] | None
@@ -55,7 +55,7 @@ def neck(walk: Walk, levels: tuple[str, ...]) -> Neck:
     for level, units in zip(levels[start:], laterals[start:], strict=True):
         if len(units) != 1:
             walk.refuse(
-                level, f"should go to one convolution of the neck, and goes to {len(units)}"
+                level, f"should go to one convolution of the neck, but goes to {len(units)}"
             )
     first = [units[0] for units in laterals[start:]]
     for i, unit in enumerate(first):
@@ -66,11 +66,11 @@ def neck(walk: Walk, levels: tuple[str, ...]) -> Neck:
 
 
 def _top_down(walk: Walk, x: list[str]) -> list[str]:
-    """Results of the 3x3 convolutions behind the way down."""
+    """Results of the 3x3 convolutions behind the top-down path."""
     for i in range(len(x) - 1, 0, -1):
         resizes = [r for r in walk.graph.readers(x[i]) if r.operator in ("Resize", "Upsample")]
         if len(resizes) != 1:
-            walk.refuse(x[i], f"should be enlarged once, and is {len(resizes)} times")
+            walk.refuse(x[i], f"should be enlarged once, not {len(resizes)} times")
         require_doubling(walk, resizes[0])
         add = walk.graph.only_reader(resizes[0].output, "Add")
         if walk.graph.other(add, resizes[0].output) != x[i - 1]:
@@ -85,7 +85,7 @@ def _top_down(walk: Walk, x: list[str]) -> list[str]:
 
 
 def _bottom_up(walk: Walk, x: list[str]) -> list[str]:
-    """The maps for the heads; ``x`` are the results of the way down."""
+    """The maps for the heads; ``x`` are the results of the top-down path."""
     maps = x[:1]
     for i in range(len(x) - 1):
         downs = [u for u in walk.reading(x[i], relu=False) if _adds_to(walk, u, x[i + 1])]
@@ -136,7 +136,7 @@ def head(walk: Walk, value: str) -> Head:
     if boxes.width not in (None, BOX_SIDES) or boxes.unit.width % BOX_SIDES:
         walk.graph.refuse(
             boxes.unit.node,
-            f"makes boxes of {boxes.width or boxes.unit.width} numbers, and not of {BOX_SIDES} "
+            f"makes boxes of {boxes.width or boxes.unit.width} numbers, not of {BOX_SIDES} "
             "distances (distributions, DFL, cannot be converted)",
         )
     kinds: tuple[Kind, ...] = ("cls", "reg", "kps")
@@ -148,7 +148,7 @@ def head(walk: Walk, value: str) -> Head:
 
 
 def _boxes_first(output: Output) -> tuple[bool, int]:
-    """Boxes have four numbers; two keypoints have, too, and come later in every file."""
+    """Sort key: boxes have four numbers; two keypoints, too, but they come later in every file."""
     return output.width not in (None, BOX_SIDES), output.index
 
 
@@ -156,7 +156,7 @@ def _tower(walk: Walk, first: Unit) -> tuple[Unit, ...]:
     units = [first]
     while following := walk.reading(units[-1].out, relu=True):
         if len(following) > 1:
-            walk.refuse(units[-1].out, "goes to two convolutions of a tower, and should to one")
+            walk.refuse(units[-1].out, "should go to one convolution of a tower, but goes to two")
         units += following
     return tuple(units)
 
@@ -170,7 +170,7 @@ def _output(walk: Walk, unit: Unit) -> Output:
     while value not in graph.outputs:
         readers = graph.readers(value)
         if len(readers) != 1:
-            walk.refuse(value, f"should lead to one output, and is read {len(readers)} times")
+            walk.refuse(value, f"should lead to one output, but is read {len(readers)} times")
         node = readers[0]
         if node.operator == "Mul":
             factor = (1.0 if factor is None else factor) * _scalar(walk, node)

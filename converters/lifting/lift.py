@@ -1,8 +1,8 @@
 """From an ONNX graph alone to the checkpoint that it was exported from.
 
-What a file cannot say is chosen so that nothing changes: a BatchNorm that was folded comes back
-as one that folds to exactly the same convolution, a factor that was multiplied into the boxes'
-convolution as the factor 1.
+Values that a file does not tell are chosen so that no output changes: a folded BatchNorm comes back
+as a BatchNorm that folds to exactly the same convolution, and a factor that was multiplied into the
+boxes' convolution as the factor 1.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def with_own_outputs(found: Lifted, path: Path) -> onnx.ModelProto:
 
 
 def _free(graph: onnx.GraphProto, names: Iterable[str]) -> dict[str, str]:
-    """Rename the values of ``graph`` that have one of ``names``; their new names by the old."""
+    """Rename the values of ``graph`` that have one of ``names``; returns new names by old ones."""
     taken = {name for node in graph.node for name in (*node.input, *node.output)} | {*names}
     renamed = {name: free_name(name, taken) for name in names}
     for node in graph.node:

@@ -11,7 +11,8 @@ import numpy as np
 from scrfdconv.converters.lifting.graph import Graph, Node
 
 EPSILON = 1e-5  # of every norm in these networks
-_CLOSE = 1e-3  # relative: float32 holds 1e-5 to 1e-8 of it, and another choice is 10 times as large
+# Relative: float32 stores 1e-5 to within 1e-8 of its value; another choice is 10 times as large.
+_CLOSE = 1e-3
 _KERNEL_RANK = 4  # (out, in, k, k)
 _FLOATS = ("float32", "float16", "float64", "bfloat16")
 _CHANNEL_AXIS = 3  # from the end: (N, C, H, W)
@@ -49,7 +50,7 @@ class Unit:
 
     @property
     def stride(self) -> int:
-        """Of height; that of width is compared later on."""
+        """The stride along the height; the one along the width is compared later."""
         return self.node.ints("strides", (1, 1))[0]
 
     @property
@@ -59,7 +60,7 @@ class Unit:
 
 
 def units_of(graph: Graph) -> dict[Node, Unit]:
-    """Every convolution that an output depends on; raises ArtifactError for one that is odd."""
+    """Every convolution that an output depends on; raises ArtifactError for odd convolutions."""
     return {node: _unit(graph, node) for node in graph.live if node.operator == "Conv"}
 
 
@@ -68,7 +69,7 @@ def _unit(graph: Graph, node: Node) -> Unit:
     if weight is None or weight.ndim != _KERNEL_RANK:
         graph.refuse(node, "has no constant weight (out, in, k, k)")
     if weight.dtype.name not in _FLOATS or (bias is not None and bias.dtype.name not in _FLOATS):
-        graph.refuse(node, f"has weights of type {weight.dtype.name}, and not of floats")
+        graph.refuse(node, f"has weights of type {weight.dtype.name}, not of a float type")
     _require_channels(graph, node, weight)
     nodes, value = [node], node.output
     if added := _constant_operand(graph, value, "Add", len(weight)):
@@ -109,8 +110,8 @@ def _require_channels(graph: Graph, node: Node, weight: np.ndarray) -> None:
 def norm_after(graph: Graph, value: str, width: int) -> tuple[Norm | None, list[Node]]:
     """The norm that a convolution's result goes through, and its nodes; None where there is none.
 
-    GroupNorm stands in files as an operator, or as InstanceNormalization of groups that a Reshape
-    made rows of, with factors and offsets of the channels behind it.
+    Files hold GroupNorm as an operator, or as three parts: a Reshape that makes a row of each
+    group, an InstanceNormalization, and factors and offsets for the channels.
     """
     readers = graph.readers(value)
     if len(readers) != 1:
@@ -140,7 +141,7 @@ def _batch_norm(graph: Graph, node: Node, width: int) -> Norm:
     )
     if weight is None or bias is None or mean is None or variance is None:
         graph.refuse(node, f"lacks constants for {width} channels")
-    # The network's epsilon is fixed, so that what is more belongs to the variance.
+    # The network's epsilon is fixed, so the difference is added to the variance.
     more = float(node.attributes.get("epsilon", EPSILON)) - EPSILON
     if not math.isclose(more + EPSILON, EPSILON, rel_tol=_CLOSE):
         variance = (variance.astype(np.float64) + more).astype(variance.dtype)

@@ -1,4 +1,4 @@
-"""Tensors under mmdet's keys from walked convolutions, each held against its module."""
+"""Tensors under mmdet's keys from walked convolutions, each compared with its module."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scrfdconv.converters.network.architecture import Architecture
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# In float32, this and epsilon are 1 exactly: a BatchNorm with it changes nothing, bit by bit.
+# In float32, this plus epsilon is exactly 1: a BatchNorm with this variance changes no bit.
 UNIT_VARIANCE = np.float32(1 - EPSILON)
 
 

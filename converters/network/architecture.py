@@ -269,7 +269,7 @@ PUBLISHED: Mapping[str, Published] = MappingProxyType(
 
 
 def common_row(architecture: Architecture) -> Architecture:
-    """The built-in row that computes the same, so that it goes by its common name; else itself."""
+    """The built-in row that computes the same, for its common name; else ``architecture``."""
     same = (a for a in BUILTIN.values() if replace(architecture, name=a.name) == a)
     return next(same, architecture)
 
@@ -281,7 +281,7 @@ def known_name(text: str) -> str | None:
 
 
 def architecture_from_recipe(recipe: str) -> Architecture:
-    """The architecture that ``--recipe`` asks for: a built-in name or a TOML file."""
+    """The architecture that ``--recipe`` names: a built-in name or a TOML file."""
     name = known_name(recipe)
     if name:
         return BUILTIN[name]
@@ -312,7 +312,7 @@ def architecture_from_toml(path: Path) -> Architecture:
 
 
 def _with_base(table: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The table on top of the built-in row that its ``base`` names, called as the file."""
+    """The table on top of the built-in row ``base``; the default name is the file's stem."""
     base = table.get("base")
     name = known_name(base) if isinstance(base, str) else None
     if base is not None and name is None:

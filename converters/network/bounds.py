@@ -1,7 +1,7 @@
 """How large an SCRFD can be: every number of an architecture, before anything is built from it.
 
 The numbers come from files. A config of one line may ask for 10^9 blocks, which would fill the
-memory long before the weights are missed.
+memory long before the missing weights are noticed.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def complexity(architecture: Architecture) -> Complexity:
     from scrfdconv.converters.network.model import SCRFD
 
     height, width = trace_size(architecture)
-    with torch.device("meta"):  # nothing is drawn
+    with torch.device("meta"):  # no weights are drawn
         model = SCRFD(architecture).eval()
     # Run on the CPU with whatever is in memory: a forward pass on the meta device would take a
     # second to import torch's registrations for it, and only shapes are read here.

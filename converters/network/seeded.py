@@ -1,11 +1,11 @@
-"""Weights for a network nobody trained: deterministic, and alive like a trained net's.
+"""Weights for an untrained network: deterministic, with activations like a trained one's.
 
 Errors measured on a dead or saturated network mean nothing. So BatchNorm statistics are those of
 a seeded picture's activations, norms and scales are non-trivial, and the predictors are set to
 the score and distance distributions of trained detectors.
 
 Deterministic across machines: draws are integer arithmetic (PCG64), the calibration runs in
-float64 and what is measured is rounded to a coarse grid, so that the last bits of a BLAS vanish.
+float64, and its measurements are rounded to a coarse grid, so that the last bits of a BLAS vanish.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ PREDICTORS = {"cls": (-3.0, 1.5), "reg": (2.0, 0.7), "kps": (0.0, 1.2)}  # mean,
 SCALE_RANGE = (0.8, 2.0)
 GAMMA_RANGE = (0.5, 1.5)
 # Centred on 1, most of a ReLU's inputs are positive. Centred on 0, a deep random network is
-# chaotic: rounding grew to 5e-4 at the outputs of 500M_KPS, against 2e-5 so and 1e-5 trained.
+# chaotic: rounding grew to 5e-4 at the outputs of 500M_KPS, against 2e-5 centred on 1, and 1e-5
+# trained.
 BETA_RANGE = (0.5, 1.5)
 
 

@@ -1,7 +1,8 @@
 """Precisions of a model: an axis beside the format.
 
-A precision is one folder beside this file with one subclass of ``Precision``, found by being
-there. It says how a float ONNX model gets it, by which options, and with which libraries.
+A precision is one folder beside this file with one subclass of ``Precision``, which `precisions`
+finds. The class says how a float ONNX model gets that precision, by which options, and with which
+libraries.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Precision(ABC):
     summary: ClassVar[str] = ""  # help of the verb of this name; "": there is no such verb
     options: ClassVar[type] = NoOptions  # what a user chooses; its fields are recipe keys, too
     libraries: ClassVar[tuple[str, ...]] = ()  # distributions whose versions decide the bytes
-    # Photographs decide what is rounded and how far: they belong to the cache key.
+    # True: photographs decide the rounding, so they belong to the cache key.
     measures_images: ClassVar[bool] = True
     needs_images: ClassVar[bool] = False  # without any, trained weights cannot be converted
 
@@ -38,13 +39,12 @@ class Precision(ABC):
     def convert(self, source: Artifact, settings: Any) -> onnx.ModelProto:
         """The float ONNX model ``source`` in this precision, as ``settings`` say.
 
-        ``settings`` are what the options led to: ranges that were measured, layers that were
-        put back.
+        ``settings`` follow from the options: measured ranges, layers that were put back to float.
         """
 
 
 class Fp32(Precision):
-    """Float32: what a model has that nothing was done to."""
+    """Float32: the precision of an unchanged model."""
 
     name = FLOAT
     bits = 32

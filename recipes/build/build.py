@@ -93,13 +93,13 @@ def build(
 
 
 def decisions(recipe: Recipe, out: Path, options: BuildOptions) -> list[Decision]:
-    """What a build would do now, and why; nothing is touched."""
+    """What a build would do now, and why; no file is changed."""
     return decide(plan(recipe, options.only), Cache(out), force=options.force)
 
 
 @contextmanager
 def alone_in(out: Path) -> Iterator[Cache]:
-    """The output folder, made if missing, cleared of what killed builds left, and locked."""
+    """The output folder: made if missing, cleared of the rests of killed builds, and locked."""
     from filelock import FileLock
 
     cache = Cache(out)

@@ -31,7 +31,7 @@ class Record:
     """One artifact that was built, and all that is known about it."""
 
     key: str
-    ingredients: Mapping[str, str]  # what the key was made of, to say what changed
+    ingredients: Mapping[str, str]  # the parts of the key, to tell what changed
     outcome: Outcome
     manifest: Mapping[str, Any]  # the artifact's entry in manifest.json
     record_version: Literal[2] = 2

@@ -50,8 +50,8 @@ class Step:
     parent: str | None  # name of another step
     float_graph: str | None  # name of the step that its time is compared with
     content: str
-    measured: Mapping[str, str]  # what decides the measurements besides the content
-    made_from: Mapping[str, str]  # what decides the content
+    measured: Mapping[str, str]  # everything else that the measurements depend on
+    made_from: Mapping[str, str]  # everything that the content depends on
 
     @property
     def target(self) -> Target:

@@ -31,7 +31,7 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")  # a checkpoint's name becomes a fold
 
 
 def find_recipe(name: str) -> Path:
-    """A recipe file, or one of those that come with the package (``release``)."""
+    """A recipe file, or a recipe of the package (``release``)."""
     packaged = {path.stem: path for path in Path(__file__).parent.glob("*.toml")}
     return Path(name) if Path(name).exists() else packaged.get(name, Path(name))
 

@@ -21,7 +21,7 @@ FAILED = 1
 
 
 class View(Protocol):
-    """Shows what happens."""
+    """Shows the progress of a build."""
 
     def planned(self, names: Sequence[str]) -> None:
         """All artifacts that will be finished."""

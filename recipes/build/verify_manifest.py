@@ -28,7 +28,7 @@ def verify_manifest(
     rerun: Rerun | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Report]:
-    """Compare the files beside the manifest at ``path`` with what it says, one by one.
+    """Compare each file beside the manifest at ``path`` with its entry there.
 
     Raises InputFileError for a file that is no manifest, and for a checkpoint that is not found.
     """

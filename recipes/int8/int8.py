@@ -16,7 +16,7 @@ from scrfdconv.recipes.precision import Order, Settled
 
 
 def settle_int8(order: Order) -> Settled:
-    """The settings of a plan that is there, or those that measuring and searching find.
+    """The settings of an existing plan, or the result of measuring and searching.
 
     Raises CheckFailed, with all rounds in its report, where the accuracy budget cannot be kept.
     """

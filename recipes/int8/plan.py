@@ -55,12 +55,12 @@ class _PlanFile:
 
 def load_plan(path: Path) -> Int8Plan:
     """Read a plan; raises InputFileError for other files."""
-    advice = "name a file that is not there yet to get one written"
+    advice = "name a new file to get a plan written"
     read = read_json(path, _PlanFile, "INT8 plan of scrfdconv", advice, keys="all")
     if read.sha256 != read.digest:
         raise InputFileError(
-            f"{path}: was changed after it was written (its sha256 differs), so that nothing of it "
-            f"was measured: restore it, or {advice}."
+            f"{path}: was changed after it was written (its sha256 differs), so its values are not "
+            f"measured ones: restore it, or {advice}."
         )
     options = {f.name: getattr(read, f.name) for f in fields(Int8Settings)}
     return Int8Plan(Int8Settings(**options), read.budget)

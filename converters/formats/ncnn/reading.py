@@ -114,8 +114,8 @@ def layers_of(text: str, path: Path) -> Iterator[Layer]:
     counts = [str(len(layers)), str(sum(len(layer.outputs) for layer in layers))]
     if lines[1].split() != counts:
         raise ArtifactError(
-            f"{path}: is damaged: line 2 announces {lines[1].strip()!r} layers and blobs, it has "
-            f"{' '.join(counts)}."
+            f"{path}: is damaged: line 2 announces {lines[1].strip()!r} layers and blobs, the file "
+            f"has {' '.join(counts)}."
         )
     known: set[str] = set()
     for layer in layers:

@@ -85,7 +85,7 @@ class Onnx(Format):
         return (*self.libraries, "onnxscript") if dynamo else self.libraries
 
     def open(self, path: Path, threads: int | None = None) -> Runner:
-        """Open ours, upstream's or a released model with ONNX Runtime on the CPU."""
+        """Open a model, ours, upstream's or a released one, with ONNX Runtime on the CPU."""
         from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 
         return OnnxRunner(path, threads)

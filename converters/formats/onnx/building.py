@@ -5,7 +5,7 @@ time of a new export. Rules that every written model keeps:
 
 1. Outputs keep names, order and exact declared shapes; deployers bind to them.
 2. The same input gives the same bytes: no paths, times, counters or removed-node lists.
-3. The opset is the one that was asked for, checked in the written model.
+3. The opset is the requested one, checked in the written model.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from scrfdconv.converters.formats import Source
 
 OPSETS = range(11, 21)
-SIMPLIFIER = "onnxsim."  # prefix of the metadata that it leaves
+SIMPLIFIER = "onnxsim."  # prefix of the metadata that onnxsim leaves
 
 
 def onnx_from_source(source: Source, options: OnnxOptions) -> onnx.ModelProto:
@@ -65,7 +65,7 @@ def onnx_from_checkpoint(checkpoint: Checkpoint, options: OnnxOptions) -> onnx.M
     use_own_axis_names(model, a)
     pin_output_reshapes(model, a)
     size_upsampling_by_lateral(model)
-    if a.head_groups:  # before the shape is set, so that a fixed graph is that of the dynamic one
+    if a.head_groups:  # before the shape is set: the fixed graph equals the dynamic one
         model = simplify(model)
         constants_as_initializers(model.graph)
         write_group_norms(model)

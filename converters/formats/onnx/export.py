@@ -34,8 +34,8 @@ def _export_torchscript(checkpoint: Checkpoint, opset: int) -> onnx.ModelProto:
 
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.inference_mode():
-        # This exporter is chosen on purpose; its deprecation is no news for a user, and its
-        # tracer warns of nothing that the checks at several sizes would not find.
+        # This exporter is chosen on purpose, so users need no deprecation warning. The checks at
+        # several sizes find whatever its tracer warns of.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             checkpoint.model(),
@@ -80,7 +80,7 @@ def _export_dynamo(checkpoint: Checkpoint, opset: int) -> onnx.ModelProto:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warnings and log lines of torch.export and onnxscript."""
+    """Suppress the warnings and log lines of torch.export and onnxscript."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,7 +1,7 @@
 """The convolutions of an ONNX graph with the weights that they really use, and their storage.
 
-Weights may come out of constants, nodes, casts or bytes: whatever does not depend on the image is
-computed by ONNX Runtime, as it would be before a run.
+Weights may come from constants, nodes, casts or bytes. ONNX Runtime computes every value that does
+not depend on the image, as it does before a run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import onnx
 
 _FOUR_AXES = 4
-# Inputs of QLinearConv: x, its scale, its zero point, the same of w, of y, then the bias.
+# Inputs of QLinearConv: x, w, each with scale and zero point; scale and zero point of y; bias.
 _QLINEAR_IMAGE, _QLINEAR_WEIGHT, _QLINEAR_BIAS = slice(1, 3), (3, 4, 5), slice(8, 9)
 _ZERO_POINT = 2  # input of DequantizeLinear
 

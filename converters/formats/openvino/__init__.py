@@ -1,13 +1,13 @@
 """OpenVINO: a graph (.xml) and its weights (.bin), for Intel, AMD and ARM processors.
 
-Where a processor has bfloat16, OpenVINO computes float32 models in it unless it is told not to:
-models are opened with ``INFERENCE_PRECISION_HINT`` f32, and what the machine would do by itself
-is measured beside it.
+On a processor with bfloat16, OpenVINO computes float32 models in bfloat16 by default. So models are
+opened with ``INFERENCE_PRECISION_HINT`` f32, and the default is measured beside f32.
 
 INT8 comes from our own search, arranged for OpenVINO (``--target openvino``: unsigned activations,
-the first convolution included, score convolutions in float). Measured with 2.5G_KPS at 640x640 on
-40 photographs with 414 faces, on a processor with AVX512-VNNI and without AMX, one thread, times
-as fast as float32 in ONNX Runtime (interleaved rounds; bf16: what is not quantized):
+the first convolution included, score convolutions in float). The table says how many times as fast
+as float32 in ONNX Runtime a model is. Measured with 2.5G_KPS at 640x640 on 40 photographs with 414
+faces, on a processor with AVX512-VNNI and without AMX, one thread, interleaved rounds. In column
+bf16, the layers that are not quantized compute in bfloat16.
 
 | model | f32 | bf16 | faces lost / won | mean IoU |
 |---|---|---|---|---|
@@ -15,7 +15,7 @@ as fast as float32 in ONNX Runtime (interleaved rounds; bf16: what is not quanti
 | ``--target openvino`` | 3.67 | 3.81 | 0 / 0 | 0.989 |
 | ``--target cpu`` | 3.32 | 3.52 | 0 / 0 | 0.990 |
 | ``--target tensorrt`` | 3.35 | 3.40 | 1 / 1 | 0.986 |
-| with the score convolutions, too | 3.74 | 3.83 | 0 / 3, bf16 0 / 1 | 0.988 |
+| score convolutions quantized, too | 3.74 | 3.83 | 0 / 3, bf16 0 / 1 | 0.988 |
 | NNCF 3.4, 24 pictures | 3.77 | 3.85 | 1 / 1 | 0.982 |
 """
 
@@ -43,7 +43,7 @@ class OpenVino(Format):
     summary = "Convert to OpenVINO (.xml and .bin) and verify; dynamic unless --shape."
     suffixes = (".xml", ".bin")
     precisions = ("fp32", "fp16", "int8")
-    native_precisions = ("fp16",)  # half weights: the numbers of a run are the processor's choice
+    native_precisions = ("fp16",)  # half weights: the processor chooses the arithmetic
     libraries = ("openvino",)
     extra = "openvino"
     modules = ("openvino",)
@@ -64,7 +64,7 @@ class OpenVino(Format):
         write_model(source.path, out, precision)
 
     def open(self, path: Path, threads: int | None = None) -> Runner:
-        """Open ours or a foreign one with float32 arithmetic on the CPU."""
+        """Open a model, ours or foreign, with float32 arithmetic on the CPU."""
         from scrfdconv.converters.formats.openvino.runner import OpenVinoRunner
 
         return OpenVinoRunner(path, threads)

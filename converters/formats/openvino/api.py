@@ -1,4 +1,4 @@
-"""The library openvino: there or not, and models as it reads them."""
+"""Access to the library openvino, and to models as the library reads them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ def openvino() -> Any:
 
 @cache
 def core() -> Any:
-    """The one entrance to the library.
+    """The library's one Core, through which everything else is called.
 
-    Weights are read, not mapped: a file that is replaced while a model runs must not end the
-    process.
+    Weights are read, not mapped: replacing the file of a running model must not end the process.
     """
     found = openvino().Core()
     found.set_property({"ENABLE_MMAP": False})
@@ -59,7 +58,7 @@ def own_metadata_of(model: Any) -> dict[str, str]:
 
 
 def reason(error: Exception) -> str:
-    """The last line of an error's text that is a sentence: its first ones name C++ files."""
+    """The last sentence in an error's text: the lines before it name C++ files."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if not line.startswith(("Exception from", "Check "))]
     return (told or lines or [type(error).__name__])[-1].rstrip(".")

@@ -17,8 +17,8 @@ from scrfdconv.converters.formats.openvino.api import (
 from scrfdconv.converters.graph.model_file import load_onnx
 from scrfdconv.converters.metadata import own_metadata
 
-# Names that the library gives to its own nodes, and to constants that it folded: with a number
-# that counts all nodes of the process.
+# Names that the library gives to its own nodes and to folded constants. They end in a number that
+# counts all nodes of the process.
 _COUNTED = re.compile(r"[A-Z][A-Za-z]+_[0-9]+")
 
 
@@ -29,7 +29,7 @@ def write_model(source: Path, out: Path, precision: str) -> None:
     if metadata:
         metadata["precision"] = precision
     _describe(model, metadata)
-    # Weights are halved by default: a float32 file must say no.
+    # The library halves weights by default: for float32, this is turned off.
     half = precision == "fp16"
     openvino().save_model(model, str(out), compress_to_fp16=half)
     model.set_rt_info(digest_of(out.with_suffix(".bin")), [SECTION, WEIGHTS_DIGEST])
@@ -52,7 +52,7 @@ def _converted(source: Path) -> Any:
 
 
 def _describe(model: Any, metadata: dict[str, str]) -> None:
-    """Our metadata in a section of their own, and none of what the library notes of a file."""
+    """Write our metadata into their own section, and drop the notes of the library."""
     for key in [key for key, _ in model.rt_info.items()]:
         del model.rt_info[key]
     for key, value in sorted(metadata.items()):

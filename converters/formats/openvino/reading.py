@@ -49,7 +49,7 @@ def convolutions_of(path: Path) -> Iterator[Convolution]:
 
 
 def _bias(node: Any, channels: int) -> np.ndarray:
-    """What is added to the only output of a convolution, if that is one value for each channel."""
+    """The bias: constants, one for each channel, in the Add that alone reads a convolution."""
     readers = [target.get_node() for target in node.output(0).get_target_inputs()]
     if len(readers) == 1 and readers[0].get_type_name() == "Add":
         for i in range(2):
@@ -60,7 +60,7 @@ def _bias(node: Any, channels: int) -> np.ndarray:
 
 
 def _constant(node: Any) -> np.ndarray | None:
-    """The float values of a constant, stored as such or in halves."""
+    """The float values of a constant that is stored in float32 or float16."""
     if node.get_type_name() == "Convert":
         node = node.input_value(0).get_node()
     if node.get_type_name() != "Constant":

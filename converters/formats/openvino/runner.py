@@ -1,4 +1,4 @@
-"""An OpenVINO model on the CPU, in float32 arithmetic or as the processor likes it."""
+"""An OpenVINO model on the CPU, in float32 or in the arithmetic that the library chooses."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ from scrfdconv.converters.runner import (
 )
 
 _FLOAT = "f32"
-_READABLE = {"f32": "fp32", "f16": "fp16"}  # bf16 is called so
+_READABLE = {"f32": "fp32", "f16": "fp16"}  # bf16 keeps its name
 
 
 class OpenVinoRunner(Runner):
     """A model in OpenVINO on the CPU.
 
-    Float models compute in float32 unless ``by_default``: then as the library likes it here.
-    What INT8 models keep float is computed as the library likes it: 8 bits are coarser anyway.
+    Float models compute in float32; with ``by_default``, in the arithmetic that the library chooses
+    on this machine. The float layers of INT8 models always use the library's choice: 8 bits are
+    coarser anyway.
     """
 
     arithmetic_setting = "INFERENCE_PRECISION_HINT"
@@ -55,12 +56,12 @@ class OpenVinoRunner(Runner):
 
     @cached_property
     def computes_in(self) -> str:
-        """The numbers of what is not quantized: fp32, bf16 or fp16."""
+        """The arithmetic of the layers that are not quantized: fp32, bf16 or fp16."""
         kind = str(self._compiled.get_property(self.arithmetic_setting).get_type_name())
         return _READABLE.get(kind, kind)
 
     def twin(self) -> OpenVinoRunner | None:
-        """The same file with the arithmetic that the library likes here, or with float32."""
+        """The same file in the other arithmetic: the library's choice, or float32."""
         other = OpenVinoRunner(self._path, self._threads, by_default=not self._by_default)
         return None if other.computes_in == self.computes_in else other
 
@@ -115,6 +116,6 @@ class OpenVinoRunner(Runner):
 
 
 def _name_of(port: Any) -> str:
-    """A port may have several names, in no order: ours, or the first one."""
+    """Our name among a port's names, which have no order; else the first by alphabet."""
     names = sorted(port.names)
     return next((name for name in names if is_output_name(name)), names[0] if names else "")

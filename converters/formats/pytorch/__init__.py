@@ -30,7 +30,7 @@ class PyTorch(Format):
         return is_checkpoint(path, head)
 
     def build(self, source: Source, options: Any, out: Path, precision: str) -> None:
-        """Checkpoints come from training."""
+        """Raise UsageError: checkpoints come from training."""
         raise UsageError("A checkpoint is a source; nothing is converted into one.")
 
     def open(self, path: Path, threads: int | None = None) -> Runner:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Hardware = Literal["none", "ampere+", "same-compute-capability"]
 
-_PLAN = b"ftrt"  # plans start so, in every version since 8
+_PLAN = b"ftrt"  # the first bytes of a plan in every version since 8
 PROFILE, BUILDER = "Profiles of dynamic models", "Builder"
 
 
@@ -132,7 +132,7 @@ class TensorRT(Format):
         write_engine(source, options, out)
 
     def open(self, path: Path, threads: int | None = None) -> Runner:
-        """Open ours (refused early on another version or GPU) or a foreign engine."""
+        """Open an engine, ours or foreign; ours is refused early on another version or GPU."""
         from scrfdconv.converters.formats.tensorrt.runner import TensorRTRunner
 
         return TensorRTRunner(path)
@@ -166,7 +166,7 @@ class TensorRT(Format):
         return lint_of(source.path)
 
     def why_not_built(self) -> str:
-        """The package or the GPU that is missing, with what can be done without."""
+        """Which package or GPU is missing, with what can be done without it."""
         from scrfdconv.converters.formats.tensorrt.api import why_no_engine
 
         return why_no_engine()
@@ -181,19 +181,19 @@ class TensorRT(Format):
         )
 
     def why_plainly_not_built(self) -> str:
-        """The same without loading torch."""
+        """Which package or driver is missing, found without loading torch."""
         from scrfdconv.converters.formats.tensorrt.api import plainly_missing
 
         return plainly_missing()
 
     def settled_options(self, source: Artifact, options: TensorRTOptions) -> TensorRTOptions:
-        """With the profiles that the ONNX and this machine's memory lead to."""
+        """``options`` with the profiles that follow from the ONNX and this machine's memory."""
         from scrfdconv.converters.formats.tensorrt.building import engine_plan
 
         return engine_plan(source, options).options
 
     def require_possible(self, source: Source, options: TensorRTOptions, sizes: Any) -> None:
-        """Refuse profiles that cannot be, and plans that could not be verified."""
+        """Refuse impossible profiles, and plans that could not be verified."""
         from scrfdconv.converters.formats.tensorrt.building import require_profiles
 
         require_profiles(source, options, sizes)

@@ -82,7 +82,7 @@ def guarded(trt: Any, name: str) -> Any:
 def log() -> Any:
     """The log that every Builder and Runtime of this process gets.
 
-    One, because TensorRT keeps the first that it was given and ignores the others.
+    There is one log, because TensorRT keeps the first log and ignores all others.
     """
     return _log_of(tensorrt())
 
@@ -156,7 +156,7 @@ def why_no_engine() -> str:
 
 
 def plainly_missing() -> str:
-    """What an engine lacks on this machine as far as can be told without torch; "" for nothing."""
+    """What this machine lacks for an engine, as far as can be told without torch; "" if nothing."""
     if importlib.util.find_spec("tensorrt") is None:
         return f"the package tensorrt is not installed; elsewhere {PLAN_HINT}"
     if driver_version() is None:

@@ -1,7 +1,7 @@
-"""Does an engine compute in the precision that was asked for? The audit of its convolutions.
+"""Does an engine compute in the requested precision? The audit of its convolutions.
 
-A build can give FP32 for FP16 without a word, and every number then agrees with the reference:
-only the engine's own account of its layers shows it.
+A build may use FP32 in place of FP16 without a warning. All outputs then agree with the reference:
+only the engine's own list of layers shows the difference.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from scrfdconv.converters.formats.tensorrt.runner import TensorRTRunner
 
 CHECK = "engine"
-# Of the share that the ONNX has: fusion merges and splits some convolutions, and with them shares.
+# Relative to the ONNX's share: fusion merges and splits some convolutions, which changes shares.
 SLACK = 0.9
-# What an engine of a foreign ONNX must reach, where nothing says how many were meant.
+# The share that an engine without a sidecar must reach: its intended share is unknown.
 FOREIGN_SHARE = 0.5
 
 
@@ -36,7 +36,7 @@ def audit_layers(
     total = sum(found.values())
     detail = ", ".join(f"{count} {name}" for name, count in found.items())
     if not layers.detailed:
-        detail = "the engine was built without detailed profiling verbosity and says only names"
+        detail = "the engine was built without detailed profiling verbosity: layers have only names"
     elif not total:
         detail = f"none of the engine's {layers.layers} layers is known as a convolution"
     yield _finding("known", total, 1, detail)
@@ -45,7 +45,7 @@ def audit_layers(
     kind = "fp32" if precision == "tf32" else precision  # TF32 is no type of a tensor
     limit = _share(meant, kind) * SLACK if meant else FOREIGN_SHARE
     if kind == "fp32":
-        limit = 1.0  # nothing may be computed in less than was asked for
+        limit = 1.0  # no convolution may be less precise than requested
     share = _share(found, kind)
     yield _finding(f"{kind} share", share, limit, detail)
 

@@ -1,6 +1,6 @@
 """An engine from an ONNX model: parse, configure, build, with the timing cache kept between builds.
 
-The rules at the head of ``tensorrt_api`` hold here: names that 10.3 to 11.4 all have, symbols
+The rules at the head of ``api.py`` hold here: names that 10.3 to 11.4 all have, symbols
 instead of numbers, one strongly typed network whose precision is the ONNX's.
 """
 
@@ -88,7 +88,7 @@ def _build(model: bytes, plan: EnginePlan, progress: Progress) -> bytes:
             raise ArtifactError(f"TensorRT could not build the engine: {_said()}.")
     errors = take_errors()
     if errors:
-        # An engine came out nevertheless: a tactic that failed and was passed over.
+        # The build succeeded: one tactic failed, and TensorRT used another one.
         logger.warning("TensorRT reported while it built: %s", "; ".join(errors))
     return bytes(serialized)
 
@@ -102,7 +102,7 @@ def _said() -> str:
 
 def _parse(trt: Any, network: Any, model: bytes) -> None:
     parser = trt.OnnxParser(network, log())
-    # The default since 10; engines that run on other versions and GPUs need it.
+    # The default since 10; engines for other versions and GPUs need this flag.
     parser.set_flag(trt.OnnxParserFlag.NATIVE_INSTANCENORM)
     if parser.parse(model):
         return
@@ -128,7 +128,7 @@ def _configure(trt: Any, config: Any, options: TensorRTOptions) -> None:
         config.set_flag(trt.BuilderFlag.TF32)
     else:
         config.clear_flag(trt.BuilderFlag.TF32)  # TensorRT's default is on
-    # Always detailed: without it, nobody can see which precision the layers got.
+    # Always detailed: without details, nobody can see which precision the layers got.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if options.workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace * MIB)
@@ -157,8 +157,8 @@ def _hardware_level(trt: Any, hardware: str) -> Any:
 def _timing_cache(config: Any, options: TensorRTOptions) -> Iterator[None]:
     """Start from the cache file and add to it what the build measured, if there is one.
 
-    The file is locked while it is read and while it is written, not during the build: builds side
-    by side wait for nobody, and each adds its measurements to those of the others.
+    The file is locked while it is read and while it is written, not during the build: parallel
+    builds do not wait for each other, and the file keeps the measurements of all.
     """
     if options.timing_cache is None:
         yield

@@ -43,7 +43,7 @@ def write_engine(source: Artifact, options: TensorRTOptions, out: Path) -> None:
 
 
 def engine_plan(source: Artifact, options: TensorRTOptions) -> EnginePlan:
-    """What ``options`` build from an ONNX file.
+    """The plan for building an ONNX file with ``options``.
 
     Default profiles keep to the memory of this machine, if it has a GPU.
     """
@@ -56,7 +56,7 @@ def _plan(path: Path, digest: str, options: TensorRTOptions) -> EnginePlan:
 
 
 def _free_memory() -> int | None:
-    """Of the GPU or of the host, where verification runs the same shapes; None without a GPU."""
+    """Free bytes on GPU and host, the smaller: both run the shapes. None without a GPU."""
     try:
         free = require_gpu().free_memory
     except MissingError:
@@ -65,7 +65,7 @@ def _free_memory() -> int | None:
 
 
 def require_profiles(source: Source, options: TensorRTOptions, sizes: SizeOptions) -> None:
-    """Raise UsageError for profiles that cannot be, before an export of a minute."""
+    """Raise UsageError for impossible profiles, before an export that takes a minute."""
     if isinstance(source, Checkpoint):
         free: Free = (sizes.batch, *sizes.shape) if sizes.shape else (None, None, None)
         multiple = source.architecture.size_multiple

@@ -42,13 +42,13 @@ class EngineLayers:
 
     @property
     def precision(self) -> str | None:
-        """What the engine is called by, as for ONNX: its lowest precision; None if unknown."""
+        """The engine's precision, as for ONNX: the lowest one in it; None if unknown."""
         known = [p for p in ("int8", "fp16", "fp32") if self.convolutions.get(p)]
         return known[0] if known else None
 
 
 def layers_of(engine: Any, trt: Any) -> EngineLayers:
-    """Ask an opened engine."""
+    """The layers of an opened engine."""
     inspector = engine.create_engine_inspector()
     return layers_from_json(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 

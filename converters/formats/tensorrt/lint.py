@@ -123,7 +123,7 @@ def lint(model: onnx.ModelProto) -> list[LintFinding]:
 
 
 def lint_of(path: Path) -> Lint:
-    """The findings of an ONNX file, one for each rule: fatal ones are faults, none are allowed."""
+    """The findings of an ONNX file: the number of faults for each rule, and remarks."""
     from scrfdconv.converters.graph.model_file import load_onnx
 
     found = lint(load_onnx(path))
@@ -172,7 +172,11 @@ def _operators(model: onnx.ModelProto) -> Iterator[LintFinding]:
     counts = Counter(node.op_type for node in model.graph.node if node.domain in ("", "ai.onnx"))
     for name in sorted(counts.keys() - SUPPORTED):
         fatal = name in UNSUPPORTED
-        text = "TensorRT has none of it" if fatal else "not in the table of checked operators"
+        text = (
+            "TensorRT does not support this operator"
+            if fatal
+            else "not in the table of checked operators"
+        )
         yield LintFinding("operators", f"{counts[name]} {name}", text, fatal)
 
 
@@ -193,11 +197,12 @@ def _types(model: onnx.ModelProto) -> Iterator[LintFinding]:
 
 
 def _resizes(model: onnx.ModelProto) -> Iterator[LintFinding]:
-    """Sizes of a Resize come from constants or shapes; an empty `scales` had better not be there.
+    """Sizes of a Resize must come from constants or shapes; an empty `scales` is a risk.
 
-    NVIDIA/TensorRT#4476: opset 11 wants `scales` even beside `sizes`, exporters write an empty
-    tensor, and TensorRT 10.11 is said to take it for the scales. From opset 13 on it can be left
-    out. A remark, because all released models are so, and many run with TensorRT.
+    NVIDIA/TensorRT#4476: opset 11 requires `scales` even beside `sizes`, exporters write an empty
+    tensor, and TensorRT 10.11 is said to use this tensor as the scales. From opset 13 on, `scales`
+    can be left out. A remark, because all released models have an empty `scales`, and many run with
+    TensorRT.
     """
     from scrfdconv.converters.graph.model_file import opset_of
 
@@ -213,7 +218,7 @@ def _resizes(model: onnx.ModelProto) -> Iterator[LintFinding]:
                 "resize",
                 where,
                 "has empty scales, as opset 11 wants them, which TensorRT 10.11 "
-                "is said to misread: should it refuse them, export with --opset 13 or later",
+                "is said to misread: if it refuses them, export with --opset 13 or later",
                 fatal=False,
             )
         target = sizes or ("" if empty else scales)
@@ -251,7 +256,9 @@ def _quantization(model: onnx.ModelProto) -> Iterator[LintFinding]:
                     "(`scrfdconv int8 --target tensorrt`)",
                 )
             elif source is None and makers.get(node.input[0], node).op_type != "QuantizeLinear":
-                yield LintFinding("quantization", where, "reads what no QuantizeLinear wrote")
+                yield LintFinding(
+                    "quantization", where, "reads a value that no QuantizeLinear wrote"
+                )
 
 
 def _zero_point_faults(

@@ -33,8 +33,8 @@ HARDWARE = {  # option -> (member of HardwareCompatibilityLevel, trtexec's word)
     "ampere+": ("AMPERE_PLUS", "ampere+"),
     "same-compute-capability": ("SAME_COMPUTE_CAPABILITY", "sameComputeCapability"),
 }
-# Input, output and working buffers of the engine against its largest layer alone: the factor that
-# verification in float32 measured for PyTorch. An engine needs less; nothing was measured on one.
+# All buffers of an engine (input, output, working) relative to its largest layer. The factor was
+# measured for verification with PyTorch in float32. An engine needs less; no engine was measured.
 ENGINE_MEMORY_FACTOR = 6
 SCRIPT = "build_engine.sh"
 
@@ -135,7 +135,7 @@ def plan_for(
     profiles = profiles_for(
         facts.free, multiple, options.min, options.opt, options.max, cost, memory
     )
-    # As texts again: the options that built an engine are recorded with what was settled.
+    # As texts again: the sidecar records the options with the settled profiles.
     settled = replace(
         options,
         min=tuple(text_of(profile.min) for profile in profiles),
@@ -151,8 +151,9 @@ def plan_for(
 def trtexec_arguments(plan: EnginePlan, onnx: str, engine: str) -> list[str]:
     """The options of trtexec that build the same engine, but for ``--stronglyTyped``.
 
-    TensorRT 10 needs that one, in 11 every network is so: the script asks trtexec whether it
-    knows it. Names of options: trtexec's help of TensorRT 10.16 and NVIDIA's guide from 10 to 11.
+    TensorRT 10 needs that option; in 11 every network is strongly typed. The script asks trtexec
+    whether it knows the option. Names of options: trtexec's help of TensorRT 10.16 and NVIDIA's
+    guide from 10 to 11.
     """
     options = plan.options
     arguments = [f"--onnx={onnx}", f"--saveEngine={engine}", "--skipInference"]

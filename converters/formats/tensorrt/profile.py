@@ -19,7 +19,7 @@ _AXES = ("batch", "height", "width")
 # From a small picture to four HD frames, tuned for the size that the models were trained at.
 DEFAULT_MIN: Shape = (1, 320, 320)
 DEFAULT_OPT: Shape = (1, 640, 640)
-# The first that fits into memory; the last one is taken where nothing does.
+# The first size that fits into memory is taken; the last one where none fits.
 DEFAULT_MAX: tuple[Shape, ...] = ((4, 1280, 1280), (2, 1280, 1280), (1, 1280, 1280), (1, 640, 640))
 
 

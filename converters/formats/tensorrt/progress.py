@@ -1,4 +1,4 @@
-"""Progress of a build, and its cancellation: from TensorRT's threads to whoever shows it."""
+"""Progress of a build, and its cancellation: from TensorRT's threads to the code that shows it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def listening(listener: Listener) -> Iterator[None]:
 
 
 class Progress:
-    """What a monitor of TensorRT reports to. Nothing here may raise: C++ is above us."""
+    """What a monitor of TensorRT reports to. Nothing here may raise: C++ code is the caller."""
 
     def __init__(self) -> None:
         self._listener = _listener.get()
@@ -91,10 +91,10 @@ def monitor_for(trt: Any, progress: Progress) -> Any:
 
 
 def cancellable(work: Callable[[], T], progress: Progress) -> T:
-    """Run ``work`` in a thread; an interrupt of this one cancels it and waits for its end.
+    """Run ``work`` in a thread; Ctrl-C cancels the work and waits for its end.
 
-    In a thread, because Python handles Ctrl-C between two of its own instructions, and a build
-    is one long call: the main thread must be awake to notice.
+    The thread is needed because Python handles Ctrl-C between two of its own instructions, and a
+    build is one long call: the main thread must be free to notice.
     """
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(work)
@@ -102,7 +102,7 @@ def cancellable(work: Callable[[], T], progress: Progress) -> T:
             return _waited(future)
         except BaseException as error:
             progress.cancel()
-            if progress.failure is not None:  # the cause; the cancelled build is what followed
+            if progress.failure is not None:  # the cause of the cancelled build
                 raise progress.failure from error
             raise
 
@@ -112,5 +112,5 @@ def _waited(future: Future[T]) -> T:
         try:
             return future.result(timeout=POLL)
         except TimeoutError:
-            if future.done():  # the work's own
+            if future.done():  # raised by the work itself
                 raise

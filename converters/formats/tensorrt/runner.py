@@ -1,7 +1,7 @@
 """An opened engine: tensors by name, memory and stream from torch, errors of TensorRT raised.
 
-Not pycuda: a second CUDA context beside torch's lets engines run fast and return zeros
-(NVIDIA/TensorRT#4427), which is why outputs that are all zero are an error here, too.
+pycuda is not used: with a second CUDA context beside torch's, engines run fast and return zeros
+(NVIDIA/TensorRT#4427). For the same reason, scores that are all zero are an error here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from scrfdconv.converters.network.architecture import OUTPUT_KINDS, SIZE_MULTIPL
 from scrfdconv.converters.permissions import OPTION, host_code_allowed
 from scrfdconv.converters.runner import Interface, Runner, canonical_outputs
 
-DEVICE = "cuda"  # torch's current one; tests put "cpu" here
+DEVICE = "cuda"  # torch's current device; tests put "cpu" here
 IMAGE_RANK = 4
 _NAME = re.compile(rf"({'|'.join(OUTPUT_KINDS)})_(\d+)")
 _WIDTHS = {1: "score", 4: "bbox", 10: "kps"}  # values per anchor -> what they are
@@ -71,7 +71,7 @@ class TensorRTRunner(Runner):
         self._require_outputs()
         self.sidecar = sidecar
         metadata = dict(sidecar.metadata) if sidecar else {}
-        # A foreign engine is taken for what its layers say.
+        # The precision of a foreign engine is the one that its layers show.
         metadata["precision"] = sidecar.precision if sidecar else self.layers.precision or "fp32"
         super().__init__(self._interface(metadata), metadata)
 
@@ -90,7 +90,7 @@ class TensorRTRunner(Runner):
                 f"{self._path}: is a stripped plan: it has no weights and cannot run before it "
                 "was refitted."
             )
-        # First: TensorRT then works in torch's context and makes none of its own.
+        # Torch comes first: TensorRT then works in torch's CUDA context and makes no second one.
         torch.cuda.init()  # type: ignore[no-untyped-call]
         take_errors()
         self._runtime = self._trt.Runtime(log())
@@ -108,11 +108,11 @@ class TensorRTRunner(Runner):
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise ArtifactError(
-                f"{self._path}: no room to run it on the GPU{self._said()}; free memory, or build "
-                "with smaller --max."
+                f"{self._path}: the GPU has no room to run this engine{self._said()}; free "
+                "memory, or build with smaller --max."
             )
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        self._profile = 0  # of a new context
+        self._profile = 0  # the profile of a new context
 
     def _said(self) -> str:
         errors = [error.rstrip(".") for error in take_errors()]
@@ -144,8 +144,8 @@ class TensorRTRunner(Runner):
     def _foreign_outputs(self) -> dict[str, str]:
         """Canonical names for an engine without a sidecar.
 
-        TensorRT keeps names but no order: ours and upstream's names speak for themselves, others
-        are told by their shapes.
+        TensorRT keeps names but no order: our names and upstream's say which output is which; else
+        the shapes do.
         """
         names = self._tensors(self._trt.TensorIOMode.OUTPUT)
         if names and all(_NAME.fullmatch(name) for name in names):
@@ -202,7 +202,7 @@ class TensorRTRunner(Runner):
             given = torch.tensor(images, dtype=self._dtype(self._input)).to(DEVICE)
             buffers = {self._input: given.contiguous()}
             for name in self._names:
-                # Only now: output shapes follow from the input's.
+                # Not earlier: output shapes follow from the input's shape.
                 shape = tuple(context.get_tensor_shape(name))
                 buffers[name] = torch.empty(shape, dtype=self._dtype(name), device=DEVICE)
             for name, buffer in buffers.items():
@@ -265,7 +265,7 @@ class TensorRTRunner(Runner):
 
 
 def _or_none(size: int) -> int | None:
-    """TensorRT writes -1 for a free axis."""
+    """``size``, or None for -1, which TensorRT writes for a free axis."""
     return size if size > 0 else None
 
 

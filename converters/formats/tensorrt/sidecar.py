@@ -1,7 +1,7 @@
 """What is known about an engine, in a file beside it: ``model.engine`` and ``model.engine.json``.
 
-Beside and not inside: nothing is prepended to the plan, so that ``trtexec --loadEngine`` and
-Triton take it as it is.
+The engine file holds nothing but the plan, so that ``trtexec --loadEngine`` and Triton can load the
+file unchanged.
 """
 
 from __future__ import annotations
@@ -84,12 +84,13 @@ class Sidecar:
     def _wrong_version(self, version: str) -> str:
         built, here = version_numbers(self.tensorrt), version_numbers(version)
         if self.options.get("version_compatible"):
-            # Forward only, and at most one major version on: 10 runs on 11, 8 on 10 alone.
+            # Later versions only, up to the next major one: engines of 10 run on 11, those of 8 on
+            # 10.
             if here >= built and here[0] - built[0] <= 1:
                 return ""
             return (
-                f"was built with TensorRT {self.tensorrt}, version compatible, which runs on that "
-                f"and later ones up to {built[0] + 1}; here is {version}"
+                f"was built with TensorRT {self.tensorrt}, version compatible: it runs on that "
+                f"and later versions up to {built[0] + 1}; here is {version}"
             )
         if built == here:
             return ""

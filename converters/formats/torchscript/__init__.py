@@ -1,7 +1,8 @@
 """TorchScript: traced, frozen, one file that loads with torch alone.
 
-torch deprecates it: a DeprecationWarning in 2.13, a FutureWarning in 2.15. It still runs
-everywhere that libtorch runs, so it stays, and the one warning is kept away on purpose.
+torch deprecates TorchScript: a DeprecationWarning in 2.13, a FutureWarning in 2.15. TorchScript
+still runs everywhere that libtorch runs, so the format stays, and the one warning is suppressed on
+purpose.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class TorchScript(Format):
         return TorchScriptRunner(path, threads)
 
     def describe(self, path: Path) -> dict[str, Any]:
-        """What the archive says; nothing of it runs."""
+        """What the archive says; no code in it runs."""
         from scrfdconv.converters.formats.torchscript.archive import describe_archive
 
         return describe_archive(path)

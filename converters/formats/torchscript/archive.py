@@ -1,4 +1,4 @@
-"""A TorchScript file, looked at and not run: its members, its code and what it says of itself."""
+"""A TorchScript file, read and not run: its members, its code and its metadata."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ class Archive:
 
 
 def open_archive(path: Path) -> Archive:
-    """Read a TorchScript file; raises ArtifactError for one that is damaged or not only arithmetic.
+    """Read a TorchScript file; ArtifactError for a damaged one, or one beyond arithmetic.
 
-    Nothing of it runs, and torch is not asked.
+    No code of the file runs, and torch does not see the file.
     """
     try:
         members = members_of(readable(path))
@@ -103,7 +103,7 @@ def refusal(path: Path, error: UnsafeError) -> ArtifactError:
 
 
 def describe_archive(path: Path) -> dict[str, Any]:
-    """What ``inspect`` says, as plain types in reading order."""
+    """What ``inspect`` says of the file, as plain types in reading order."""
     from scrfdconv.converters.graph.facts import facts_of_architecture
 
     archive = open_archive(path)
@@ -127,7 +127,7 @@ def describe_archive(path: Path) -> dict[str, Any]:
 
 
 def _require_true(path: Path, members: Mapping[str, bytes], name: str, folder: str) -> None:
-    """Raise ArtifactError unless a pickle of the archive is data, and true of tensors."""
+    """Raise ArtifactError unless a pickle is data, and its tensors match the stored bytes."""
     if name not in members:
         raise ArtifactError(f"{path}: is no TorchScript: {name} is missing.")
     sizes = {

@@ -22,7 +22,7 @@ PROBE_SIZE = (128, 128)  # whole cells at every stride up to 128
 
 @contextmanager
 def without_deprecation() -> Iterator[None]:
-    """Keep torch's one warning about TorchScript away; the README tells of it."""
+    """Suppress torch's one warning about TorchScript; the README mentions it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r".*torch\.jit.*", DeprecationWarning)
         warnings.filterwarnings("ignore", r".*torch\.jit.*", FutureWarning)
@@ -32,7 +32,7 @@ def without_deprecation() -> Iterator[None]:
 def module_of(archive: Archive) -> Any:
     """The module in an archive, loaded and not run; raises ArtifactError where torch refuses.
 
-    Its graph is compared with the list of operators again, as torch itself reads it.
+    The module's graph, as torch reads it, is compared with the list of operators again.
     """
     import torch
 
@@ -60,16 +60,16 @@ class TorchScriptRunner(Runner):
 
     @property
     def precision(self) -> str:
-        """Float32 is what TorchScript is made in here; no file talks itself into wider limits."""
+        """Always fp32, in which TorchScript is made here: no metadata earn a file wider limits."""
         return "fp32"
 
     def _probed(self) -> Interface:
-        """Of a foreign file that does not declare its outputs: only a run tells them."""
+        """The interface of a foreign file without declared outputs: only a run tells them."""
         probe = self._run(np.zeros((1, CHANNELS, *PROBE_SIZE), np.float32))
         names, shapes = [str(i) for i in range(len(probe))], [v.shape for v in probe]
         require_rows(names, shapes, self._path)
         naming = named_by_shape(shapes, PROBE_SIZE)
-        if naming is None or None in naming.names:  # it cannot be asked for some of them
+        if naming is None or None in naming.names:  # the module cannot return only some outputs
             naming = named_by_position(names, self._path)
         return Interface(naming.canonical)
 
@@ -81,7 +81,7 @@ class TorchScriptRunner(Runner):
         try:
             with torch.inference_mode():
                 return [output.numpy() for output in self._module(torch.from_numpy(images))]
-        # AttributeError, TypeError: what it returns is no sequence of tensors
+        # AttributeError, TypeError: the module returns no sequence of tensors
         except (RuntimeError, torch.jit.Error, AttributeError, TypeError) as error:
             raise ArtifactError(
                 f"{self._path.name}: fails on images of shape {images.shape} ({_first(error)})."

@@ -1,9 +1,9 @@
 """TorchScript is a program: what it may do is decided before any of it runs.
 
-The code in the archive is text. It is parsed here, and every statement and every operator must be
-on a list of what detectors compute with. Loading runs none of that text as long as no class has a
-``__setstate__``, so that afterwards torch's own graph is compared with the list, too, in case its
-parser reads the text in another way than Python's.
+The code in the archive is text. The text is parsed here, and every statement and every operator
+must be on a list of those that detectors need. Loading runs none of the text as long as no class
+has a ``__setstate__``. After loading, torch's own graph is compared with the list, too, in case
+torch's parser reads the text in another way than Python's.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ _PRIM = frozenset(
     ]
 )
 _BUILTINS = frozenset({"int", "float", "bool", "annotate", "unchecked_cast", "uninitialized"})
-# What torch's compiler makes of the same text.
+# Operators that torch's compiler makes of the same text.
 _STRUCTURE = frozenset(
     [
         "Constant",
@@ -193,7 +193,7 @@ _STRUCTURE = frozenset(
     ]
 )
 LOOP, SAVED_STATE = "prim::Loop", ("__setstate__", "__getstate__")
-_LISTS = ("add", "add_", "mul", "mul_")  # of lists they make longer ones
+_LISTS = ("add", "add_", "mul", "mul_")  # applied to lists, they make longer lists
 
 _STATEMENTS = (
     *(ast.Module, ast.ClassDef, ast.FunctionDef, ast.arguments, ast.arg, ast.Import, ast.alias),
@@ -211,7 +211,7 @@ _CUSTOM = "__torch__.torch.classes"
 
 
 class UnsafeError(ValueError):
-    """Something that a detector does not need; its text names that."""
+    """Code that no detector needs; the message names what it uses."""
 
 
 @dataclass
@@ -383,11 +383,11 @@ def _dotted(node: ast.expr) -> str:
 
 
 class _Checker:
-    """Resolves every call, and counts calls: two calls of two calls of ... never end."""
+    """Resolves and counts every call: functions that each call the next one twice never end."""
 
     def __init__(self, code: Code) -> None:
         self._code = code
-        self._costs: dict[str, int | None] = {}  # None: being counted, so that it calls itself
+        self._costs: dict[str, int | None] = {}  # None: counting; met again, it calls itself
 
     def cost(self, name: str) -> int:
         """Calls that running ``function()`` or ``class.method`` leads to."""
@@ -407,7 +407,7 @@ class _Checker:
         return total
 
     def _body(self, name: str) -> tuple[ast.FunctionDef, dict[str, str]]:
-        """The definition, and what its first name stands for."""
+        """The definition, and the class that its first parameter stands for."""
         if name.endswith("()"):
             return self._code.functions[name[:-2]], {}
         owner, _, method = name.rpartition(".")
@@ -483,7 +483,7 @@ def _calls(function: ast.FunctionDef, kinds: dict[str, str], code: Code) -> Iter
 
 
 def _require_short(loop: ast.For) -> None:
-    """Only over the dimensions of a shape and without lists that grow: BatchNorm's own check."""
+    """Raise UnsafeError for every loop but BatchNorm's own check of a shape's dimensions."""
     match loop.iter:
         case ast.Call(
             func=ast.Name(id="range"),
@@ -502,7 +502,7 @@ def _require_short(loop: ast.For) -> None:
 
 
 def _learn(node: ast.Assign | ast.AnnAssign, kinds: dict[str, str], code: Code) -> None:
-    """Remember a name that stands for a submodule or a function; other names lose theirs."""
+    """Remember a name that stands for a submodule or a function; forget a reassigned name."""
     targets = node.targets if isinstance(node, ast.Assign) else [node.target]
     for target in targets:
         if not isinstance(target, ast.Name | ast.Tuple):
@@ -551,7 +551,7 @@ def require_safe_graph(graph: Any) -> None:
 
 
 def _is_short(loop: Any) -> bool:
-    """A loop whose number of rounds is a length less two, as the parsed text has been held to."""
+    """True for a loop over a length less two, the only loop that `_require_short` allows."""
     rounds = next(loop.inputs()).node()
     return bool(rounds.kind() == "aten::sub" and next(rounds.inputs()).node().kind() == "aten::len")
 

@@ -1,7 +1,8 @@
 """TorchScript: traced, frozen, one file that loads with torch alone.
 
-torch deprecates it: a DeprecationWarning in 2.13, a FutureWarning in 2.15. It still runs
-everywhere that libtorch runs, so it stays, and the one warning is kept away on purpose.
+torch deprecates TorchScript: a DeprecationWarning in 2.13, a FutureWarning in 2.15. TorchScript
+still runs everywhere that libtorch runs, so the format stays, and the one warning is suppressed on
+purpose.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def torchscript_from_checkpoint(source: Checkpoint, options: SizeOptions) -> byt
     metadata = metadata_for(source, "fp32", options.shape, options.batch)
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.inference_mode():
-        # Deprecation is known, and what the tracer suspects the checks at several sizes find.
+        # The deprecation is known, and the checks at several sizes find whatever the tracer warns
+        # of.
         warnings.simplefilter("ignore")
         module = torch.jit.trace(  # type: ignore[no-untyped-call]
             source.model(), images, check_trace=False
@@ -60,9 +62,9 @@ def _without_paths(saved: io.BytesIO) -> bytes:
 
 
 def _of_one_shape(traced: Any, shape: tuple[int, ...]) -> Any:
-    """``traced`` that refuses images of another shape, as a fixed ONNX model does.
+    """``traced``, wrapped to refuse images of another shape, as a fixed ONNX model does.
 
-    Around the dynamic trace, so that a fixed model of any size costs no memory to make.
+    The dynamic trace is wrapped, so that making a fixed model of any size costs no memory.
     """
     import torch
 

@@ -1,8 +1,8 @@
 """FP16 ONNX: weights and convolutions in half precision, what FP16 does not suit in float32.
 
-Which nodes those are is decided here, each with a reason that ends up in the metadata; how the
-graph is converted is `precision.fp16.half`'s matter. TensorRT 11 knows no other way to FP16: it
-takes the types of the graph as they are.
+This module decides which nodes stay float32, each with a reason that goes into the metadata;
+`precision.fp16.half` converts the graph. TensorRT 11 has no other way to FP16: TensorRT uses the
+types of the graph.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ NORMALISATIONS = (
     "LayerNormalization",
     "BatchNormalization",
 )
-# What follows an InstanceNormalization to make GroupNorm of it: the shape back, scale, shift.
+# Nodes that make GroupNorm of an InstanceNormalization: the shape back, scale, shift.
 _AFFINE = ("Reshape", "Mul", "Add")
 # Black and white, the ends of the input range: (0 - 127.5) / 128 and its opposite.
 EXTREME = 127.5 / 128
@@ -56,7 +56,7 @@ class Fp16Settings:
 
 
 def fp16_from_float(source: Artifact, settings: Fp16Settings) -> onnx.ModelProto:
-    """Convert a float ONNX model; names, order, shapes, opset and metadata are its own."""
+    """Convert a float ONNX model; names, order, shapes, opset and metadata stay."""
     interface = require_convertible(source.path)
     model = prepared(load_onnx(source.path))
     kept = list(kept_nodes(model, interface, settings))
@@ -88,7 +88,7 @@ def kept_nodes(
     yield from new("asked for (--keep-float)", nodes_asked_for(model, options.keep_float))
     if not options.all_fp16:
         yield from new("normalisation", _normalisations(model))
-        # Its 2 % of the multiply-adds make more than half of the error of an FP16 500M_KPS.
+        # These 2 % of the multiply-adds cause more than half of the error of an FP16 500M_KPS.
         yield from new("first depthwise convolution", _first_depthwise(model))
     for entry in out_of_range(model, frozenset(seen), _probes(interface, settings.images)):
         yield from new(entry.reason, entry.nodes)

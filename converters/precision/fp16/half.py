@@ -1,15 +1,15 @@
-"""FP16 graphs: onnxconverter-common converts, and everything it would guess is decided before.
+"""FP16 graphs: onnxconverter-common converts, and its guesses are decided before.
 
-Its converter knows types only from shape inference, and its own casts are where its bugs sit
-(version 1.16.0). So it gets nodes and weights alone, with explicit casts at every border:
+The library knows types only from shape inference, and its bugs sit in its own casts (version
+1.16.0). So the library gets nodes and weights alone, with explicit casts at every border:
 
 1. Resize's ``roi`` and ``scales`` stay float32; converted scales are an invalid model.
-2. Graph inputs and outputs keep their names, and the casts beside them are ours: its own get
-   duplicate names, and break where an output is read inside the graph, too.
-3. A weight that FP16 and float nodes share becomes two; it would get one type and not load.
+2. Graph inputs and outputs keep their names, and the casts beside them are ours: the library's
+   casts get duplicate names, and break where an output is also read inside the graph.
+3. A weight that FP16 and float nodes share becomes two: with one type, the model would not load.
 4. A Cast of the source keeps its type; it is not retargeted to FP16.
-5. Nothing is clamped (it clamps to 1e-7 ... 1e4 by default): who calls keeps nodes with weights
-   out of range in float.
+5. Nothing is clamped (the library clamps to 1e-7 ... 1e4 by default): the caller keeps nodes with
+   weights out of range in float.
 6. Casts stand before their first reader, so that the order stays topological.
 """
 
@@ -24,11 +24,11 @@ from scrfdconv.converters.graph.edits import float_tensors, free_name, replace_a
 if TYPE_CHECKING:
     import onnx
 
-# They read only the shape of their input, whatever its type.
+# Operators that read only the shape of their input, whatever its type.
 TYPELESS_READERS = ("Shape", "Size")
 # Inputs that the standard types as float32, by position (rule 1).
 FLOAT_SLOTS = {"Resize": (1, 2)}
-# Their outputs have the type that they say, so they are no matter of precision (rule 4).
+# Operators that state the type of their output, so that precision does not matter (rule 4).
 TYPED = ("Cast",)
 
 
@@ -36,7 +36,7 @@ def blocked_operators() -> frozenset[str]:
     """Operators that have no FP16 form everywhere, as the library lists them."""
     from onnxconverter_common import float16
 
-    # Resize is on its list for its scales only, and Min and Max for old runtimes
+    # Resize is on the library's list for its scales only, and Min and Max for old runtimes
     return frozenset(float16.DEFAULT_OP_BLOCK_LIST) - {"Resize", "Min", "Max"} | {*TYPED}
 
 
@@ -82,7 +82,7 @@ class _Borders:
         }
 
     def nodes(self) -> list[onnx.NodeProto]:
-        """All nodes in an order that stays topological, the readers reading what they need."""
+        """All nodes in an order that stays topological, every reader with inputs of its type."""
         renamed = self._rename_outputs()
         result: list[onnx.NodeProto] = []
         for node in self._graph.node:
@@ -176,7 +176,8 @@ def _convert(model: onnx.ModelProto, floats: frozenset[str]) -> None:
 
     graph = model.graph
     inputs, outputs = list(graph.input), list(graph.output)
-    del graph.input[:], graph.output[:], graph.value_info[:]  # or it would place casts by them
+    # The library would place casts by these declarations.
+    del graph.input[:], graph.output[:], graph.value_info[:]
     float16.convert_float_to_float16(
         model,
         min_positive_val=0.0,  # rule 5

@@ -2,8 +2,8 @@
 
 FP16 ends at 65504, has 11 significant bits down to 6.1e-5 and loses one with every halving below,
 until nothing is left under 6e-8. Overflow is decided by size alone. Small values are common and
-mostly harmless (channels that training switched off), so those are rounded for a try, and count
-only if an output moves.
+mostly harmless (channels that training switched off), so small values are rounded in a trial, and
+count only if an output moves.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MOVED_OUTPUT = 1e-4
 
 @dataclass(frozen=True)
 class _Suspect:
-    """Values that FP16 would round badly: one weight, with what is left of it, or one value."""
+    """Values that FP16 would round badly: one weight, with its rounded values, or activations."""
 
     kept: KeptFloat
     weights: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -157,7 +157,7 @@ def _largest_activations(
     ]
     probe = _copy(model)
     del probe.graph.output[:]
-    for name in reversed(names):  # backwards, as `calibration.extremes` does and says why
+    for name in reversed(names):  # backwards, for the reason in int8/calibration.py
         probe.graph.node.extend(
             [
                 onnx.helper.make_node("Abs", [name], [f"{name}.absolute"]),
@@ -197,7 +197,7 @@ def _that_matter(
     if not suspects or not _moves(model, suspects, images):
         return []
     each = [suspect for suspect in suspects if _moves(model, [suspect], images)]
-    return each or suspects  # only together do they matter
+    return each or suspects  # they matter only together
 
 
 def _moves(model: onnx.ModelProto, suspects: list[_Suspect], images: Images) -> bool:

@@ -33,7 +33,7 @@ class Int8Options(Options):
             shown_default="640 640",
         ),
     ] = None
-    # Extremes are as good as either rule that cuts them, and take one pass less.
+    # Extremes (minmax) are as good as the two rules that narrow them, and take one pass less.
     calibrator: Annotated[
         Calibrator, Option(help="How ranges are chosen; auto tries all and keeps the best.")
     ] = "minmax"

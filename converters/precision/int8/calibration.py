@@ -1,9 +1,9 @@
 """Ranges of activations, measured one picture at a time, so that memory does not grow with them.
 
-The library's calibrators keep what they see of all pictures before they sum it up. Here the first
-pass takes each tensor's extremes and each channel's mean, inside ONNX Runtime, and a second one,
-for the methods that need it, histograms of a fixed size, from which the library's own rules choose
-the ranges.
+The library's calibrators keep the activations of all pictures before they summarise them. Here the
+first pass takes each tensor's extremes and each channel's mean, inside ONNX Runtime. For the
+methods that need histograms, a second pass takes them, in a fixed size, and the library's own rules
+choose the ranges from them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Images = Callable[[], Iterable[np.ndarray]]  # (N, 3, H, W) float32 each, the sa
 
 LARGEST_SIZE = 1 << 15  # pixels of a picture's side; a table of more was not measured
 LARGEST_VALUE = 3.4028235e38  # of float32, in which ranges are measured
-IMAGE_RANGE = (-1.0, 1.0)  # of every normalised picture, whatever the given ones have
+IMAGE_RANGE = (-1.0, 1.0)  # of every normalised picture, whatever the given pictures hold
 # Bins of the histograms. The library's default for entropy, 128 of 128 levels, leaves its rule
 # nothing to choose; with 512 it tries 192 widths, in 0.05 s for each tensor.
 _BINS = {"entropy": 512, "percentile": 2048}
@@ -44,7 +44,7 @@ _MEASURES = {"ReduceMin": [0, 1, 2, 3], "ReduceMax": [0, 1, 2, 3], "ReduceMean":
 
 @dataclass(frozen=True)
 class Table:
-    """What was measured on a model, for one model: enough to quantize it again without pictures."""
+    """The measurements of one model: enough to quantize the model again without pictures."""
 
     source_sha256: str  # of the checkpoint or model that was given
     images_sha256: str
@@ -57,7 +57,9 @@ class Table:
 
     def __post_init__(self) -> None:
         if not all(0 < size <= LARGEST_SIZE for size in self.shape) or self.images < 0:
-            raise ValueError(f"no table is of {self.images} images of {self.shape} pixels")
+            raise ValueError(
+                f"a table of {self.images} images of {self.shape} pixels is impossible"
+            )
         for name, (low, high) in self.ranges.items():
             if not -LARGEST_VALUE <= low <= high <= LARGEST_VALUE:
                 raise ValueError(f"range of {name}: {low} to {high}")
@@ -66,7 +68,7 @@ class Table:
                 raise ValueError(f"means of {name}: beyond float32")
 
     def save(self, path: Path) -> None:
-        """Write it as JSON; reading it back gives the same numbers."""
+        """Write the table as JSON; reading the file gives the same numbers."""
         write_json(path, self)
 
 
@@ -137,9 +139,9 @@ def _with_extremes(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
     del graph.output[:], graph.value_info[:]
     for operator, axes in _MEASURES.items():
         graph.initializer.append(numpy_helper.from_array(np.array(axes, np.int64), f"{operator}."))
-    # The last nodes first: ONNX Runtime walks back from them in turn, and the other way round it
-    # would run the whole network before it measures, with every activation in memory (5.2 instead
-    # of 0.9 GiB for 34G).
+    # The last nodes first: ONNX Runtime walks back from the outputs in turn. In the other order,
+    # the whole network would run before the first measurement, with every activation in memory
+    # (5.2 instead of 0.9 GiB for 34G).
     for name in reversed(names):
         for operator, axes in _MEASURES.items():
             output = f"{name}.{operator}"
@@ -159,7 +161,7 @@ def _with_extremes(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
 def chosen_ranges(
     model: onnx.ModelProto, extreme: Ranges, calibrator: Calibrator, images: Images
 ) -> dict[str, tuple[float, float]]:
-    """Ranges by one of the library's rules, within the ``extreme`` ones; minmax takes those."""
+    """Ranges by one of the library's rules, within ``extreme``; minmax returns ``extreme``."""
     if calibrator == "minmax":
         return dict(extreme)
     from onnxruntime.quantization.calibrate import HistogramCollector
@@ -186,7 +188,7 @@ def chosen_ranges(
 
 
 def _within(chosen: Iterable[Any], limits: tuple[float, float]) -> tuple[float, float]:
-    """``chosen`` cut to what was measured: symmetric rules waste half of a ReLU's range."""
+    """``chosen`` cut to the measured ``limits``: symmetric rules waste half of a ReLU's range."""
     low, high = (float(value) for value in chosen)
     return max(low, limits[0]), min(high, limits[1])
 

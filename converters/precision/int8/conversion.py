@@ -1,7 +1,7 @@
 """INT8 ONNX: static Q/DQ pairs, weights by channel, float where 8 bits cost faces.
 
-What stays float is `precision.int8.quantization`'s matter, ranges are
-`precision.int8.calibration`'s. The same table and options give the same bytes.
+`precision.int8.float_nodes` decides what stays float, `precision.int8.calibration` measures ranges.
+The same table and options give the same bytes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SENSITIVE_REASON = "sensitive: put back to float to keep the accuracy budget"
 
 @dataclass(frozen=True)
 class Int8Settings:
-    """What was measured, and what is quantized with it."""
+    """The measured table, and the choices for quantizing with it."""
 
     table: Table
     target: Arrangement = "cpu"
@@ -43,7 +43,7 @@ class Int8Settings:
 
 
 def int8_from_float(source: Artifact, settings: Int8Settings) -> onnx.ModelProto:
-    """Quantize a float ONNX model; names, order and shapes are its own."""
+    """Quantize a float ONNX model; names, order and shapes stay."""
     interface = require_convertible(source.path)
     model = quantizable(load_onnx(source.path))
     kept = kept_for(model, interface.outputs, settings)

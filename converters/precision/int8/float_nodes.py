@@ -1,19 +1,20 @@
-"""What of an SCRFD stays float in INT8, and why; measured on trained models at 640x640.
+"""Which nodes of an SCRFD stay float in INT8, and why; measured on trained models at 640x640.
 
-1. The convolutions of the scores stay float. Their ranges are what a poor calibration set gets
-   wrong: where it has no face of a size, the scores of that stride are cut off. Eight portraits
-   left 3 % of the faces, and 96 % with these convolutions in float. For ONNX Runtime the
-   other last convolutions are joined to them (`precision.int8.arrangement`).
+1. The convolutions of the scores stay float. A poor calibration set gets their ranges wrong: if
+   the set has no face of a size, the scores of that stride are cut off. Eight portraits left 3 %
+   of the faces, and 96 % with these convolutions in float. For ONNX Runtime the other last
+   convolutions are joined to them (`precision.int8.arrangement`).
 2. Everything behind the last convolution of a head stays float: there, 8 bits gain nothing.
 3. GroupNorm stays float: an InstanceNormalization with scale and shift in every export. So does
-   a ReLU of float values: quantized before and after it, they would be rounded twice.
+   a ReLU of float values: quantized before and after the ReLU, values would be rounded twice.
 4. Convolutions with few multiply-adds per value stay float where that saves conversions: there
-   they are as fast in float on a CPU, and rounding hurts them most. These are the first ones, up
-   to where bytes begin with no more values than the image has (500M_KPS: 12.4 instead of 14.7 ms,
-   and the error of the logits falls from 0.061 to 0.040), and those before a normalisation (500M:
-   0.061 to 0.043). For TensorRT the search would put back the same ones, one by one. OpenVINO
-   turns the image channels-last before the first convolution, which is cheaper in bytes: there, a
-   first one on its own is quantized (2.5G_KPS: 23.4 instead of 24.6 ms).
+   such convolutions are as fast in float on a CPU, and rounding hurts them most. These are the
+   first convolutions, up to a border with no more values than the image has (500M_KPS: 12.4
+   instead of 14.7 ms, and the error of the logits falls from 0.061 to 0.040), and the
+   convolutions before a normalisation (500M: 0.061 to 0.043). For TensorRT the search would put
+   back the same convolutions, one by one. OpenVINO turns the image channels-last before the first
+   convolution, which is cheaper in bytes: there, a single first convolution is quantized
+   (2.5G_KPS: 23.4 instead of 24.6 ms).
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ def _lean(model: onnx.ModelProto, target: Arrangement) -> Iterator[str]:
 
 
 def _lean_start(model: onnx.ModelProto) -> list[str]:
-    """The chain of lean convolutions from the image on, to the last border that is no larger."""
+    """The chain of lean convolutions from the image to the last border no larger than the image."""
     makers = {name: node for node in model.graph.node for name in node.output}
     chain: dict[str, float] = {"": 1.0}  # tensor -> pixels of the image for each of its own
     passed: list[str] = []

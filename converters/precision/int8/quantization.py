@@ -1,8 +1,8 @@
 """INT8 graphs: models made fit for Q/DQ pairs, and the call of ONNX Runtime's quantizer.
 
 Whatever lies between quantized convolutions is quantized with them (additions, pools, upsampling):
-every float node in between costs a pair of conversions. What stays float all the same is
-`precision.int8.float_nodes`' matter.
+every float node in between costs a pair of conversions. `precision.int8.float_nodes` decides what
+stays float all the same.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def quantized(
     )
     with _quiet():
         quantizer.quantize_model()
-    quantizer.model.topological_sort()  # its new nodes come last
+    quantizer.model.topological_sort()  # the quantizer appends its new nodes
     result: onnx.ModelProto = quantizer.model.model
     del result.graph.output[:], result.graph.value_info[:]
     result.graph.output.extend(model.graph.output)
@@ -125,7 +125,7 @@ def quantized(
 
 
 def _pointless(model: onnx.ModelProto, keep: Collection[str]) -> set[str]:
-    """Additions, pools and the like behind which no convolution is quantized: only rounding."""
+    """Additions, pools and the like with no quantized convolution behind: only rounding."""
     read: set[str] = set()  # by something that is quantized
     found = set()
     for node in reversed(model.graph.node):
@@ -140,7 +140,7 @@ def _pointless(model: onnx.ModelProto, keep: Collection[str]) -> set[str]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the library's advice to pre-process models, which every export here is already."""
+    """Suppress the library's advice to pre-process models: every export here is pre-processed."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""What rounding a convolution's weights does to its mean, taken back in its bias.
+"""The shift of a convolution's mean by rounded weights, taken back in its bias.
 
 The rounding errors of one channel's weights do not cancel out: activations behind a ReLU are all
 positive, so the channel's output moves as a whole (Nagel et al., 2019, "Data-free quantization
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import onnx
 
 _LARGEST = 127  # of symmetric bytes, as the library rounds weights
-_LARGEST_REDUCED = 64  # where it makes do with 7 bits
+_LARGEST_REDUCED = 64  # with 7-bit weights
 _WITH_BIAS = 3  # inputs of a convolution
 
 Means = Mapping[str, Sequence[float]]  # of the channels of each activation
