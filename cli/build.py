@@ -20,58 +20,67 @@ if TYPE_CHECKING:
 DEFAULT_OUT, DEFAULT_RECIPE = Path("artifacts"), Path("build.toml")
 
 
+RecipeOption = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A TOML file, or `release` of the package; "
+        "with --init the checkpoints for a new recipe.",
+        show_default=False,
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--output",
+        help="Folder of the artifacts; with --init the file.",
+        show_default="artifacts",
+    ),
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        min=1,
+        help="Steps at a time, one thread each; results do not depend on it.",
+        show_default="one for each core",
+    ),
+]
+Only = Annotated[
+    list[str] | None,
+    typer.Option("--only", metavar="GLOB", help="Only artifacts of this name; repeatable."),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show what would run, and why; build nothing.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Build what is up to date, too.")]
+FailFast = Annotated[bool, typer.Option("--fail-fast", help="Start nothing more after a failure.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Count skipped artifacts as failures.")]
+Matrix = Annotated[
+    bool, typer.Option("--matrix", help="Print the recipe as a JSON matrix for CI machines.")
+]
+Init = Annotated[
+    bool, typer.Option("--init", help="Write a commented recipe for the given checkpoints.")
+]
+Insightface = Annotated[
+    bool, typer.Option("--insightface", help="Write model packages for insightface, too.")
+]
+
+
 @app.command(rich_help_panel=MAKE)
 def build(
-    recipe: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="RECIPE",
-            help="A TOML file, or `release` of the package; "
-            "with --init the checkpoints for a new recipe.",
-            show_default=False,
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--output",
-            help="Folder of the artifacts; with --init the file.",
-            show_default="artifacts",
-        ),
-    ] = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            "--jobs",
-            min=1,
-            help="Steps at a time, one thread each; results do not depend on it.",
-            show_default="one for each core",
-        ),
-    ] = None,
-    only: Annotated[
-        list[str] | None,
-        typer.Option("--only", metavar="GLOB", help="Only artifacts of this name; repeatable."),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would run, and why; build nothing.")
-    ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Build what is up to date, too.")] = False,
-    fail_fast: Annotated[
-        bool, typer.Option("--fail-fast", help="Start nothing more after a failure.")
-    ] = False,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Count skipped artifacts as failures.")
-    ] = False,
-    matrix: Annotated[
-        bool, typer.Option("--matrix", help="Print the recipe as a JSON matrix for CI machines.")
-    ] = False,
-    init: Annotated[
-        bool, typer.Option("--init", help="Write a commented recipe for the given checkpoints.")
-    ] = False,
-    insightface: Annotated[
-        bool, typer.Option("--insightface", help="Write model packages for insightface, too.")
-    ] = False,
+    recipe: RecipeOption = None,
+    out: Out = None,
+    jobs: Jobs = None,
+    only: Only = None,
+    dry_run: DryRun = False,
+    force: Force = False,
+    fail_fast: FailFast = False,
+    strict: Strict = False,
+    matrix: Matrix = False,
+    init: Init = False,
+    insightface: Insightface = False,
     json: o.Json = False,
 ) -> None:
     """Build every artifact of a recipe: verified, only what changed, with reports for CI."""

@@ -21,28 +21,32 @@ Model = Annotated[
 ]
 
 
+Images = Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Pictures, folders or globs.")]
+Threshold = Annotated[float, typer.Option(min=0, max=1, help="Lowest score of a face.")]
+Nms = Annotated[float, typer.Option(min=0, max=1, help="Boxes that overlap by more are one face.")]
+Size = Annotated[
+    tuple[int, int] | None,
+    typer.Option(
+        metavar="H W", help="Input of a dynamic model, multiples of 32.", show_default="640 640"
+    ),
+]
+MaxFaces = Annotated[
+    int, typer.Option(min=0, help="Keep the largest near the middle; 0 keeps all.")
+]
+Draw = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Write the pictures with their faces.")
+]
+
+
 @app.command(rich_help_panel=PROVE)
 def detect(
     model: Model,
-    images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE", help="Pictures, folders or globs.")
-    ],
-    threshold: Annotated[float, typer.Option(min=0, max=1, help="Lowest score of a face.")] = 0.5,
-    nms: Annotated[
-        float, typer.Option(min=0, max=1, help="Boxes that overlap by more are one face.")
-    ] = 0.4,
-    size: Annotated[
-        tuple[int, int] | None,
-        typer.Option(
-            metavar="H W", help="Input of a dynamic model, multiples of 32.", show_default="640 640"
-        ),
-    ] = None,
-    max_faces: Annotated[
-        int, typer.Option(min=0, help="Keep the largest near the middle; 0 keeps all.")
-    ] = 0,
-    draw: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write the pictures with their faces.")
-    ] = None,
+    images: Images,
+    threshold: Threshold = 0.5,
+    nms: Nms = 0.4,
+    size: Size = None,
+    max_faces: MaxFaces = 0,
+    draw: Draw = None,
     architecture: o.Architecture = None,
     config: o.Config = None,
     norm_groups: o.NormGroups = None,

@@ -23,56 +23,65 @@ PLOT_SUFFIXES = (".svg", ".png")
 NO_LABELS = "--images needs a MODEL and --reference: without labels, another model is the truth."
 
 
+Model = Annotated[str | None, typer.Argument(metavar="MODEL", help="A model of any kind.")]
+Widerface = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="WIDER FACE: the validation images and the .mat files."),
+]
+Mode = Annotated[
+    str | None,
+    typer.Option(
+        metavar="vga|original|N",
+        help="Size: 640x640 as in the published table, each image's own, or NxN.",
+        show_default="vga",
+    ),
+]
+Results = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR|ZIP",
+        help="Keep the detections here, and continue from them. Without MODEL: score these, "
+        "a folder or a .zip.",
+    ),
+]
+GroundTruth = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="The .mat files, to score --results.")
+]
+Images = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="PATH", help="Photographs without labels: files, folders or globs."),
+]
+Reference = Annotated[
+    str | None,
+    typer.Option(metavar="MODEL", help="The model whose faces on --images are the truth."),
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="The first N images only: a smoke run.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Processes.", show_default="one per processor")
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(metavar="tcp://HOST:PORT", help="A Dask cluster that sees the same files."),
+]
+Plot = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Draw the curves of precision and recall: .svg or .png."),
+]
+
+
 @app.command("eval", rich_help_panel=PROVE)
 def evaluate(
-    model: Annotated[
-        str | None, typer.Argument(metavar="MODEL", help="A model of any kind.")
-    ] = None,
-    widerface: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="WIDER FACE: the validation images and the .mat files."),
-    ] = None,
-    mode: Annotated[
-        str | None,
-        typer.Option(
-            metavar="vga|original|N",
-            help="Size: 640x640 as in the published table, each image's own, or NxN.",
-            show_default="vga",
-        ),
-    ] = None,
-    results: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR|ZIP",
-            help="Keep the detections here, and continue from them. Without MODEL: score these, "
-            "a folder or a .zip.",
-        ),
-    ] = None,
-    ground_truth: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The .mat files, to score --results.")
-    ] = None,
-    images: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="PATH", help="Photographs without labels: files, folders or globs."),
-    ] = None,
-    reference: Annotated[
-        str | None,
-        typer.Option(metavar="MODEL", help="The model whose faces on --images are the truth."),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="The first N images only: a smoke run.")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes.", show_default="one per processor")
-    ] = None,
-    scheduler: Annotated[
-        str | None,
-        typer.Option(metavar="tcp://HOST:PORT", help="A Dask cluster that sees the same files."),
-    ] = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Draw the curves of precision and recall: .svg or .png."),
-    ] = None,
+    model: Model = None,
+    widerface: Widerface = None,
+    mode: Mode = None,
+    results: Results = None,
+    ground_truth: GroundTruth = None,
+    images: Images = None,
+    reference: Reference = None,
+    limit: Limit = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    plot: Plot = None,
     architecture: o.Architecture = None,
     config: o.Config = None,
     norm_groups: o.NormGroups = None,

@@ -16,24 +16,27 @@ MANIFEST_SUFFIX = ".json"  # no model is a JSON file
 FAILED = 1
 
 
+Artifact = Annotated[
+    Path,
+    typer.Argument(help="A converted model, made here or released, or a manifest.json of build."),
+]
+Reference = Annotated[
+    str | None,
+    typer.Option(
+        help="What ARTIFACT should be: a checkpoint, another artifact, or a name. "
+        "For a manifest: a file or folder with its checkpoints."
+    ),
+]
+RerunOption = Annotated[
+    bool, typer.Option("--rerun", help="For a manifest: measure its artifacts again.")
+]
+
+
 @app.command(rich_help_panel=PROVE)
 def verify(
-    artifact: Annotated[
-        Path,
-        typer.Argument(
-            help="A converted model, made here or released, or a manifest.json of build."
-        ),
-    ],
-    reference: Annotated[
-        str | None,
-        typer.Option(
-            help="What ARTIFACT should be: a checkpoint, another artifact, or a name. "
-            "For a manifest: a file or folder with its checkpoints."
-        ),
-    ] = None,
-    rerun: Annotated[
-        bool, typer.Option("--rerun", help="For a manifest: measure its artifacts again.")
-    ] = False,
+    artifact: Artifact,
+    reference: Reference = None,
+    rerun: RerunOption = False,
     images: o.Images = None,
     architecture: o.Architecture = None,
     config: o.Config = None,
