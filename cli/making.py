@@ -45,6 +45,7 @@ def make(wish: Wish) -> None:
     from scrfdconv.checks.verification import Demand
     from scrfdconv.converters.artifact import require_distinct, require_folder
     from scrfdconv.converters.errors import MissingError
+    from scrfdconv.recipes.conversion import target_in_full
     from scrfdconv.recipes.naming import default_path
 
     if not wish.plan_only and (missing := wish.format.why_not_built()):
@@ -54,11 +55,12 @@ def make(wish: Wish) -> None:
     )
     target = _target(wish, source)
     _require_use(wish, target)
+    target_in_full(target, source)  # a source that cannot become it, before where it would go
     path = wish.out or default_path(source, target)
     for written in (path, *_written(wish)):
         require_folder(written)
     images = image_files(wish.images)
-    require_distinct((path, *_written(wish)), _read(wish, images))
+    require_distinct((path, *_written(wish)), _read(wish, source, images))
     tell_source(source)
     loosen = 1.0 if wish.loosen is None else wish.loosen
     demand = Demand(images, loosen, weights=False) if wish.verify else None
@@ -128,13 +130,17 @@ def _written(wish: Wish) -> list[Path]:
     return [value for value in wish.chosen.values() if isinstance(value, Path)]
 
 
-def _read(wish: Wish, images: tuple[Path, ...]) -> dict[Path, str]:
+def _read(wish: Wish, source: Source, images: tuple[Path, ...]) -> dict[Path, str]:
     """Input files, with what each is: no input is ever overwritten."""
+    from scrfdconv.converters.artifact import Artifact
+
     read = dict.fromkeys(images, "a picture that is read")
     if wish.config:
         read[wish.config] = "the config"
-    source = {Path(wish.source): "the source"} if wish.source else {}
-    return {**read, **source}
+    if wish.source:
+        is_artifact = isinstance(source, Artifact)
+        read[Path(wish.source)] = "the source" if is_artifact else "the checkpoint"
+    return read
 
 
 # ---------------------------------------------------------------- building

@@ -56,9 +56,7 @@ AllowHostCode = Annotated[
 Seed = Annotated[int, typer.Option("--seed", help="Seed of a built-in model's weights.")]
 Loosen = Annotated[
     float,
-    typer.Option(
-        "--loosen", metavar="FACTOR", min=1.0, help="Multiply the limits; the report says so."
-    ),
+    typer.Option("--loosen", metavar="FACTOR", help="Multiply the limits; the report says so."),
 ]
 Images = Annotated[
     list[Path] | None,

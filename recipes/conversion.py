@@ -97,7 +97,7 @@ def convert(
     verified against the source itself. Raises CheckFailed, with the report, if the artifact is not
     its source; ``out`` is untouched then.
     """
-    target = _in_full(target, source)
+    target = target_in_full(target, source)
     maker = target.maker
     require_possible(source, target, demand)
     require_other_files(maker, out, source)
@@ -148,7 +148,7 @@ def plan_only(
 
     The graph is verified by ``demand``, because the other machine may not have the source.
     """
-    target = _in_full(target, source)
+    target = target_in_full(target, source)
     maker = target.maker
     maker.require_possible(source, target.of(maker.options), target.sizes)
     with scratch_folder() as folder:
@@ -207,17 +207,19 @@ def require_possible(source: Source, target: Target, demand: Demand | None) -> N
 # ---------------------------------------------------------------- what is on the way
 
 
-def _in_full(target: Target, source: Source) -> Target:
+def target_in_full(target: Target, source: Source) -> Target:
     """``target`` with a precision; raises UsageError where the source cannot become it."""
     maker = target.maker
     graph = maker.chain()[0]
     if isinstance(source, Checkpoint):
         return replace(target, precision=target.precision or FLOAT)
     kind = "a float " if graph is maker and target.precision not in (None, FLOAT) else ""
-    if source.format != graph.name or not graph.from_itself:
+    if graph is maker and not graph.from_itself:
+        raise UsageError(f"{maker.name} is built from {maker.source}, not from {source.format}.")
+    if source.format != graph.name:
         raise UsageError(
             f"{source.path}: is {source.format}; {maker.title} is built from a checkpoint"
-            + ("." if graph is maker and not graph.from_itself else f" or {kind}{graph.title}.")
+            f" or {kind}{graph.title}."
         )
     have = graph.precision_of(source.path)
     wanted = target.precision or have

@@ -52,7 +52,7 @@ def recognise(shapes: Shapes, name: str, groups: int | None = None) -> Architect
 def only_groups_are_open(shapes: Shapes) -> bool:
     """True for a complete SCRFD whose weights leave only GroupNorm's number of groups open."""
     try:
-        candidate = recognise(shapes, "", groups=1)  # 1 divides every number of channels
+        candidate = recognise(shapes, "candidate", groups=1)  # 1 divides every number of channels
     except CheckpointError:
         return False
     return candidate.head_groups > 0 and parameter_shapes(candidate) == needed(shapes)

@@ -133,7 +133,7 @@ def _exported(graph: onnx.GraphProto) -> Iterator[_Exported]:
         assert (tensors[norm.input[1]] == 1).all() and not tensors[norm.input[2]].any()
         yield _Exported(
             nodes=tuple(chain),
-            name=norm.name.rpartition("/")[0],
+            name=norm.name.rpartition("/")[0] or norm.output[0],
             source=chain[0].input[0],
             output=chain[-1].output[0],
             scale=scale.reshape(-1),

@@ -13,6 +13,7 @@ from scrfdconv.converters.lifting.graph import Graph, Node
 EPSILON = 1e-5  # of every norm in these networks
 # Relative: float32 stores 1e-5 to within 1e-8 of its value; another choice is 10 times as large.
 _CLOSE = 1e-3
+_CLOSE_HALF = 1e-2  # float16 stores 1e-5 as 1.0014e-5, a subnormal number
 _KERNEL_RANK = 4  # (out, in, k, k)
 _FLOATS = ("float32", "float16", "float64", "bfloat16")
 _CHANNEL_AXIS = 3  # from the end: (N, C, H, W)
@@ -107,13 +108,17 @@ def _require_channels(graph: Graph, node: Node, weight: np.ndarray) -> None:
         )
 
 
-def norm_after(graph: Graph, value: str, width: int) -> tuple[Norm | None, list[Node]]:
+def norm_after(  # noqa: PLR0911 - one return for each form that files have
+    graph: Graph, value: str, width: int
+) -> tuple[Norm | None, list[Node]]:
     """The norm that a convolution's result goes through, and its nodes; None where there is none.
 
     Files hold GroupNorm as an operator, or as three parts: a Reshape that makes a row of each
     group, an InstanceNormalization, and factors and offsets for the channels.
     """
     readers = graph.readers(value)
+    if sorted(reader.operator for reader in readers) == ["ReduceMean", "Sub"]:
+        return _written_out(graph, value, width)
     if len(readers) != 1:
         return None, []
     node = readers[0]
@@ -169,6 +174,48 @@ def _group_norm(
         nodes = [*nodes, offset[0]]
         bias = bias + offset[1]
     return Norm("gn", weight, bias, groups=groups), nodes
+
+
+def _written_out(graph: Graph, value: str, width: int) -> tuple[Norm, list[Node]]:
+    """GroupNorm as our exports write it: means of means (`graph.norms`)."""
+    mean = _mean_of_groups(graph, next(r for r in graph.readers(value) if r.operator != "Sub"))
+    spread = graph.readers(mean[-1].output)[:1]
+    while spread[-1].operator in ("Expand", "Reshape"):
+        (following,) = graph.readers(spread[-1].output)
+        spread.append(following)
+    rest = spread[-1].output
+    square = next(r for r in graph.readers(rest) if set(r.inputs) == {rest})
+    variance = _mean_of_groups(graph, graph.only_reader(square.output, "ReduceMean"))
+    above_zero = graph.only_reader(variance[-1].output, "Add")
+    root = graph.only_reader(above_zero.output, "Sqrt")
+    factor = graph.only_reader(root.output, "Div")
+    # Simplifiers leave the Reshape out where every channel is a group.
+    back = [node for node in graph.readers(factor.output) if node.operator == "Reshape"]
+    scaled = graph.only_reader((back or [factor])[0].output, "Mul")
+    shifted = graph.only_reader(scaled.output, "Add")
+    weight = graph.constant(factor, 0)
+    bias, epsilon = _either_constant(graph, shifted), _either_constant(graph, above_zero)
+    groups = graph.constant(mean[1], 1)
+    if weight is None or bias is None or groups is None or epsilon is None:
+        graph.refuse(factor, "lacks constant factors and offsets")
+    close = _CLOSE_HALF if epsilon.dtype == np.float16 else _CLOSE
+    if weight.size != width or not math.isclose(float(epsilon), EPSILON, rel_tol=close):
+        graph.refuse(factor, f"normalises {weight.size} channels of {width}, epsilon {epsilon}")
+    nodes = [*mean, *spread, square, *variance, above_zero, root, factor, *back, scaled, shifted]
+    norm = Norm(kind="gn", weight=weight.reshape(-1), bias=bias.reshape(-1), groups=int(groups[1]))
+    return norm, nodes
+
+
+def _either_constant(graph: Graph, node: Node) -> np.ndarray | None:
+    """The operand of ``node`` that is a constant."""
+    found = (graph.constant(node, index) for index in (0, 1))
+    return next((value for value in found if value is not None), None)
+
+
+def _mean_of_groups(graph: Graph, rows: Node) -> list[Node]:
+    """The mean of each row, the groups, and the mean of each group."""
+    grouped = graph.only_reader(rows.output, "Reshape")
+    return [rows, grouped, graph.only_reader(grouped.output, "ReduceMean")]
 
 
 def _constant_operand(

@@ -185,9 +185,9 @@ def test_a_manifest_verifies_its_folder_and_measures_anew(scrfdconv, recipe, bui
 @pytest.mark.parametrize(
     "content",
     [
-        "", "{", "[]", "{}", '{"manifest_version": 2, "artifacts": []}',
-        '{"manifest_version": 1, "artifacts": [{"path": "../x"}]}',
-        '{"manifest_version": 1, "artifacts": 3}',
+        "", "{", "[]", "{}", '{"manifest_version": 3, "artifacts": []}',
+        '{"manifest_version": 2, "artifacts": [{"path": "../x"}]}',
+        '{"manifest_version": 2, "artifacts": 3}',
     ],
 )  # fmt: skip
 def test_a_file_that_is_no_manifest_is_refused(scrfdconv, tmp_path, content):
@@ -200,7 +200,7 @@ def test_a_file_that_is_no_manifest_is_refused(scrfdconv, tmp_path, content):
 
 
 def test_an_empty_manifest_proves_nothing(scrfdconv, tmp_path):
-    (tmp_path / "manifest.json").write_text('{"manifest_version": 1, "artifacts": []}')
+    (tmp_path / "manifest.json").write_text('{"manifest_version": 2, "artifacts": []}')
 
     assert scrfdconv("verify", "manifest.json").code == 1
 

@@ -99,7 +99,7 @@ def not_an_scrfd(folder):
     [
         (["README.txt", "pictures"], 3, "neither a checkpoint"),
         (["none.onnx", "pictures"], 3, "no such file"),
-        ([not_an_scrfd, "pictures"], 3, "expected score_8 score_16 score_32 bbox_8"),
+        ([not_an_scrfd, "pictures"], 3, "expected score_8 score_16"),
         (["MODEL", "pictures", "--size", 640, 650], 2, "nearest: 640 or 672"),
         (["MODEL", "pictures", "--draw", "pictures"], 2, "would replace"),
         (["MODEL", "pictures", "--draw", "README.txt"], 2, "cannot be made"),

@@ -121,7 +121,7 @@ def test_an_engine_is_built_verified_and_reported(machine, scrfdconv, tiny_pth, 
     assert code == 0, content
     assert (content["path"], content["precision"]) == ("tiny.engine", "fp32")
     assert content["report"]["passed"]
-    assert {r["check"] for r in content["report"]["results"]} == {"parity", "engine"}
+    assert {r["check"] for r in content["report"]["results"]} == {"parity", "batch", "engine"}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["tiny.engine", "tiny.engine.json"]
 
 

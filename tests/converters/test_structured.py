@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import pytest
@@ -17,6 +19,7 @@ from scrfdconv.converters.graph.kept_float import kept_float
 from scrfdconv.converters.metadata import architecture_from_metadata
 from scrfdconv.converters.network.architecture import BUILTIN, architecture_from_toml
 from scrfdconv.converters.precision.int8.calibration import Table, load_table
+from scrfdconv.converters.precision.int8.conversion import Int8Settings
 from scrfdconv.converters.structured import (
     DEEPEST,
     LARGEST_JSON,
@@ -29,7 +32,7 @@ from scrfdconv.converters.structured import (
     to_plain,
 )
 from scrfdconv.recipes.build.manifest import load_manifest
-from scrfdconv.recipes.int8.plan import load_plan
+from scrfdconv.recipes.int8.plan import Int8Plan, load_plan
 
 
 @dataclass(frozen=True)
@@ -173,13 +176,19 @@ OUTCOME = {
     "score": 0.5}], "artifact": []}], "latency": {"float_ms": 1, "artifact_ms": 1, "ratio": 1,
     "shape": [1, 64, 96]}, "parents": [],
 }  # fmt: skip
+
+
+def plan_document() -> dict:
+    """A plan as it is written, with the digest over itself."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "plan.json")
+        Int8Plan(Int8Settings(TABLE, keep_float=("a",)), {}).save(path)
+        return json.loads(path.read_text())
+
+
 READERS = {
     "table": (load_table, to_plain(TABLE)),
-    "plan": (
-        load_plan,
-        {"scrfdconv_int8_plan": 1, "table": to_plain(TABLE), "target": "cpu",
-         "reduce_range": False, "keep_float": ["a"], "sensitive": [], "budget": {}},
-    ),
+    "plan": (load_plan, plan_document()),
     "manifest": (load_manifest, {"manifest_version": 2, "recipe": "r", "artifacts": [ENTRY]}),
     "report": (
         read_report,
