@@ -29,6 +29,26 @@ ROOT = Path(__file__).resolve().parent.parent
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# Slow tests that have not run to their end since they were written or since what they test
+# moved, as "file" or "file::test". Whoever sees one pass takes it off.
+UNPROVEN = (
+    "tests/checks/test_planted.py",
+    "tests/cli/test_build.py::test_another_folder",
+    "tests/cli/test_kills.py",
+    "tests/converters/lifting/test_lift.py",
+    "tests/converters/precision/test_fp16.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Keep what nobody has seen pass apart from what everybody relies on."""
+    for item in items:
+        place = item.nodeid.partition("[")[0]
+        slow = item.get_closest_marker("slow")
+        if slow and place.startswith(UNPROVEN):
+            item.add_marker("unproven")
+
+
 @pytest.fixture(scope="session")
 def data() -> Path:
     """The folder of real checkpoints, ONNX files and photographs; absent on most machines."""
