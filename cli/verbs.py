@@ -17,7 +17,7 @@ import typer
 from scrfdconv.cli import options as o
 from scrfdconv.cli.making import Wish, make
 from scrfdconv.converters.formats import Format, formats
-from scrfdconv.converters.options import NoOptions, OptionField, option_fields
+from scrfdconv.converters.options import OptionField, option_fields
 from scrfdconv.converters.precision import FLOAT, Precision, precisions
 
 GRAPH = next(one for one in formats().values() if one.from_itself)
@@ -208,6 +208,3 @@ def _value(field: OptionField, value: Any) -> Any:
     if field.repeated:
         return tuple(value or ())
     return tuple(value) if isinstance(value, list) else value
-
-
-__all__ = ["NoOptions", "Verb", "command_of", "making_verbs"]
