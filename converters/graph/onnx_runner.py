@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from scrfdconv.converters.artifact import readable
-from scrfdconv.converters.errors import ArtifactError, ScrfdconvError
+from scrfdconv.converters.errors import ArtifactError, ScrfdconvError, reason_of
 from scrfdconv.converters.graph.inference import SILENT
 from scrfdconv.converters.graph.model_file import (
     IMAGE_RANK,
@@ -41,12 +41,12 @@ class OnnxRunner(Runner):
     def __init__(self, path: Path, threads: int | None = None, *, scrfd: bool = True) -> None:
         self.path, self.by_image = path, scrfd
         self._session = _session(path, threads)
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        inputs, outputs, told = _interface_of(self._session, path)
         if len(inputs) != 1 or len(inputs[0].shape) != IMAGE_RANK:
             raise ArtifactError(f"{path}: is not an SCRFD: expected one image input (N, 3, H, W).")
         self._input = inputs[0]
         self.output_names = tuple(output.name for output in outputs)
-        metadata = own_metadata(self._session.get_modelmeta().custom_metadata_map)
+        metadata = own_metadata(told)
         batch, channels, height, width = self._size = tuple(
             d if isinstance(d, int) and d > 0 else None for d in self._input.shape
         )
@@ -120,7 +120,7 @@ class OnnxRunner(Runner):
             return list(self._session.run(self.output_names, {self._input.name: images}))
         except Exception as error:  # onnxruntime's exceptions have no common public base
             raise ArtifactError(
-                f"{self.path.name}: fails on images of shape {images.shape}: {_first(error)}"
+                f"{self.path.name}: fails on images of shape {images.shape}: {reason_of(error)}."
             ) from error
 
 
@@ -148,8 +148,15 @@ def _session(path: Path, threads: int | None) -> Any:
     except ScrfdconvError:
         raise
     except Exception as error:  # onnxruntime's exceptions have no common public base
-        raise ArtifactError(f"{path}: ONNX Runtime cannot load it: {_first(error)}") from error
+        raise ArtifactError(f"{path}: ONNX Runtime cannot load it: {reason_of(error)}.") from error
 
 
-def _first(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".") + "."
+def _interface_of(session: Any, path: Path) -> tuple[list[Any], list[Any], dict[str, str]]:
+    """Inputs, outputs and metadata; their names are texts."""
+    try:
+        inputs, outputs = session.get_inputs(), session.get_outputs()
+        metadata = session.get_modelmeta().custom_metadata_map
+        _ = [value.name for value in (*inputs, *outputs)]  # decoded only now
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"{path}: has a name that is no text ({reason_of(error)}).") from error
+    return inputs, outputs, metadata

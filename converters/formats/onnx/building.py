@@ -24,6 +24,7 @@ from scrfdconv.converters.graph.model_file import (
 )
 from scrfdconv.converters.graph.norms import write_group_norms
 from scrfdconv.converters.graph.passes import (
+    axis_names,
     constants_as_initializers,
     declare_outputs,
     describe,
@@ -112,6 +113,8 @@ def simplified(model: onnx.ModelProto, options: OnnxOptions) -> onnx.ModelProto:
     model = simplify(model)
     own = _own(kept)
     architecture = architecture_from_metadata(own)
+    if architecture and axis_names(architecture).keys() != {o.name for o in model.graph.output}:
+        architecture = None  # somebody renamed, added or left out outputs: not one of our exports
     if architecture:
         declare_outputs(model, architecture, options.shape, options.batch)
     if architecture and own.get("precision") == "fp32":  # one of our exports: the same bytes again
