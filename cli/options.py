@@ -29,6 +29,12 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")
 NoVerify = Annotated[
     bool, typer.Option("--no-verify", help="Do not prove that the artifact is its source.")
 ]
+NoLift = Annotated[
+    bool,
+    typer.Option(
+        "--no-lift", help="Take an ONNX SOURCE as the graph that it is, not as a checkpoint."
+    ),
+]
 Architecture = Annotated[
     str | None,
     typer.Option(

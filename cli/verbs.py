@@ -104,6 +104,7 @@ def _parameters(verb: Verb) -> Iterator[inspect.Parameter]:
     yield _parameter("norm_groups", o.NormGroups, None)
     yield _parameter("seed", o.Seed, 0)
     yield _parameter("loosen", o.Loosen, 1.0)
+    yield _parameter("no_lift", o.NoLift, default=False)
     yield _parameter("no_verify", o.NoVerify, default=False)
     yield _parameter("json", o.Json, default=False)
 
@@ -199,6 +200,7 @@ def _wish(verb: Verb, values: Mapping[str, Any], given: set[str]) -> Wish:
         seed=values["seed"],
         loosen=values["loosen"] if "loosen" in given else None,
         verify=not values["no_verify"],
+        lift=not values["no_lift"],
     )
 
 

@@ -67,7 +67,8 @@ CASES = {
     "truncated ONNX": (["simplify", "cut.onnx"], 3, "cut.onnx"),
     "text": (["onnx", "text.pth"], 3, "is neither a checkpoint"),
     "folder": (["inspect", "."], 3, "is a folder"),
-    "ONNX as checkpoint": (["torchscript", "good.onnx"], 2, "built from pytorch, not from onnx"),
+    "ONNX as checkpoint": (
+        ["torchscript", "good.onnx", "--no-lift"], 2, "built from pytorch, not from onnx"),
     "checkpoint as ONNX": (["simplify", "good.pth"], 3, "is of kind pytorch, expected onnx"),
     "checkpoint as artifact of another": (
         ["verify", "good.pth", "--reference", "known.pth"], 1, "checks failed"),
