@@ -107,5 +107,5 @@ def _takes(model: onnx.ModelProto, target: Target) -> bool:
     if target.shape is None:
         return True
     dims = image_input(model).type.tensor_type.shape.dim
-    asked = ((0, target.batch), (2, target.shape[0]), (3, target.shape[1]))
+    asked = ((0, target.batch or 0), (2, target.shape[0]), (3, target.shape[1]))
     return all(dims[axis].dim_value in (0, size) for axis, size in asked)

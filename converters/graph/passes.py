@@ -145,7 +145,7 @@ def constants_as_initializers(graph: onnx.GraphProto) -> None:
 
 
 def declare_outputs(
-    model: onnx.ModelProto, a: Architecture, shape: tuple[int, int] | None, batch: int
+    model: onnx.ModelProto, a: Architecture, shape: tuple[int, int] | None, batch: int | None
 ) -> None:
     """Rule 1: declare shapes (batch, anchors_8, 1) and so on, or the numbers of a fixed shape."""
     axes = axis_names(a)
@@ -154,10 +154,14 @@ def declare_outputs(
         declared = value.type.tensor_type.shape
         del declared.dim[:]
         images, anchors, width = declared.dim.add(), declared.dim.add(), declared.dim.add()
-        if shape:
-            images.dim_value, anchors.dim_value = batch, rows[value.name]
+        if shape and batch:
+            images.dim_value = batch
         else:
-            images.dim_param, anchors.dim_param = axes[value.name][0], axes[value.name][1]
+            images.dim_param = axes[value.name][0]
+        if shape:
+            anchors.dim_value = rows[value.name]
+        else:
+            anchors.dim_param = axes[value.name][1]
         width.dim_value = a.widths[value.name.partition("_")[0]]
 
 

@@ -86,6 +86,12 @@ CASES = {
     "infinity": (["onnx", "inf.pth"], 3, "not finite"),
     "shape zero": (["onnx", "good.pth", "--shape", 0, 0], 2, "height 0 (nearest: 32)"),
     "shape negative": (["onnx", "good.pth", "--shape", -32, 64], 2, "height -32"),
+    "shape of upstream": (["onnx", "good.pth", "--shape", -1, -1], 2, "leave --shape out"),
+    "order of upstream": (
+        ["onnx", "config.py", "good.pth"], 2, "onnx good.pth --config config.py"),
+    "batch of words": (["onnx", "good.pth", "--batch", "many"], 2, "neither dynamic nor a number"),
+    "batch for ncnn": (
+        ["ncnn", "good.pth", "--shape", 64, 64, "--batch", "dynamic"], 2, "one picture at a time"),
     "shape off the grid": (["onnx", "good.pth", "--shape", 650, 490], 2, "640 or 672"),
     "shape beyond memory": (["onnx", "--shape", 200000, 200000], 4, "choose a smaller shape"),
     "batch without shape": (["onnx", "good.pth", "--batch", 2], 2, "give --shape H W"),

@@ -10,6 +10,7 @@ from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.errors import UsageError
 from scrfdconv.converters.formats import Format, Source
 from scrfdconv.converters.libraries import missing
+from scrfdconv.converters.options import DYNAMIC
 
 if TYPE_CHECKING:
     from scrfdconv.converters.graph.convolution import Convolution
@@ -76,7 +77,7 @@ class Ncnn(Format):
 
     def require_possible(self, source: Source, options: Any, sizes: Any) -> None:
         """Refuse a batch: ncnn takes one picture at a time."""
-        if sizes.batch > 1:
+        if sizes.batch != 1:
             raise UsageError(
-                f"--batch {sizes.batch}: ncnn takes one picture at a time; leave --batch out."
+                f"--batch {sizes.batch or DYNAMIC}: ncnn takes one picture at a time; leave --batch out."
             )

@@ -37,6 +37,7 @@ from scrfdconv.converters.graph.passes import (
 from scrfdconv.converters.metadata import PREFIX, architecture_from_metadata
 from scrfdconv.converters.metadata import own_metadata as _own
 from scrfdconv.converters.network.architecture import require_shape
+from scrfdconv.converters.options import DYNAMIC
 
 if TYPE_CHECKING:
     import onnx
@@ -103,7 +104,8 @@ def simplified(model: onnx.ModelProto, options: OnnxOptions) -> onnx.ModelProto:
         fix_input(model, options.batch, options.shape)
         if PREFIX + "shape" in kept:
             height, width = options.shape
-            kept |= {PREFIX + "shape": f"{height}x{width}", PREFIX + "batch": str(options.batch)}
+            batch = str(options.batch or DYNAMIC)
+            kept |= {PREFIX + "shape": f"{height}x{width}", PREFIX + "batch": batch}
     for output in model.graph.output:
         # Released models declare the shapes of the size they were exported at, or zeros.
         for dim in output.type.tensor_type.shape.dim:
@@ -121,12 +123,15 @@ def simplified(model: onnx.ModelProto, options: OnnxOptions) -> onnx.ModelProto:
     return model
 
 
-def fix_input(model: onnx.ModelProto, batch: int, shape: tuple[int, int]) -> None:
-    """Set the input to (batch, C, H, W); raises UsageError where it is fixed to another shape."""
-    if batch < 1:
+def fix_input(model: onnx.ModelProto, batch: int | None, shape: tuple[int, int]) -> None:
+    """Set the input to (batch, C, H, W), a batch of None left free.
+
+    Raises UsageError where the input is fixed to another shape.
+    """
+    if batch is not None and batch < 1:
         raise UsageError(f"--batch {batch}: must be at least 1.")
     dims = image_input(model).type.tensor_type.shape.dim
-    for i, size in ((0, batch), (2, shape[0]), (3, shape[1])):
+    for i, size in ((0, batch or DYNAMIC), (2, shape[0]), (3, shape[1])):
         fixed = dims[i].dim_value
         if fixed and fixed != size:
             axis = ("batch", "", "height", "width")[i]
@@ -134,8 +139,9 @@ def fix_input(model: onnx.ModelProto, batch: int, shape: tuple[int, int]) -> Non
                 f"The model's {axis} is fixed to {fixed} and cannot become {size}; export anew "
                 "from the checkpoint."
             )
-        dims[i].Clear()
-        dims[i].dim_value = size
+        if isinstance(size, int):
+            dims[i].Clear()
+            dims[i].dim_value = size
 
 
 def _require_written_opset(model: onnx.ModelProto, opset: int, exporter: str) -> None:
