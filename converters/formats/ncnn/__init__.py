@@ -79,5 +79,6 @@ class Ncnn(Format):
         """Refuse a batch: ncnn takes one picture at a time."""
         if sizes.batch != 1:
             raise UsageError(
-                f"--batch {sizes.batch or DYNAMIC}: ncnn takes one picture at a time; leave --batch out."
+                f"--batch {sizes.batch or DYNAMIC}: ncnn takes one picture at a time; leave "
+                "--batch out."
             )
