@@ -16,6 +16,7 @@ from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.errors import ArtifactError, CheckFailed
 from scrfdconv.converters.formats import Source, formats
 from scrfdconv.converters.graph.model_file import image_input, load_onnx, opset_of
+from scrfdconv.converters.graph.outputs import output_kind
 from scrfdconv.converters.metadata import architecture_from_metadata, own_metadata
 from scrfdconv.converters.precision import FLOAT
 from scrfdconv.recipes.lift import fit, lifted
@@ -90,12 +91,17 @@ def _fit_in_words(report: Report) -> str:
 
 
 def _is_wanted(source: Artifact, target: Target) -> bool:
-    """True for a file of ours with the opset and the sizes that are asked for."""
+    """True for a file of ours with the opset, the outputs and the sizes that are asked for."""
     model = load_onnx(source.path)
-    if architecture_from_metadata(own_metadata(_metadata(model))) is None:
+    own = own_metadata(_metadata(model))
+    if architecture_from_metadata(own) is None:
         return False
     options: Any = target.of(GRAPH.options)
-    return options.opset in (None, opset_of(model)) and _takes(model, target)
+    return (
+        options.opset in (None, opset_of(model))
+        and options.outputs in (None, output_kind(own))
+        and _takes(model, target)
+    )
 
 
 def _metadata(model: onnx.ModelProto) -> dict[str, str]:

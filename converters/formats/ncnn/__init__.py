@@ -76,7 +76,9 @@ class Ncnn(Format):
         return "half weights; the device chooses the arithmetic" if precision == "fp16" else ""
 
     def require_possible(self, source: Source, options: Any, sizes: Any) -> None:
-        """Refuse a batch: ncnn takes one picture at a time."""
+        """Refuse a batch, and outputs without an axis that ncnn's outputs have not anyway."""
+        if getattr(sizes, "outputs", None) == "flat":
+            raise UsageError("--outputs flat: ncnn's raw outputs have no batch axis; leave it out.")
         if sizes.batch != 1:
             raise UsageError(
                 f"--batch {sizes.batch or DYNAMIC}: ncnn takes one picture at a time; leave "

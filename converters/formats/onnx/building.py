@@ -15,7 +15,11 @@ from typing import TYPE_CHECKING
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.checkpoint.metadata import metadata_for
 from scrfdconv.converters.errors import UsageError
-from scrfdconv.converters.formats.onnx import DEFAULT_OPSET, OnnxOptions
+from scrfdconv.converters.formats.onnx import (
+    DEFAULT_OPSET,
+    OnnxOptions,
+    require_axis_for_batch,
+)
 from scrfdconv.converters.formats.onnx.export import exported
 from scrfdconv.converters.graph.model_file import (
     image_input,
@@ -23,9 +27,15 @@ from scrfdconv.converters.graph.model_file import (
     opset_of,
 )
 from scrfdconv.converters.graph.norms import write_group_norms
+from scrfdconv.converters.graph.outputs import (
+    KEY,
+    OutputKind,
+    declare_outputs,
+    output_kind,
+    write_outputs,
+)
 from scrfdconv.converters.graph.passes import (
     constants_as_initializers,
-    declare_outputs,
     describe,
     pin_output_reshapes,
     set_metadata,
@@ -60,6 +70,7 @@ def onnx_from_checkpoint(checkpoint: Checkpoint, options: OnnxOptions) -> onnx.M
     a = checkpoint.architecture
     opset = DEFAULT_OPSET if options.opset is None else options.opset
     require_opset(opset)
+    require_axis_for_batch(options)
     if options.shape:
         require_shape(options.shape, a.size_multiple)
     model = exported(checkpoint, opset, options.exporter)
@@ -70,13 +81,19 @@ def onnx_from_checkpoint(checkpoint: Checkpoint, options: OnnxOptions) -> onnx.M
         model = simplify(model)
         constants_as_initializers(model.graph)
         write_group_norms(model)
+    kind = options.outputs or "raw"
     if options.shape:
         fix_input(model, options.batch, options.shape)
+    elif kind == "flat":
+        fix_batch(model, 1)
     model = simplify(model)
     constants_as_initializers(model.graph)
-    declare_outputs(model, a, options.shape, options.batch)
+    write_outputs(model, kind, a)
+    declare_outputs(model, kind, a, options.shape, options.batch)
     use_own_tensor_names(model)
     metadata = metadata_for(checkpoint, "fp32", options.shape, options.batch)
+    metadata |= {} if kind == "raw" else {KEY: kind}
+    metadata |= {"batch": "1"} if kind == "flat" else {}
     describe(model, {PREFIX + key: value for key, value in metadata.items()}, a.name)
     _require_written_opset(model, opset, options.exporter)
     return model
@@ -98,6 +115,11 @@ def simplified(model: onnx.ModelProto, options: OnnxOptions) -> onnx.ModelProto:
             f"--opset {options.opset}: the model has opset {opset_of(model)}; an opset is chosen "
             "where a checkpoint is exported."
         )
+    if options.outputs is not None and not _has_outputs(model, options.outputs):
+        raise UsageError(
+            f"--outputs {options.outputs}: outputs are chosen where a network is exported, and "
+            "this graph is taken as it is."
+        )
     kept = {p.key: p.value for p in model.metadata_props if not p.key.startswith(SIMPLIFIER)}
     if options.shape:
         require_shape(options.shape)
@@ -113,14 +135,26 @@ def simplified(model: onnx.ModelProto, options: OnnxOptions) -> onnx.ModelProto:
     del model.graph.value_info[:]
     model = simplify(model)
     own = _own(kept)
-    architecture = architecture_from_metadata(own)
+    architecture, kind = architecture_from_metadata(own), output_kind(own)
     if architecture:
-        declare_outputs(model, architecture, options.shape, options.batch)
+        declare_outputs(model, kind, architecture, options.shape, options.batch)
     if architecture and own.get("precision") == "fp32":  # one of our exports: the same bytes again
         constants_as_initializers(model.graph)
         use_own_tensor_names(model)
     set_metadata(model, kept)
     return model
+
+
+def _has_outputs(model: onnx.ModelProto, kind: OutputKind) -> bool:
+    own = _own({p.key: p.value for p in model.metadata_props})
+    return architecture_from_metadata(own) is not None and output_kind(own) == kind
+
+
+def fix_batch(model: onnx.ModelProto, batch: int) -> None:
+    """Set the number of images alone; height and width stay free."""
+    dim = image_input(model).type.tensor_type.shape.dim[0]
+    dim.Clear()
+    dim.dim_value = batch
 
 
 def fix_input(model: onnx.ModelProto, batch: int | None, shape: tuple[int, int]) -> None:
