@@ -92,7 +92,7 @@ def with_raw_outputs(
 ) -> onnx.ModelProto:
     """``model``, which ends with faces, with its raw values as further outputs, in our order.
 
-    ``threshold`` replaces that of the file. Raises ArtifactError where the graph has no such values.
+    ``threshold`` replaces that of the file. Raises ArtifactError where there are no such values.
     """
     import onnx
     from onnx import helper, numpy_helper
