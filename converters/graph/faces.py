@@ -11,13 +11,14 @@ operators only, and none whose result depends on the order in which a runtime wo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scrfdconv.converters.errors import ArtifactError, UsageError
+from scrfdconv.converters.graph.kinds import FaceRules
 from scrfdconv.converters.graph.model_file import image_input, opset_of
 from scrfdconv.converters.network.architecture import BOX_SIDES, Architecture
 
@@ -29,34 +30,6 @@ FACE_OUTPUTS = ("boxes", "scores", "keypoints", "labels", "count")
 _PREFIX = "faces"
 _POINT = 2  # x, y
 _THRESHOLD = 4  # input of NonMaxSuppression
-
-
-@dataclass(frozen=True, kw_only=True)
-class FaceRules:
-    """What is a face, and how many of the best ones an image may have."""
-
-    threshold: float
-    nms_iou: float
-    max_faces: int
-
-    @classmethod
-    def of(cls, metadata: Mapping[str, str]) -> FaceRules:
-        """The rules that our metadata name; ArtifactError for damaged ones."""
-        try:
-            return cls(
-                threshold=float(metadata["threshold"]),
-                nms_iou=float(metadata["nms_iou"]),
-                max_faces=int(metadata["max_faces"]),
-            )
-        except (KeyError, ValueError) as error:
-            raise ArtifactError(
-                f"The model's metadata on its faces are damaged ({error}); convert it again."
-            ) from error
-
-    @property
-    def metadata(self) -> dict[str, str]:
-        """What a file says of its faces."""
-        return {name: str(value) for name, value in asdict(self).items()}
 
 
 def append_faces(model: onnx.ModelProto, a: Architecture, rules: FaceRules) -> None:

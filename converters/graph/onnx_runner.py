@@ -13,12 +13,12 @@ from scrfdconv.converters.artifact import readable
 from scrfdconv.converters.errors import ArtifactError, ScrfdconvError
 from scrfdconv.converters.graph.faces import with_raw_outputs
 from scrfdconv.converters.graph.inference import SILENT
+from scrfdconv.converters.graph.kinds import output_kind
 from scrfdconv.converters.graph.model_file import (
     IMAGE_RANK,
     load_onnx,
 )
 from scrfdconv.converters.graph.number_types import coarsest, output_precisions
-from scrfdconv.converters.graph.outputs import output_kind
 from scrfdconv.converters.metadata import architecture_from_metadata, own_metadata
 from scrfdconv.converters.network.architecture import CHANNELS
 from scrfdconv.converters.outputs import (

@@ -5,33 +5,19 @@ Every kind keeps names and order (rule 1 of ``formats/onnx/building.py``); only 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 from scrfdconv.converters.errors import ArtifactError
 from scrfdconv.converters.graph.edits import replace_all
 from scrfdconv.converters.graph.faces import face_dims
+from scrfdconv.converters.graph.kinds import OutputKind
 from scrfdconv.converters.network.architecture import OUTPUT_KINDS, Architecture
 
 if TYPE_CHECKING:
     import onnx
 
-# raw: (N, rows, width); flat: (rows, width) of one image; maps: (N, anchors * width, H/s, W/s);
-# faces: see graph/faces.py
-OutputKind = Literal["raw", "flat", "maps", "faces"]
-KEY = "output_kind"  # of the metadata; absent for raw outputs
-
 _BEHIND = ("Identity", "Sigmoid", "Reshape", "Transpose")  # between a head's maps and its rows
 _SCORE = OUTPUT_KINDS[0]
-
-
-def output_kind(metadata: Mapping[str, str]) -> OutputKind:
-    """The kind that our metadata name; ArtifactError for one that there is not."""
-    kind = metadata.get(KEY, "raw")
-    for known in get_args(OutputKind):
-        if kind == known:
-            return known  # type: ignore[no-any-return]
-    raise ArtifactError(f"The model's metadata {KEY} are damaged: {kind}; convert it again.")
 
 
 def write_outputs(model: onnx.ModelProto, kind: OutputKind, a: Architecture) -> None:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from scrfdconv.converters.errors import UsageError
 from scrfdconv.converters.formats import Format, Source
-from scrfdconv.converters.graph.faces import FaceRules
-from scrfdconv.converters.graph.outputs import OutputKind
+from scrfdconv.converters.graph.kinds import FaceRules, OutputKind
 from scrfdconv.converters.options import Option, SizeOptions
 from scrfdconv.converters.precision import precisions
 

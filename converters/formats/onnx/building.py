@@ -21,20 +21,15 @@ from scrfdconv.converters.formats.onnx import (
     require_outputs,
 )
 from scrfdconv.converters.formats.onnx.export import exported
-from scrfdconv.converters.graph.faces import FaceRules, append_faces
+from scrfdconv.converters.graph.faces import append_faces
+from scrfdconv.converters.graph.kinds import KEY, FaceRules, OutputKind, output_kind
 from scrfdconv.converters.graph.model_file import (
     image_input,
     load_onnx,
     opset_of,
 )
 from scrfdconv.converters.graph.norms import write_group_norms
-from scrfdconv.converters.graph.outputs import (
-    KEY,
-    OutputKind,
-    declare_outputs,
-    output_kind,
-    write_outputs,
-)
+from scrfdconv.converters.graph.outputs import declare_outputs, write_outputs
 from scrfdconv.converters.graph.passes import (
     constants_as_initializers,
     describe,
