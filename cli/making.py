@@ -134,7 +134,7 @@ def _written(wish: Wish, path: Path, source: Source) -> list[Path]:
     """Every file that the verb may write, companions and instructions included."""
     from scrfdconv.converters.formats import files_read
 
-    beside = [*wish.format.companions(path)]
+    beside = [file for file in wish.format.companions(path) if file != path]
     if wish.plan_only:  # a source that is the graph already stays there, unchanged
         beside += set(wish.format.instruction_files(path)) - files_read(source).keys()
     return [path, *beside, *_named(wish)]

@@ -15,7 +15,6 @@ from scrfdconv.converters.artifact import require_distinct
 from scrfdconv.converters.errors import OutputError
 from scrfdconv.converters.network.architecture import toml_from_architecture
 
-
 RECIPE = """
 version = 1
 name = "a"
