@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from scrfdconv.converters.errors import UsageError
 from scrfdconv.converters.formats import Format, Source
+from scrfdconv.converters.graph.outputs import OutputKind
 from scrfdconv.converters.options import Option, SizeOptions
 from scrfdconv.converters.precision import precisions
 
@@ -46,6 +48,23 @@ class OnnxOptions(SizeOptions):
     exporter: Annotated[
         Exporter, Option(help="Which of torch's exporters; dynamo is slower.", in_name="{}")
     ] = "torchscript"
+    # None: raw for exports, unchanged for a model that is ONNX already.
+    outputs: Annotated[
+        OutputKind | None,
+        Option(
+            help="raw: rows of anchors for each image; flat: rows of one image, without its axis; "
+            "maps: what the heads give, (N, anchors * width, H/s, W/s).",
+            shown_default="raw",
+            in_name="{}",
+            none_means="raw",
+        ),
+    ] = None
+
+
+def require_axis_for_batch(sizes: Any) -> None:
+    """Raise UsageError for flat outputs of several images."""
+    if getattr(sizes, "outputs", None) == "flat" and sizes.batch != 1:
+        raise UsageError("--outputs flat has no axis for a batch: leave --batch out.")
 
 
 class Onnx(Format):
@@ -78,6 +97,10 @@ class Onnx(Format):
         else:
             model = precisions()[precision].convert(source, options)  # type: ignore[arg-type]
         out.write_bytes(serialised(model))
+
+    def require_possible(self, source: Source, options: Any, sizes: Any) -> None:
+        """Refuse a batch of outputs that have no axis for it."""
+        require_axis_for_batch(sizes)
 
     def libraries_for(self, options: Any) -> tuple[str, ...]:
         """Dynamo exports through onnxscript."""
