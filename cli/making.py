@@ -61,7 +61,7 @@ def make(wish: Wish) -> None:
     target = _target(wish, source)
     _require_use(wish, target, source)
     target_in_full(target, source)  # a source that cannot become it, before where it would go
-path = wish.out or _beside(opened, default_path(source, target))
+    path = wish.out or _beside(opened, default_path(source, target))
     for written in (path, *_named(wish)):
         require_folder(written)
     images = image_files(wish.images)
