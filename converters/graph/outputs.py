@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from scrfdconv.converters.errors import ArtifactError
 from scrfdconv.converters.graph.edits import replace_all
+from scrfdconv.converters.graph.faces import face_dims
 from scrfdconv.converters.network.architecture import OUTPUT_KINDS, Architecture
 
 if TYPE_CHECKING:
     import onnx
 
-# raw: (N, rows, width); flat: (rows, width) of one image; maps: (N, anchors * width, H/s, W/s)
-OutputKind = Literal["raw", "flat", "maps"]
+# raw: (N, rows, width); flat: (rows, width) of one image; maps: (N, anchors * width, H/s, W/s);
+# faces: see graph/faces.py
+OutputKind = Literal["raw", "flat", "maps", "faces"]
 KEY = "output_kind"  # of the metadata; absent for raw outputs
 
 _BEHIND = ("Identity", "Sigmoid", "Reshape", "Transpose")  # between a head's maps and its rows
@@ -108,12 +110,19 @@ def declare_outputs(
     a: Architecture,
     shape: tuple[int, int] | None,
     batch: int | None,
+    faces: int = 0,
 ) -> None:
     """Rule 1: declare shapes (batch, anchors_8, 1) and so on, or the numbers of a fixed shape."""
+    images: int | str
+    if kind == "faces":
+        images = batch if shape and batch else "batch"
+        for value in model.graph.output:
+            _declare(value, face_dims(a, value.name, images, faces))
+        return
     for value in model.graph.output:
         name, _, stride = value.name.partition("_")
         width, step = a.widths[name], int(stride)
-        images: int | str = batch if shape and batch else "batch"
+        images = batch if shape and batch else "batch"
         rows: int | str = f"anchors_{stride}"
         sides: list[int | str] = [f"height_{stride}", f"width_{stride}"]
         if shape:
