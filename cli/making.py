@@ -62,10 +62,10 @@ def make(wish: Wish) -> None:
     _require_use(wish, target, source)
     target_in_full(target, source)  # a source that cannot become it, before where it would go
     path = wish.out or _beside(opened, default_path(source, target))
-    for written in (path, *_written(wish)):
+    for written in (path, *_named(wish)):
         require_folder(written)
     images = image_files(wish.images)
-    require_distinct((path, *_written(wish)), _read(wish, source, images))
+    require_distinct(_written(wish, path, source), _read(wish, opened, images))
     tell_source(source)
     loosen = 1.0 if wish.loosen is None else wish.loosen
     demand = Demand(images, loosen, weights=False) if wish.verify else None
@@ -139,22 +139,31 @@ def _require_use(wish: Wish, target: Target, source: Source) -> None:
         raise typer.BadParameter("--images is for the verification that --no-verify leaves out.")
 
 
-def _written(wish: Wish) -> list[Path]:
+def _named(wish: Wish) -> list[Path]:
     """Files named by options, most of them outputs: none may be a file of the artifact."""
     return [value for value in wish.chosen.values() if isinstance(value, Path)]
 
 
-def _read(wish: Wish, source: Source, images: tuple[Path, ...]) -> dict[Path, str]:
+def _written(wish: Wish, path: Path, source: Source) -> list[Path]:
+    """Every file that the verb may write, companions and instructions included."""
+    from scrfdconv.converters.formats import files_read
+
+    beside = [file for file in wish.format.companions(path) if file != path]
+    if wish.plan_only:  # a source that is the graph already stays there, unchanged
+        beside += set(wish.format.instruction_files(path)) - files_read(source).keys()
+    return [path, *beside, *_named(wish)]
+
+
+def _read(wish: Wish, opened: Opened, images: tuple[Path, ...]) -> dict[Path, str]:
     """Input files, with what each is: no input is ever overwritten."""
-    from scrfdconv.converters.artifact import Artifact
+    from scrfdconv.converters.formats import files_read
 
     read = dict.fromkeys(images, "a picture that is read")
     if wish.config:
         read[wish.config] = "the config"
-    if wish.source:
-        is_artifact = isinstance(source, Artifact)
-        read[Path(wish.source)] = "the source" if is_artifact else "the checkpoint"
-    return read
+    if wish.architecture:
+        read[Path(wish.architecture)] = "the architecture"
+    return read | files_read(opened.lifted or opened.source)
 
 
 # ---------------------------------------------------------------- building

@@ -21,6 +21,7 @@ from scrfdconv.converters.formats import (
     Format,
     Instructions,
     Source,
+    files_read,
     format_of,
     open_artifact,
     require_other_files,
@@ -162,7 +163,7 @@ def plan_only(
         )
         start, options, _ = way.last_step()
         if start is not source:  # otherwise the source is this graph and stays unchanged
-            require_distinct(maker.instruction_files(out), _files_of(source))
+            require_distinct(maker.instruction_files(out), files_read(source))
         linted = _require_lint(maker, start)
         assert isinstance(start, Artifact)
         verified = _verified_graph(source, start, demand)
@@ -173,13 +174,6 @@ def plan_only(
     if instructions is None:
         raise UsageError(f"{maker.title} has no plan for another machine.")
     return Planned(instructions=instructions, lint=linted, verified=verified)
-
-
-def _files_of(source: Source) -> dict[Path, str]:
-    """The files of a source, which nothing may replace."""
-    if isinstance(source, Artifact):
-        return dict.fromkeys(source.files, "the source")
-    return {source.path: "the checkpoint"} if source.path else {}
 
 
 def _verified_graph(source: Source, start: Artifact, demand: Demand | None) -> Report | None:

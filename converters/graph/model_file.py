@@ -31,14 +31,17 @@ def require_valid(model: onnx.ModelProto, where: str) -> None:
         raise ArtifactError(f"{where}: is not valid ONNX: {first}.") from error
 
 
-def load_onnx(path: Path) -> onnx.ModelProto:
-    """Read an ONNX file, its functions written out; raises ArtifactError for anything else."""
+def load_onnx(path: Path, *, tensors: bool = True) -> onnx.ModelProto:
+    """Read an ONNX file, its functions written out; raises ArtifactError for anything else.
+
+    Without ``tensors``, those that are stored in other files are not read.
+    """
     import onnx
     import onnx.inliner
     from google.protobuf.message import DecodeError
 
     try:
-        model = onnx.load(str(readable(path)))
+        model = onnx.load(str(readable(path)), load_external_data=tensors)
     except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
         raise ArtifactError(f"{path}: is no readable ONNX model ({error}).") from error
     if not model.graph.node or not model.opset_import:
@@ -46,6 +49,18 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     if model.functions:  # this package does not look into functions
         model = onnx.inliner.inline_local_functions(model)
     return model
+
+
+def files_of_tensors(path: Path) -> tuple[Path, ...]:
+    """The files beside an ONNX file that hold its tensors; raises as `load_onnx`."""
+    import onnx
+
+    model = load_onnx(path, tensors=False)
+    tensors = [*model.graph.initializer]
+    tensors += [a.t for node in model.graph.node for a in node.attribute if a.HasField("t")]
+    outside = [t for t in tensors if t.data_location == onnx.TensorProto.EXTERNAL]
+    names = [entry.value for t in outside for entry in t.external_data if entry.key == "location"]
+    return tuple(path.parent / name for name in dict.fromkeys(names))
 
 
 def node_count(path: Path) -> int:

@@ -156,6 +156,12 @@ class Onnx(Format):
 
         return OnnxRunner(path, threads)
 
+    def files_read(self, path: Path) -> tuple[Path, ...]:
+        """The file, and those in which tensors are stored outside of the file."""
+        from scrfdconv.converters.graph.model_file import files_of_tensors
+
+        return (path, *files_of_tensors(path))
+
     def convolutions(self, path: Path) -> Iterator[Convolution]:
         """Every convolution with constant weights."""
         from scrfdconv.converters.formats.onnx.weights import convolutions_of_onnx
