@@ -5,8 +5,7 @@ Public names load their modules when they are used: importing the package costs 
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from scrfdconv.converters.public import loaded_when_used
 
 _PUBLIC = {
     "CheckResult": "checks.results",
@@ -19,9 +18,4 @@ _PUBLIC = {
     "verify": "checks.verification",
 }
 __all__ = list(_PUBLIC)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"{__name__} has no public name {name}")
-    return getattr(import_module(f"scrfdconv.{_PUBLIC[name]}"), name)
+__getattr__ = loaded_when_used(__name__, _PUBLIC)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,7 +35,7 @@ class Rounding:
     """
 
     limit: float
-    smallest: float  # the smallest normal number: values below are rounded to its last bit
+    smallest: float  # the smallest normal number: values below lose bits, and may become zero
 
 
 # The smallest change worth finding is 1e-2 of one weight. Measured on three released networks:
@@ -220,11 +220,21 @@ def _difference(convolution: Convolution, own: Convolution) -> float:
     """How far ``convolution`` is from ``own``: relative, or in steps where it is INT8."""
     if convolution.precision == "int8":
         return _steps(convolution, own)
-    smallest = ROUNDING[convolution.precision].smallest
-    away = np.abs(own.weight - convolution.weight)
-    weights = away / np.maximum(np.abs(own.weight), smallest)
+    weights = _away(convolution, own)
     biases = np.abs(own.bias - convolution.bias) / (np.abs(own.bias).max() or 1.0)
     return float(max(weights.max(), biases.max()))
+
+
+def _away(convolution: Convolution, own: Convolution) -> Any:
+    """The relative distance of each weight; none of numbers too small for the storage.
+
+    Some converters (pnnx) store zero for what lies below the smallest normal number.
+    """
+    smallest = ROUNDING[convolution.precision].smallest
+    size = np.abs(own.weight)
+    away = np.abs(own.weight - convolution.weight) / np.maximum(size, smallest)
+    flushed = (convolution.weight == 0) & (size < smallest)
+    return np.where(flushed, 0.0, away)
 
 
 def _changed_singly(convolution: Convolution, own: Convolution) -> int:
@@ -236,8 +246,7 @@ def _changed_singly(convolution: Convolution, own: Convolution) -> int:
     if convolution.precision == "int8":
         return 0
     rounding = ROUNDING[convolution.precision]
-    size = np.maximum(np.abs(own.weight), rounding.smallest)
-    differ = np.abs(own.weight - convolution.weight) / size > rounding.limit
+    differ = _away(convolution, own) > rounding.limit
     if differ.mean() >= _MOST:
         return 0
     ratio = convolution.weight / np.where(own.weight == 0, 1, own.weight)

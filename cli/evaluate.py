@@ -99,7 +99,7 @@ def evaluate(
     from scrfdconv.recipes.evaluation import Plan
 
     _require_one_way(model, widerface, results, ground_truth, images, reference)
-    _require_drawable(plot)
+    _require_drawable(plot, [model, architecture, config], [widerface, ground_truth])
     options = SourceOptions(
         architecture=architecture,
         config=config,
@@ -155,15 +155,23 @@ def _require_absent(options: Mapping[str, object], way: str) -> None:
             raise typer.BadParameter(f"{name} is for {way} only.")
 
 
-def _require_drawable(plot: Path | None) -> None:
+def _require_drawable(
+    plot: Path | None, files: list[str | Path | None], folders: list[Path | None]
+) -> None:
+    """Refuse a plot that cannot be drawn, or that would replace what is read."""
     from scrfdconv.checks.widerface.plot import require_plotting
-    from scrfdconv.converters.artifact import require_folder
+    from scrfdconv.converters.artifact import require_distinct, require_folder
+    from scrfdconv.converters.errors import OutputError
 
     if plot is None:
         return
     if plot.suffix.lower() not in PLOT_SUFFIXES:
         raise typer.BadParameter(f"--plot {plot}: name a file {' or '.join(PLOT_SUFFIXES)}.")
     require_folder(plot)  # refused now, not after an hour
+    require_distinct((plot,), {Path(file): "a file that is read" for file in files if file})
+    inside = any(plot.resolve().is_relative_to(folder.resolve()) for folder in folders if folder)
+    if inside and plot.exists():
+        raise OutputError(f"{plot}: is in a folder that is read; give another output file.")
     require_plotting()
 
 

@@ -6,6 +6,7 @@ import atexit
 import os
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -43,6 +44,25 @@ class Command(TyperCommand):
         for heading, records in sections.items():
             with formatter.section(heading):
                 formatter.write_dl(records)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Arguments in upstream's order, CONFIG CHECKPOINT, get a sentence that says ours."""
+        given = list(args)  # parsing empties the list
+        try:
+            return super().parse_args(ctx, args)
+        except CommandLineError as error:
+            if any("--config" in parameter.opts for parameter in self.get_params(ctx)):
+                _require_our_order(ctx.command_path, given, error)
+            raise
+
+
+def _require_our_order(command: str, given: list[str], error: Exception) -> None:
+    for config, checkpoint in pairwise(given):
+        if config.endswith(".py") and not checkpoint.startswith("-"):
+            raise typer.BadParameter(
+                f"{config} {checkpoint}: the checkpoint is the one argument, and the config is "
+                f"often not needed; type {command} {checkpoint} --config {config}"
+            ) from error
 
 
 class Verbs(TyperGroup):

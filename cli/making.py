@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from scrfdconv.checks.verification import Demand
     from scrfdconv.converters.formats import Format, Source
     from scrfdconv.recipes.conversion import Made, Planned
+    from scrfdconv.recipes.network import Opened
     from scrfdconv.recipes.target import Target
 
 
@@ -37,6 +38,7 @@ class Wish:
     seed: int
     loosen: float | None
     verify: bool
+    lift: bool
 
 
 def make(wish: Wish) -> None:
@@ -47,27 +49,37 @@ def make(wish: Wish) -> None:
     from scrfdconv.converters.errors import MissingError
     from scrfdconv.recipes.conversion import target_in_full
     from scrfdconv.recipes.naming import default_path
+    from scrfdconv.recipes.network import opened_for
 
     if not wish.plan_only and (missing := wish.format.why_not_built()):
         raise MissingError(missing)
     source = open_for_making(
         wish.source, wish.architecture, wish.config, wish.norm_groups, wish.seed
     )
+    opened = opened_for(source, _target(wish, source), lift=wish.lift, verify=wish.verify)
+    source = opened.source
     target = _target(wish, source)
-    _require_use(wish, target)
+    _require_use(wish, target, source)
     target_in_full(target, source)  # a source that cannot become it, before where it would go
-    path = wish.out or default_path(source, target)
-    for written in (path, *_written(wish)):
+    path = wish.out or _beside(opened, default_path(source, target))
+    for written in (path, *_named(wish)):
         require_folder(written)
     images = image_files(wish.images)
-    require_distinct((path, *_written(wish)), _read(wish, source, images))
+    require_distinct(_written(wish, path, source), _read(wish, opened, images))
     tell_source(source)
     loosen = 1.0 if wish.loosen is None else wish.loosen
     demand = Demand(images, loosen, weights=False) if wish.verify else None
     if wish.plan_only:
-        _plan(source, target, path, demand, images)
+        _plan(opened, target, path, demand, images)
     else:
-        _build(source, target, path, demand, images)
+        _build(opened, target, path, demand, images)
+
+
+def _beside(opened: Opened, path: Path) -> Path:
+    """``path``, or ``NAME_dynamic.onnx`` where the file that was lifted has that name."""
+    if opened.lifted and path.exists() and path.samefile(opened.lifted.path):
+        return path.with_stem(f"{path.stem}_dynamic")
+    return path
 
 
 def _target(wish: Wish, source: Source) -> Target:
@@ -90,11 +102,6 @@ def _target(wish: Wish, source: Source) -> Target:
         if fitting and wish.precision not in fitting:
             wanted = " or ".join(fitting)
             raise typer.BadParameter(f"{wish.flags[name]} is for --precision {wanted}.")
-    if isinstance(source, Artifact) and "exporter" in wish.chosen:
-        raise typer.BadParameter(
-            f"{wish.flags['exporter']} is chosen where a checkpoint is exported; {source.path} is "
-            f"{source.format}."
-        )
     precision = wish.precision or (None if isinstance(source, Artifact) else "fp32")
     return target_of(wish.format.name, precision, wish.chosen)
 
@@ -115,8 +122,15 @@ def _precisions_with(made: Format, name: str) -> list[str]:
     ]
 
 
-def _require_use(wish: Wish, target: Target) -> None:
+def _require_use(wish: Wish, target: Target, source: Source) -> None:
     """Refuse options that would change nothing: a number that ignores an option misleads."""
+    from scrfdconv.converters.artifact import Artifact
+
+    if isinstance(source, Artifact) and "exporter" in wish.chosen:
+        raise typer.BadParameter(
+            f"{wish.flags['exporter']} is chosen where a checkpoint is exported; {source.path} is "
+            f"{source.format}."
+        )
     if wish.verify:
         return
     if wish.loosen is not None:
@@ -125,34 +139,55 @@ def _require_use(wish: Wish, target: Target) -> None:
         raise typer.BadParameter("--images is for the verification that --no-verify leaves out.")
 
 
-def _written(wish: Wish) -> list[Path]:
+def _named(wish: Wish) -> list[Path]:
     """Files named by options, most of them outputs: none may be a file of the artifact."""
     return [value for value in wish.chosen.values() if isinstance(value, Path)]
 
 
-def _read(wish: Wish, source: Source, images: tuple[Path, ...]) -> dict[Path, str]:
+def _written(wish: Wish, path: Path, source: Source) -> list[Path]:
+    """Every file that the verb may write, companions and instructions included."""
+    from scrfdconv.converters.formats import files_read
+
+    beside = [file for file in wish.format.companions(path) if file != path]
+    if wish.plan_only:  # a source that is the graph already stays there, unchanged
+        beside += set(wish.format.instruction_files(path)) - files_read(source).keys()
+    return [path, *beside, *_named(wish)]
+
+
+def _read(wish: Wish, opened: Opened, images: tuple[Path, ...]) -> dict[Path, str]:
     """Input files, with what each is: no input is ever overwritten."""
-    from scrfdconv.converters.artifact import Artifact
+    from scrfdconv.converters.formats import files_read
 
     read = dict.fromkeys(images, "a picture that is read")
     if wish.config:
         read[wish.config] = "the config"
-    if wish.source:
-        is_artifact = isinstance(source, Artifact)
-        read[Path(wish.source)] = "the source" if is_artifact else "the checkpoint"
-    return read
+    if wish.architecture:
+        read[Path(wish.architecture)] = "the architecture"
+    return read | files_read(opened.lifted or opened.source)
 
 
 # ---------------------------------------------------------------- building
 
 
 def _build(
-    source: Source, target: Target, path: Path, demand: Demand | None, images: tuple[Path, ...]
+    opened: Opened, target: Target, path: Path, demand: Demand | None, images: tuple[Path, ...]
 ) -> None:
     from scrfdconv.recipes.conversion import convert
 
+    source = opened.source
     made = convert(source, target, path, demand, images=images, stage=output.progress)
-    show_made(made, {"source": source.name})
+    report = made.report and replace(made.report, notes=(*opened.notes, *made.report.notes))
+    made = replace(made, report=report, notes=(*opened.notes, *made.notes))
+    show_made(made, {"source": source.name, **_lifted(opened)})
+
+
+def _lifted(opened: Opened) -> dict[str, Any]:
+    """For ``--json``: the file that was lifted, and how well the network fits that file."""
+    if opened.lifted is None:
+        return {}
+    fit = opened.fit.to_dict() if opened.fit else None
+    changed = list(getattr(opened.source, "notes", ()))
+    return {"lifted": {"from": str(opened.lifted.path), "fit": fit, "notes": changed}}
 
 
 def show_made(made: Made, extra: Mapping[str, Any]) -> None:
@@ -192,10 +227,13 @@ def show_made(made: Made, extra: Mapping[str, Any]) -> None:
 
 
 def _plan(
-    source: Source, target: Target, path: Path, demand: Demand | None, images: tuple[Path, ...]
+    opened: Opened, target: Target, path: Path, demand: Demand | None, images: tuple[Path, ...]
 ) -> None:
     from scrfdconv.recipes.conversion import plan_only
 
+    source = opened.source
+    for note in opened.notes:
+        output.say(f"note: {note}")
     planned = plan_only(source, target, path, demand, images=images, stage=output.progress)
     if not output.wants_json():
         _show_plan(planned)
@@ -205,6 +243,7 @@ def _plan(
         {
             "built": False,
             "source": source.name,
+            **_lifted(opened),
             **planned.instructions.facts,
             "lint": planned.lint.to_dict(),
             "verified": report is not None,

@@ -7,6 +7,21 @@ from typing import Annotated
 
 import typer
 
+from scrfdconv.converters.options import DYNAMIC
+
+
+def number_or_word(text: str, word: str, least: int) -> str:
+    """``text``, if it is ``word`` or a whole number from ``least`` on; else BadParameter."""
+    if text != word and not (text.isdecimal() and int(text) >= least):
+        raise typer.BadParameter(f"{text!r} is neither {word} nor a number from {least} on")
+    return text
+
+
+def batch(text: str) -> int | None:
+    """A value of ``--batch``: None for any number of images."""
+    return None if text == DYNAMIC else int(text)
+
+
 Source = Annotated[
     str | None,
     typer.Argument(
@@ -20,7 +35,15 @@ Shape = Annotated[
     tuple[int, int] | None,
     typer.Option("--shape", metavar="H W", help="Fix height and width, multiples of 32."),
 ]
-Batch = Annotated[int, typer.Option("--batch", min=1, help="Images per run of a fixed shape.")]
+Batch = Annotated[
+    str,
+    typer.Option(
+        "--batch",
+        metavar="N",
+        help="Images per run of a fixed shape, or dynamic: any number of them.",
+        parser=lambda text: number_or_word(text, DYNAMIC, 1),
+    ),
+]
 Output = Annotated[
     Path | None,
     typer.Option("-o", "--output", help="Where to write.", show_default="NAME[_shapeHxW].SUFFIX"),
@@ -28,6 +51,12 @@ Output = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 NoVerify = Annotated[
     bool, typer.Option("--no-verify", help="Do not prove that the artifact is its source.")
+]
+NoLift = Annotated[
+    bool,
+    typer.Option(
+        "--no-lift", help="Take an ONNX SOURCE as the graph that it is, not as a checkpoint."
+    ),
 ]
 Architecture = Annotated[
     str | None,

@@ -31,7 +31,7 @@ _STDOUT, _STDERR = 1, 2  # file descriptors
 TABLE_WIDTH = 110  # characters of the widest table, that of the models
 # For consoles of rich: "[red]" and ":smile:" in a name are plain text.
 PLAIN: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}
-METRICS = ("max_abs", "mean_abs", "p999_abs", "cosine", "sqnr")
+METRICS = ("max_abs", "mean_abs", "p999_abs", "cosine", "sqnr", "slope", "offset")
 
 
 @contextmanager

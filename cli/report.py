@@ -39,12 +39,17 @@ def merge(
 
     Manifests beside the reports are merged, too, for artifacts that are collected in one folder.
     """
-    from scrfdconv.checks.reports.files import make_folder
+    from scrfdconv.checks.reports.files import NAMES, make_folder
     from scrfdconv.checks.reports.merge import merge_reports
+    from scrfdconv.converters.artifact import require_distinct
     from scrfdconv.recipes.build.manifest import NAME as MANIFEST
     from scrfdconv.recipes.build.manifest import merge_manifests
 
+    manifests = [file.with_name(MANIFEST) for file in files]
+    read = dict.fromkeys(files, "a report that is read")
+    read |= {path: "a manifest that is read" for path in manifests if path.exists()}
+    require_distinct([out / name for name in (*NAMES, MANIFEST)], read)
     result = merge_reports(files)
     make_folder(out)
-    merge_manifests([file.with_name(MANIFEST) for file in files], result.recipe, out)
+    merge_manifests(manifests, result.recipe, out)
     publish(result, out)

@@ -17,7 +17,7 @@ from scrfdconv.cli.making import show_made
 def simplify(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="Any ONNX model.")],
     shape: o.Shape = None,
-    batch: o.Batch = 1,
+    batch: o.Batch = "1",
     out: o.Output = None,
     no_verify: o.NoVerify = False,
     json: o.Json = False,
@@ -30,7 +30,7 @@ def simplify(
     from scrfdconv.recipes.naming import default_output
     from scrfdconv.recipes.target import target_of
 
-    target = target_of("onnx", None, {"shape": shape, "batch": batch})
+    target = target_of("onnx", None, {"shape": shape, "batch": o.batch(batch)})
     maker = require_format(model, target.format)
     name = model.stem if shape else f"{model.stem}_simplified"
     path = out or default_output(name, maker.suffix, shape)

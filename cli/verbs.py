@@ -104,6 +104,7 @@ def _parameters(verb: Verb) -> Iterator[inspect.Parameter]:
     yield _parameter("norm_groups", o.NormGroups, None)
     yield _parameter("seed", o.Seed, 0)
     yield _parameter("loosen", o.Loosen, 1.0)
+    yield _parameter("no_lift", o.NoLift, default=False)
     yield _parameter("no_verify", o.NoVerify, default=False)
     yield _parameter("json", o.Json, default=False)
 
@@ -149,6 +150,8 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 def _annotation(field: OptionField, group: str = "") -> Any:
     """A field as typer declares options."""
     kind, option = field.kind, field.option
+    if option.word_for_none:
+        return _number_or_word(field)
     if field.choices:
         kind = _choices(field)
     elif field.repeated:
@@ -166,6 +169,18 @@ def _annotation(field: OptionField, group: str = "") -> Any:
     return Annotated[wanted, declared]
 
 
+def _number_or_word(field: OptionField) -> Any:
+    """An option whose value is a whole number, or the word for None."""
+
+    def read(text: str) -> str:
+        return o.number_or_word(text, field.option.word_for_none, int(field.option.least or 0))
+
+    declared = typer.Option(
+        field.flag, help=field.option.help, metavar=field.option.metavar, parser=read
+    )
+    return Annotated[str, declared]
+
+
 def _choices(field: OptionField) -> Any:
     """An enumeration, as typer wants choices."""
     return StrEnum(field.name.title(), {choice: choice for choice in field.choices})
@@ -174,7 +189,7 @@ def _choices(field: OptionField) -> Any:
 def _default(field: OptionField) -> Any:
     if field.repeated:
         return None
-    return field.default
+    return str(field.default) if field.option.word_for_none else field.default
 
 
 # ---------------------------------------------------------------- what was asked for
@@ -199,10 +214,13 @@ def _wish(verb: Verb, values: Mapping[str, Any], given: set[str]) -> Wish:
         seed=values["seed"],
         loosen=values["loosen"] if "loosen" in given else None,
         verify=not values["no_verify"],
+        lift=not values["no_lift"],
     )
 
 
 def _value(field: OptionField, value: Any) -> Any:
+    if field.option.word_for_none:
+        return None if value == field.option.word_for_none else int(value)
     if field.choices and value is not None:
         return str(value)
     if field.repeated:

@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from scrfdconv.converters.errors import UsageError
 
+DYNAMIC = "dynamic"  # the word for a size that is left free
+
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
@@ -26,6 +28,7 @@ class Option:
     shown_default: str = ""  # what --help shows where the default is None
     in_name: str = ""  # what another value than the default adds to a file's name: "opset{}"
     none_means: Any = None  # the value that None has in builds, which start from checkpoints
+    word_for_none: str = ""  # what users type for None, beside a value
     in_recipes: bool = True
     group: str = ""  # heading in --help
 
@@ -86,14 +89,22 @@ class NoOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class SizeOptions(Options):
-    """Dynamic unless ``shape`` (H, W) is given; then ``batch`` images of that shape."""
+    """Dynamic unless ``shape`` (H, W) is given; then ``batch`` images of it, None for any."""
 
     shape: Annotated[
         tuple[int, int] | None,
         Option(help="Fix height and width, multiples of 32.", metavar="H W"),
     ] = None
     batch: Annotated[
-        int, Option(help="Images per run of a fixed shape.", least=1, in_name="batch{}")
+        int | None,
+        Option(
+            help="Images per run of a fixed shape, or dynamic: any number of them.",
+            metavar="N",
+            least=1,
+            in_name="batch{}",
+            none_means=DYNAMIC,
+            word_for_none=DYNAMIC,
+        ),
     ] = 1
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scrfdconv.converters.errors import ArtifactError
 from scrfdconv.converters.network.architecture import BOX_SIDES, OUTPUT_KINDS
@@ -22,11 +23,15 @@ LAYOUTS = {6: (2, 3), 9: (3, 3), 10: (2, 5), 15: (3, 5)}
 _FIRST_STRIDE = 8  # of every released model
 _OTHER_FIRST_STRIDES = (4, 16, 32)
 _ANCHORS = (2, 1, 3)  # of a cell: all released models have two; a stride that needs more is wrong
+MAP_RANK = 4  # of feature maps, which some exports end with
 # Strides are powers of two up to the bound of network/bounds.py: "score_0" is no name of ours.
 _STRIDES = tuple(1 << power for power in range(9))
 NAME = re.compile(rf"({'|'.join(OUTPUT_KINDS)})_({'|'.join(map(str, _STRIDES))})")
 _ROWS_RANKS = (2, 3)  # (rows, width) without a batch axis, or with one
 _SHOWN = 9  # names that an error lists
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Shape = tuple[int, ...]  # of what one image gives
 
@@ -109,6 +114,31 @@ def require_rows(names: Sequence[str], shapes: Sequence[Shape], where: Path) -> 
             "expected score_8 score_16 ... as rows of anchors (N, rows, 1 | 4 | 10); export "
             "it with its last reshapes."
         )
+
+
+def rows_of_maps(maps: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Rows of anchors (N, rows, width) from all maps (N, anchors * width, H/s, W/s) of a model.
+
+    Raises ArtifactError for maps that no SCRFD has.
+    """
+    anchors = {name.partition("_")[2]: 0 for name in maps}
+    for stride in anchors:
+        boxes = maps.get(f"bbox_{stride}")
+        anchors[stride] = 0 if boxes is None else boxes.shape[1] // BOX_SIDES
+    return {
+        name: _rows(name, value, anchors[name.partition("_")[2]]) for name, value in maps.items()
+    }
+
+
+def _rows(name: str, value: np.ndarray, anchors: int) -> np.ndarray:
+    images, channels = value.shape[:2]
+    if not anchors or channels % anchors:
+        raise ArtifactError(
+            f"{name} is a map of {channels} channels, which is no multiple of the anchors of a "
+            "cell, a quarter of the channels of its boxes."
+        )
+    # Channels come anchor by anchor, as in the rows: (N, y, x, anchor, width).
+    return value.transpose(0, 2, 3, 1).reshape(images, -1, channels // anchors)
 
 
 # ---------------------------------------------------------------- by shape

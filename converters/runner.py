@@ -16,7 +16,13 @@ from scrfdconv.converters.network.architecture import (
     SIZE_MULTIPLE,
     Architecture,
 )
-from scrfdconv.converters.outputs import NAME, named_by_name, named_by_position
+from scrfdconv.converters.outputs import (
+    MAP_RANK,
+    NAME,
+    named_by_name,
+    named_by_position,
+    rows_of_maps,
+)
 
 Outputs = dict[str, np.ndarray]
 
@@ -129,10 +135,12 @@ class Runner(ABC):
             raise ArtifactError(
                 f"The model returns {len(values)} outputs, where {len(names)} are declared."
             )
-        return {
-            name: _by_image(np.asarray(value), name, len(images)) if self.by_image else value
-            for name, value in zip(names, values, strict=True)
-        }
+        found = dict(zip(names, map(np.asarray, values), strict=True))
+        if not self.by_image:
+            return found
+        if all(value.ndim == MAP_RANK for value in found.values()):
+            found = rows_of_maps(found)
+        return {name: _by_image(value, name, len(images)) for name, value in found.items()}
 
     def twin(self) -> Runner | None:
         """The same file in the other arithmetic that this machine offers; None if there is none.

@@ -5,8 +5,9 @@ Public names load their modules when they are used: importing the package costs 
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
+
+from scrfdconv.converters.public import loaded_when_used
 
 _PUBLIC = {
     "DetectOptions": "recipes.detection",
@@ -26,11 +27,12 @@ _PUBLIC = {
 __all__ = list(_PUBLIC)
 
 
+_load = loaded_when_used(__name__, _PUBLIC)
+
+
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         from scrfdconv.converters.metadata import package_version
 
         return package_version()
-    if name not in _PUBLIC:
-        raise AttributeError(f"{__name__} has no public name {name}")
-    return getattr(import_module(f"scrfdconv.{_PUBLIC[name]}"), name)
+    return _load(name)

@@ -21,6 +21,7 @@ from scrfdconv.converters.formats import (
     Format,
     Instructions,
     Source,
+    files_read,
     format_of,
     open_artifact,
     require_other_files,
@@ -162,7 +163,7 @@ def plan_only(
         )
         start, options, _ = way.last_step()
         if start is not source:  # otherwise the source is this graph and stays unchanged
-            require_distinct(maker.instruction_files(out), _files_of(source))
+            require_distinct(maker.instruction_files(out), files_read(source))
         linted = _require_lint(maker, start)
         assert isinstance(start, Artifact)
         verified = _verified_graph(source, start, demand)
@@ -173,13 +174,6 @@ def plan_only(
     if instructions is None:
         raise UsageError(f"{maker.title} has no plan for another machine.")
     return Planned(instructions=instructions, lint=linted, verified=verified)
-
-
-def _files_of(source: Source) -> dict[Path, str]:
-    """The files of a source, which nothing may replace."""
-    if isinstance(source, Artifact):
-        return dict.fromkeys(source.files, "the source")
-    return {source.path: "the checkpoint"} if source.path else {}
 
 
 def _verified_graph(source: Source, start: Artifact, demand: Demand | None) -> Report | None:
@@ -202,6 +196,22 @@ def require_possible(source: Source, target: Target, demand: Demand | None) -> N
     if why and demand:
         raise UsageError(why)
     maker.require_possible(source, options, target.sizes)
+    _require_end(source, target)
+
+
+def _require_end(source: Source, target: Target) -> None:
+    """Refuse to build on a graph that ends with faces: nothing here reads them from other files."""
+    maker = target.maker
+    graph = maker.chain()[0]
+    wanted: Any = target.of(graph.options)
+    if graph is not maker and graph.from_itself:
+        graph.require_possible(source, wanted, target.sizes)
+    if graph is maker and target.precision in (None, FLOAT):
+        return
+    if getattr(wanted, "outputs", None) == "faces":
+        raise UsageError(
+            "--outputs faces is for ONNX in float32: leave the option out, or make it with onnx."
+        )
 
 
 # ---------------------------------------------------------------- what is on the way

@@ -10,11 +10,11 @@ from tempfile import TemporaryDirectory
 
 from scrfdconv.checks.results import Report
 from scrfdconv.checks.verification import Demand, verify
-from scrfdconv.converters.artifact import Artifact, digest_of, replacing
+from scrfdconv.converters.artifact import Artifact, digest_of, replacing, require_distinct
 from scrfdconv.converters.checkpoint.loading import Checkpoint, load_checkpoint
 from scrfdconv.converters.checkpoint.saving import save_checkpoint
-from scrfdconv.converters.errors import ArtifactError, CheckFailed, UsageError
-from scrfdconv.converters.formats import reference_format
+from scrfdconv.converters.errors import ArtifactError, CheckFailed
+from scrfdconv.converters.formats import format_of, reference_format
 from scrfdconv.converters.graph.model_file import load_onnx
 from scrfdconv.converters.lifting.lift import Lifted, lifted_from, with_own_outputs
 from scrfdconv.converters.precision import FLOAT
@@ -48,8 +48,9 @@ def lift(model: Path, out: Path, demand: Demand | None) -> tuple[Made, Checkpoin
     The written file is verified. Raises CheckFailed, with the report, if the file is not the model;
     ``out`` is untouched then.
     """
-    if out.exists() and out.samefile(model):
-        raise UsageError(f"{out}: is the model itself; give another output file.")
+    pictures = dict.fromkeys(demand.images if demand else (), "a picture that is read")
+    own = dict.fromkeys(format_of(model).files_read(model), "the model itself")
+    require_distinct((out,), pictures | own)
     found = lifted_from(model)
     checkpoint, report = found.checkpoint, None
     with replacing(out) as part:

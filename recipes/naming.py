@@ -31,4 +31,6 @@ def default_path(source: Source, target: Target) -> Path:
         own = graph.precision_of(source.path)
     precision = target.precision or own
     shown = FLOAT if precision == own else precision
-    return default_output(source.name, maker.suffix, target.shape, shown)
+    kind = getattr(target.sizes, "outputs", None) or "raw"  # of the graph on the way
+    name = source.name if kind == "raw" else f"{source.name}_{kind}"
+    return default_output(name, maker.suffix, target.shape, shown)

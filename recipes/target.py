@@ -43,8 +43,8 @@ class Target:
         return self.sizes.shape
 
     @property
-    def batch(self) -> int:
-        """Images per run of a fixed shape."""
+    def batch(self) -> int | None:
+        """Images per run of a fixed shape; None for any number."""
         return self.sizes.batch
 
 
@@ -70,6 +70,8 @@ def target_of(
     if precision not in (None, *maker.precisions):
         have = ", ".join(maker.precisions)
         raise UsageError(f"{format_name} has no precision {precision}: it is made in {have}.")
+    if wanted.get("shape") is None and wanted.get("batch", 1) is None:
+        del wanted["batch"]  # free in a dynamic model anyway
     by_kind: dict[type, dict[str, Any]] = {}
     for kind, field in fields_for(format_name, precision or FLOAT):
         if field.name in wanted and wanted[field.name] != field.default:
@@ -84,7 +86,7 @@ def target_of(
 
 def require_shape_for_batch(sizes: SizeOptions) -> None:
     """Refuse a batch without a shape: a dynamic model takes any batch."""
-    if sizes.batch != 1 and sizes.shape is None:
+    if sizes.batch not in (1, None) and sizes.shape is None:
         raise UsageError(
             "--batch fixes the batch of a fixed shape: give --shape H W, too; a dynamic model "
             "takes any batch."

@@ -13,6 +13,7 @@ from scrfdconv.converters.errors import OutputError
 from scrfdconv.converters.structured import to_json
 
 JSON_NAME = "report.json"
+NAMES = (JSON_NAME, "junit.xml", "report.md", "report.html")
 
 
 def report_json(result: BuildResult) -> str:
@@ -25,14 +26,9 @@ def write_reports(result: BuildResult, folder: Path) -> None:
 
     Everything is rendered before the first file is touched, and each one is replaced whole.
     """
-    texts = {
-        JSON_NAME: report_json(result) + "\n",
-        "junit.xml": junit(result),
-        "report.md": markdown(result),
-        "report.html": html(result),
-    }
+    texts = (report_json(result) + "\n", junit(result), markdown(result), html(result))
     make_folder(folder)
-    for name, text in texts.items():
+    for name, text in zip(NAMES, texts, strict=True):
         with replacing(folder / name) as part:
             # Names of files that are no text have surrogates, which UTF-8 cannot hold.
             part.write_text(text, "utf-8", "backslashreplace", newline="\n")

@@ -90,7 +90,7 @@ class Outcome:
     format: str  # onnx, torchscript, tensorrt
     precision: str  # fp32, fp16, int8
     shape: str  # "dynamic" or "640x640"
-    batch: int
+    batch: int | None  # None: any number of images of a fixed shape
     state: State
     why: str = ""  # reason why the artifact failed, was skipped or not run
     exit_code: int = 0  # the command line's exit code for the failure
@@ -107,8 +107,13 @@ class Outcome:
     @property
     def title(self) -> str:
         """The artifact within its checkpoint: ``onnx 640x640 fp16``."""
-        batch = f" batch {self.batch}" if self.batch != 1 else ""
-        return f"{self.format} {self.shape}{batch} {self.precision}"
+        return f"{self.format} {self.shape}{self.batch_shown} {self.precision}"
+
+    @property
+    def batch_shown(self) -> str:
+        """`` batch 8`` or `` batch dynamic``; nothing for one image."""
+        shown = "dynamic" if self.batch is None else self.batch
+        return "" if self.batch == 1 else f" batch {shown}"
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,7 @@ class Column:
     @classmethod
     def of(cls, outcome: Outcome) -> Column:
         """The column in which ``outcome`` stands."""
-        batch = f" batch {outcome.batch}" if outcome.batch != 1 else ""
-        return cls(outcome.format, outcome.shape + batch, outcome.precision)
+        return cls(outcome.format, outcome.shape + outcome.batch_shown, outcome.precision)
 
 
 @dataclass(frozen=True)

@@ -6,20 +6,21 @@ import json
 
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.metadata import package_version
+from scrfdconv.converters.options import DYNAMIC
 
 
 def metadata_for(
     checkpoint: Checkpoint,
     precision: str,
     shape: tuple[int, int] | None,
-    batch: int,
+    batch: int | None,
 ) -> dict[str, str]:
     """Metadata of an artifact made from ``checkpoint``; strings, as every container takes them.
 
     They hold neither times nor paths: the same input gives the same bytes.
     """
     a = checkpoint.architecture
-    size = f"{shape[0]}x{shape[1]}" if shape else "dynamic"
+    size = f"{shape[0]}x{shape[1]}" if shape else DYNAMIC
     return {
         "version": package_version(),
         "recipe": a.name,
@@ -29,7 +30,7 @@ def metadata_for(
         "weights_sha256": checkpoint.weights_digest,
         "precision": precision,
         "shape": size,
-        "batch": str(batch) if shape else "dynamic",
+        "batch": str(batch) if shape and batch else DYNAMIC,
         "preprocessing": json.dumps(
             {
                 "color": "RGB",

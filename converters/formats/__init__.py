@@ -23,6 +23,7 @@ from scrfdconv.converters.artifact import (
     digest_of_files,
     put_in_place,
     readable,
+    require_distinct,
     scratch_beside,
 )
 from scrfdconv.converters.errors import ArtifactError, InputFileError, OutputError, UsageError
@@ -223,6 +224,10 @@ class Format(ABC):
         """The existing files of the artifact with the main file ``path``."""
         return (path, *(c for c in self.companions(path) if c.is_file()))
 
+    def files_read(self, path: Path) -> tuple[Path, ...]:
+        """All files that opening ``path`` reads: the artifact's own, and weights beside them."""
+        return self.files(path)
+
     def artifact_at(self, path: Path, precision: str = FLOAT) -> Artifact:
         """Describe files that are already there."""
         files = self.files(path)
@@ -276,19 +281,19 @@ class Format(ABC):
         )
 
 
+def files_read(source: Source) -> dict[Path, str]:
+    """The files of a source, with what each is: nothing may replace them."""
+    if isinstance(source, Artifact):
+        return dict.fromkeys(formats()[source.format].files_read(source.path), "the source")
+    return {source.path: "the checkpoint"} if source.path else {}
+
+
 def require_other_files(target: Format, out: Path, source: Source) -> None:
     """Raise OutputError where ``out`` would replace the source or another artifact's companion."""
-    own = source.path if isinstance(source, Artifact) else getattr(source, "path", None)
-    read = {p.resolve() for p in ([own] if own else [])}
-    if isinstance(source, Artifact):
-        read |= {p.resolve() for p in source.files}
     companions = target.companions(out)
-    for path in (out, *companions):
-        if path.resolve() in read:
-            what = "the checkpoint" if not isinstance(source, Artifact) else "the source"
-            raise OutputError(f"{path}: is {what}; give another output file.")
     if out in companions:
         raise OutputError(f"{out}: name the main file of {target.title}, {target.suffix}.")
+    require_distinct((out, *companions), files_read(source))
     for other in formats().values():
         if other.name == target.name:
             continue

@@ -37,17 +37,18 @@ def require_valid(model: onnx.ModelProto, where: str) -> None:
         raise ArtifactError(f"{where}: is not valid ONNX: {first}.") from error
 
 
-def load_onnx(path: Path) -> onnx.ModelProto:
+def load_onnx(path: Path, *, tensors: bool = True) -> onnx.ModelProto:
     """Read an ONNX file, its functions written out; raises ArtifactError for anything else.
 
-    All names are text, and every tensor has as many values as its sizes say.
+    All names are text, and every tensor has as many values as its sizes say. Without ``tensors``,
+    those that are stored in other files are not read.
     """
     import onnx
     import onnx.inliner
 
     readable(path)
     try:
-        model = onnx.load(str(path))
+        model = onnx.load(str(path), load_external_data=tensors)
         _require_sound(model)
         if model.functions:  # this package does not look into functions
             model = onnx.inliner.inline_local_functions(model)
@@ -78,6 +79,8 @@ def _require_sound(message: Message) -> None:
 def _require_values(tensor: onnx.TensorProto) -> None:
     from onnx.helper import tensor_dtype_to_np_dtype
 
+    if tensor.data_location == tensor.EXTERNAL:  # not read
+        return
     count, kind = math.prod(tensor.dims), tensor.data_type
     what = f"tensor {tensor.name} of sizes {list(tensor.dims)}"
     if min(tensor.dims, default=0) < 0:
@@ -88,6 +91,21 @@ def _require_values(tensor: onnx.TensorProto) -> None:
             raise ValueError(f"{what} has {len(tensor.raw_data)} bytes")
     elif count > (most := sum(len(getattr(tensor, field)) for field in _VALUES) * _PACKED):
         raise ValueError(f"{what} has at most {most} values")
+
+
+def files_of_tensors(path: Path) -> tuple[Path, ...]:
+    """The files beside an ONNX file that hold its tensors; raises as `load_onnx`."""
+    import onnx
+
+    model = load_onnx(path, tensors=False)
+    tensors = [*model.graph.initializer]
+    tensors += [a.t for node in model.graph.node for a in node.attribute if a.HasField("t")]
+    outside = [t for t in tensors if t.data_location == onnx.TensorProto.EXTERNAL]
+    names = [entry.value for t in outside for entry in t.external_data if entry.key == "location"]
+    for name in names:
+        if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+            raise ArtifactError(f"{path}: its tensors are in {name}, which is not beside it.")
+    return tuple(path.parent / name for name in dict.fromkeys(names))
 
 
 def node_count(path: Path) -> int:

@@ -144,23 +144,6 @@ def constants_as_initializers(graph: onnx.GraphProto) -> None:
         graph.node.remove(node)
 
 
-def declare_outputs(
-    model: onnx.ModelProto, a: Architecture, shape: tuple[int, int] | None, batch: int
-) -> None:
-    """Rule 1: declare shapes (batch, anchors_8, 1) and so on, or the numbers of a fixed shape."""
-    axes = axis_names(a)
-    rows = a.rows(*shape) if shape else {}
-    for value in model.graph.output:
-        declared = value.type.tensor_type.shape
-        del declared.dim[:]
-        images, anchors, width = declared.dim.add(), declared.dim.add(), declared.dim.add()
-        if shape:
-            images.dim_value, anchors.dim_value = batch, rows[value.name]
-        else:
-            images.dim_param, anchors.dim_param = axes[value.name][0], axes[value.name][1]
-        width.dim_value = a.widths[value.name.partition("_")[0]]
-
-
 def use_own_tensor_names(model: onnx.ModelProto) -> None:
     """Name constants after their first reader, and sort them in the order of these readers.
 

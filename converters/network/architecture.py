@@ -340,6 +340,11 @@ def require_shape(
     shape: tuple[int, int], multiple: int = SIZE_MULTIPLE, option: str = "--shape"
 ) -> None:
     """Raise UsageError unless height and width are positive multiples of ``multiple``."""
+    if -1 in shape:  # upstream's way to say it
+        raise UsageError(
+            f"{option} {shape[0]} {shape[1]}: leave {option} out, and batch, height and width are "
+            f"free; a fixed size with a free batch is {option} 640 640 --batch dynamic."
+        )
     faults = []
     for name, size in zip(("height", "width"), shape, strict=True):
         below = size // multiple * multiple

@@ -17,13 +17,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from scrfdconv.checks.reports.files import NAMES as REPORTS
 from scrfdconv.checks.reports.files import make_folder
 from scrfdconv.checks.reports.outcome import BuildResult
-from scrfdconv.converters.artifact import writing_to
+from scrfdconv.converters.artifact import require_distinct, writing_to
 from scrfdconv.converters.formats import formats
 from scrfdconv.converters.machine import cpu_name
 from scrfdconv.converters.precision import precisions
 from scrfdconv.recipes.build.cache import Cache
+from scrfdconv.recipes.build.manifest import NAME as MANIFEST
 from scrfdconv.recipes.build.manifest import write_manifest
 from scrfdconv.recipes.build.plan import Step, library_version, plan
 from scrfdconv.recipes.build.recipe import Recipe
@@ -71,11 +73,13 @@ def build(
 ) -> BuildResult:
     """Build what is not up to date, and report on all; ``command`` is what the user typed.
 
-    Raises UsageError and InputFileError for what is wrong before anything is built. A step that
-    fails is part of the result.
+    Raises UsageError, InputFileError and OutputError for what is wrong before anything is built. A
+    step that fails is part of the result.
     """
     begun = time.monotonic()
     steps = plan(recipe, options.only)
+    written = [file for step in steps for file in step.files]
+    require_distinct([out / name for name in (*written, *REPORTS, MANIFEST)], recipe.files_read())
     with alone_in(out) as cache:
         decisions = decide(steps, cache, force=options.force)
         run = Run(recipe, cache, view, options.jobs, fail_fast=options.fail_fast)

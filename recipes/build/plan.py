@@ -139,7 +139,8 @@ def _chosen(target: Target) -> Iterator[str]:
         value = getattr(target.of(kind), field.name)
         usual = (field.default, field.option.none_means)
         if field.option.in_name and value not in usual:
-            yield field.option.in_name.format(value)
+            shown = field.option.none_means if value is None else value
+            yield field.option.in_name.format(shown)
 
 
 def _require_unique(names: Sequence[str], path: Path) -> None:

@@ -95,3 +95,18 @@ class Recipe:
     calibration: tuple[Path, ...] = ()  # folders and files of photographs
     test: tuple[Path, ...] = ()
     latency: bool = True  # measure every artifact against the float ONNX
+
+    def files_read(self) -> dict[Path, str]:
+        """The files that a build reads, with what each is; folders of photographs are left out.
+
+        No artifact and no report has the suffix of a photograph.
+        """
+        read = dict.fromkeys((*self.calibration, *self.test), "a picture that is read")
+        for checkpoint in self.checkpoints:
+            if checkpoint.path:
+                read[checkpoint.path] = "the checkpoint"
+            if checkpoint.config:
+                read[checkpoint.config] = "the config"
+            if checkpoint.architecture:
+                read[Path(checkpoint.architecture)] = "the architecture"
+        return {**read, self.path: "the recipe"}

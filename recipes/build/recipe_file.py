@@ -215,8 +215,10 @@ def _values(table: Table, field: OptionField) -> tuple[Any, ...]:
 
 def _reader(field: OptionField) -> tuple[str, Callable[[Any], Any]]:
     """What an option's values are, in words, and their reader: it gives None for a wrong value."""
-    if field.name == "shape":  # the one option that has a word for None
+    if field.name == "shape":
         return f'"{DYNAMIC}" or [height, width]', _shape
+    if field.name == "batch":
+        return f'"{DYNAMIC}" or a positive integer', _batch
     if field.choices:
         return _either(field.choices), _one_of(field.choices)
     if field.repeated:
@@ -244,11 +246,17 @@ def _typed(kind: Any, least: float | None, most: float | None) -> Callable[[Any]
             return _shape(value)
         if type(value) is not kind and not (kind is float and type(value) is int):
             return None
+        if kind is float and least is not None and value < least:
+            return None
         if kind is int and value < (1 if least is None else least):
             return None
         return None if most is not None and value > most else value
 
     return read
+
+
+def _batch(value: Any) -> Any:
+    return value if value == DYNAMIC else _typed(int, 1, None)(value)
 
 
 def _texts(value: Any) -> tuple[str, ...] | None:

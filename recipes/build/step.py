@@ -29,6 +29,7 @@ from scrfdconv.recipes.build.observer import Observer, latency
 from scrfdconv.recipes.build.plan import Step, library_version, options_of, versions_of
 from scrfdconv.recipes.build.recipe import CheckpointEntry, Recipe
 from scrfdconv.recipes.conversion import Made, SourceOptions, convert, open_source
+from scrfdconv.recipes.network import GRAPH, network_in
 from scrfdconv.recipes.pictures import synthetic_pictures
 
 logger = logging.getLogger(__name__)
@@ -144,6 +145,8 @@ def _checkpoint(entry: CheckpointEntry) -> Checkpoint:
         seed=entry.seed,
     )
     source = open_source(entry.source, options)
+    if isinstance(source, Artifact) and source.format == GRAPH.name:
+        source = network_in(source).source
     if not isinstance(source, Checkpoint):
         raise InputFileError(f"{entry.source}: is {source.format}; builds start from checkpoints.")
     return source

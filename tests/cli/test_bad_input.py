@@ -67,7 +67,8 @@ CASES = {
     "truncated ONNX": (["simplify", "cut.onnx"], 3, "cut.onnx"),
     "text": (["onnx", "text.pth"], 3, "is neither a checkpoint"),
     "folder": (["inspect", "."], 3, "is a folder"),
-    "ONNX as checkpoint": (["torchscript", "good.onnx"], 2, "built from pytorch, not from onnx"),
+    "ONNX as checkpoint": (
+        ["torchscript", "good.onnx", "--no-lift"], 2, "built from pytorch, not from onnx"),
     "checkpoint as ONNX": (["simplify", "good.pth"], 3, "is of kind pytorch, expected onnx"),
     "checkpoint as artifact of another": (
         ["verify", "good.pth", "--reference", "known.pth"], 1, "checks failed"),
@@ -85,6 +86,12 @@ CASES = {
     "infinity": (["onnx", "inf.pth"], 3, "not finite"),
     "shape zero": (["onnx", "good.pth", "--shape", 0, 0], 2, "height 0 (nearest: 32)"),
     "shape negative": (["onnx", "good.pth", "--shape", -32, 64], 2, "height -32"),
+    "shape of upstream": (["onnx", "good.pth", "--shape", -1, -1], 2, "leave --shape out"),
+    "order of upstream": (
+        ["onnx", "config.py", "good.pth"], 2, "onnx good.pth --config config.py"),
+    "batch of words": (["onnx", "good.pth", "--batch", "many"], 2, "neither dynamic nor a number"),
+    "batch for ncnn": (
+        ["ncnn", "good.pth", "--shape", 64, 64, "--batch", "dynamic"], 2, "one picture at a time"),
     "shape off the grid": (["onnx", "good.pth", "--shape", 650, 490], 2, "640 or 672"),
     "shape beyond memory": (["onnx", "--shape", 200000, 200000], 4, "choose a smaller shape"),
     "batch without shape": (["onnx", "good.pth", "--batch", 2], 2, "give --shape H W"),
@@ -117,12 +124,21 @@ CASES = {
 }  # fmt: skip
 
 
+# One of each kind runs as a process: a file, an option, code that must not run, memory.
+PROCESSES = (
+    "truncated checkpoint",
+    "unknown option",
+    "pickle that runs code",
+    "shape beyond memory",
+)
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_bad_input_gets_one_sentence_and_the_right_exit_code(case, inputs, scrfdconv):
+def test_bad_input_gets_one_sentence_and_the_right_exit_code(case, inputs, scrfdconv, in_process):
     arguments, code, said = CASES[case]
     before = sorted(p.name for p in inputs.iterdir())
 
-    ran = scrfdconv(*arguments, cwd=inputs)
+    ran = (scrfdconv if case in PROCESSES else in_process)(*arguments, cwd=inputs)
 
     assert ran.code == code, ran.err
     assert said in ran.sentence

@@ -199,7 +199,7 @@ def test_the_commands_of_the_document_are_true(tmp_path):
             check=False,
         )  # fmt: skip
         assert ran.returncode == 0, (command, ran.stderr)
-    assert len(commands) == 5
+    assert len(commands) == 7
 
 
 @pytest.mark.slow

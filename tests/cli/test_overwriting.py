@@ -2,27 +2,60 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 
+from scrfdconv.checks.reports.files import report_json
 from scrfdconv.converters.artifact import require_distinct
 from scrfdconv.converters.errors import OutputError
+from scrfdconv.converters.network.architecture import toml_from_architecture
+
+RECIPE = """
+version = 1
+name = "a"
+
+[checkpoints.a]
+path = "{}"
+
+[[targets]]
+format = "onnx"
+"""
 
 
 @pytest.fixture
-def files(tiny_onnx, tiny_pth, tmp_path):
+def files(tiny, tiny_onnx, tiny_pth, small_result, tmp_path):
     """A model, a checkpoint, a picture and a table in one folder."""
     shutil.copy(tiny_onnx, tmp_path / "model.onnx")
     shutil.copy(tiny_pth, tmp_path / "model.pth")
     cv2.imwrite(str(tmp_path / "face.png"), np.full((64, 64, 3), 90, np.uint8))
+    # pictures by their content
+    for name in ("face.bin", "face.onnx"):
+        shutil.copy(tmp_path / "face.png", tmp_path / name)
+    shutil.copy(tiny_onnx, tmp_path / "model.png")
     (tmp_path / "table.json").write_text("{}")
-    (tmp_path / "config.py").write_text("model = dict()\n")
+    (tmp_path / "net.toml").write_text(toml_from_architecture(tiny.architecture))
+    onnx.save(
+        onnx.load(tiny_onnx),
+        tmp_path / "large.onnx",
+        save_as_external_data=True,
+        location="large.data",
+        size_threshold=512,
+    )
+    (tmp_path / "build.toml").write_text(RECIPE.format("model.pth"))
+    (tmp_path / "a").mkdir()
+    shutil.copy(tiny_pth, tmp_path / "a" / "a.onnx")
+    (tmp_path / "itself.toml").write_text(RECIPE.format("a/a.onnx"))
+    shutil.copy(tmp_path / "build.toml", tmp_path / "report.md")
+    (tmp_path / "report.json").write_text(report_json(small_result))
     return tmp_path
 
 
+IS_TINY = ("--architecture", "net.toml")
 COMMANDS = {
     "onnx over its checkpoint": ["onnx", "model.pth", "-o", "model.pth"],
     "onnx over its source": ["onnx", "model.onnx", "--shape", "64", "64", "-o", "model.onnx"],
@@ -53,18 +86,43 @@ COMMANDS = {
         *("tensorrt", "model.onnx", "--precision", "fp16", "--plan-only", "--shape", "64", "64"),
         *("--no-verify", "-o", "model.engine"),
     ],
+    "a planned graph over a picture": [
+        *("tensorrt", "model.pth", "--precision", "fp16", "--plan-only", "--shape", "64", "64"),
+        *("--images", "face.onnx", "-o", "face.engine"),
+    ],
+    "onnx over its architecture": ["onnx", "model.pth", *IS_TINY, "-o", "net.toml"],
+    "onnx over the weights of its source": ["onnx", "large.onnx", "-o", "large.data"],
+    "simplify over the weights of its source": ["simplify", "large.onnx", "-o", "large.data"],
+    "fp16 over the weights of its source": ["fp16", "large.onnx", "-o", "large.data"],
+    "openvino over a picture": [
+        *("openvino", "model.pth", *IS_TINY, "--images", "face.bin", "-o", "face.xml"),
+    ],
+    "ncnn over a picture": ["ncnn", "model.pth", "--images", "face.bin", "-o", "face.param"],
+    "mnn over its source": ["mnn", "model.onnx", "-o", "model.onnx"],
+    "openvino over its source": ["openvino", "model.onnx", "-o", "model.onnx"],
+    "ncnn over its source": ["ncnn", "model.onnx", "-o", "model.onnx"],
+    "lift over its source": ["lift", "model.onnx", "-o", "model.onnx"],
+    "lift over the weights of its source": ["lift", "large.onnx", "-o", "large.data"],
+    "lift over a picture": ["lift", "model.onnx", "--images", "face.png", "-o", "face.png"],
+    "a build over its checkpoint": ["build", "itself.toml", "-o", "."],
+    "a report over the recipe": ["build", "report.md", "-o", "."],
+    "a merged report over a part": ["report", "merge", "report.json"],
+    "a new recipe over a checkpoint": ["build", "--init", "model.pth", "-o", "model.pth"],
+    "a drawing over a picture": ["detect", "model.onnx", "face.png", "--draw", "."],
+    "curves over the model": ["eval", "model.png", "--widerface", ".", "--plot", "model.png"],
+    "curves over a picture": ["eval", "model.onnx", "--widerface", ".", "--plot", "face.png"],
 }
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_what_is_read_is_not_written_over(name, files, scrfdconv):
     (files / "x").mkdir()
-    before = {path: path.read_bytes() for path in files.iterdir() if path.is_file()}
+    before = {path: path.read_bytes() for path in files.rglob("*") if path.is_file()}
 
     ran = scrfdconv(*COMMANDS[name], cwd=files)
 
     assert ran.code not in (0, 70), ran.err
-    assert "give another output file" in ran.sentence
+    assert re.search("give another (output file|folder)|name another file", ran.sentence)
     assert {path: path.read_bytes() for path in before} == before
 
 

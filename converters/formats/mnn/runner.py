@@ -20,6 +20,7 @@ import numpy as np
 
 from scrfdconv.converters.errors import ArtifactError
 from scrfdconv.converters.formats.mnn.reading import Network, read_network
+from scrfdconv.converters.graph.kinds import output_kind
 from scrfdconv.converters.graph.model_file import IMAGE_RANK
 from scrfdconv.converters.libraries import library
 from scrfdconv.converters.metadata import architecture_from_metadata
@@ -93,7 +94,8 @@ def _interface(network: Network) -> Interface:
     height, width = (side if side > 0 else None for side in dims[2:])
     a = architecture_from_metadata(network.metadata)
     # A file with a free batch says 1, too; where the size is fixed, so is the batch.
-    batch = dims[0] if height else None
+    single = output_kind(network.metadata) == "flat"
+    batch = dims[0] if height or single else None
     multiple = a.size_multiple if a else SIZE_MULTIPLE
     return Interface(outputs=names, batch=batch, height=height, width=width, size_multiple=multiple)
 

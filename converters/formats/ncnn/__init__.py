@@ -10,6 +10,7 @@ from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.errors import UsageError
 from scrfdconv.converters.formats import Format, Source
 from scrfdconv.converters.libraries import missing
+from scrfdconv.converters.options import DYNAMIC
 
 if TYPE_CHECKING:
     from scrfdconv.converters.graph.convolution import Convolution
@@ -75,8 +76,11 @@ class Ncnn(Format):
         return "half weights; the device chooses the arithmetic" if precision == "fp16" else ""
 
     def require_possible(self, source: Source, options: Any, sizes: Any) -> None:
-        """Refuse a batch: ncnn takes one picture at a time."""
-        if sizes.batch > 1:
+        """Refuse a batch, and outputs without an axis that ncnn's outputs have not anyway."""
+        if getattr(sizes, "outputs", None) == "flat":
+            raise UsageError("--outputs flat: ncnn's raw outputs have no batch axis; leave it out.")
+        if sizes.batch != 1:
             raise UsageError(
-                f"--batch {sizes.batch}: ncnn takes one picture at a time; leave --batch out."
+                f"--batch {sizes.batch or DYNAMIC}: ncnn takes one picture at a time; leave "
+                "--batch out."
             )

@@ -35,7 +35,7 @@ def write_model(source: Path, out: Path, precision: str) -> None:
     fixed = (height, width) if height and width else None
     with TemporaryDirectory(prefix="scrfdconv-") as folder:
         prepared = Path(folder, "model.onnx")
-        prepared.write_bytes(serialised(for_pnnx(model)))
+        prepared.write_bytes(serialised(for_pnnx(model, str(source))))
         sizes = [fixed] if fixed else _traced_sizes(outputs)
         _run_pnnx(prepared, sizes, precision)
         weights = Path(folder, "model.ncnn.bin").read_bytes()

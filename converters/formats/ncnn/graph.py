@@ -8,6 +8,8 @@ import numpy as np
 
 from scrfdconv.converters.graph.edits import prepared, replace_all
 from scrfdconv.converters.graph.model_file import image_input
+from scrfdconv.converters.lifting.graph import Graph, Node
+from scrfdconv.converters.lifting.units import EPSILON, Norm, norm_after
 
 if TYPE_CHECKING:
     import onnx
@@ -16,13 +18,14 @@ _GROUP_NORM_OPSET = 21  # the first one with a scale for each channel
 _DOUBLE = (1.0, 1.0, 2.0, 2.0)
 
 
-def for_pnnx(model: onnx.ModelProto) -> onnx.ModelProto:
+def for_pnnx(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
     """A copy of ``model`` with a batch of 1 and without arithmetic on shapes.
+
+    ``where`` names the file in errors; raises ArtifactError for a norm of another form.
 
     1. Upsampling becomes doubling. Exports take the size of the map that is added, which pnnx
        cannot follow. For sides that are multiples of the largest stride, both are the same.
-    2. GroupNorm, which exports spell as Reshape, InstanceNormalization, Reshape, Mul and Add,
-       becomes one node, as ncnn has it.
+    2. GroupNorm, which exports spell with a dozen nodes, becomes one node, as ncnn has it.
     """
     result = prepared(model)
     graph = result.graph
@@ -34,7 +37,7 @@ def for_pnnx(model: onnx.ModelProto) -> onnx.ModelProto:
             dim.Clear()
     del graph.value_info[:]
     _double_instead_of_sizes(graph)
-    if _fuse_group_norms(graph):
+    if _fuse_group_norms(result, where):
         opset = next(o for o in result.opset_import if o.domain in ("", "ai.onnx"))
         opset.version = max(opset.version, _GROUP_NORM_OPSET)
     _drop_unread(graph)
@@ -51,49 +54,35 @@ def _double_instead_of_sizes(graph: onnx.GraphProto) -> None:
     graph.initializer.append(numpy_helper.from_array(np.array(_DOUBLE, np.float32), name))
 
 
-def _fuse_group_norms(graph: onnx.GraphProto) -> int:
+def _fuse_group_norms(model: onnx.ModelProto, where: str) -> int:
     """Replace every spelled-out GroupNorm by one node; returns their number."""
-    from onnx import helper, numpy_helper
-
-    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    makers = {name: node for node in graph.node for name in node.output}
-    readers = {name: node for node in graph.node for name in node.input}
+    graph = Graph(model, where)
     fused: dict[str, onnx.NodeProto] = {}
-    for node in graph.node:
-        if node.op_type != "InstanceNormalization":
+    for node in graph.live:
+        if node.operator != "Conv":
             continue
-        split = makers[node.input[0]]  # to (N, groups, -1)
-        join = readers[node.output[0]]
-        scale = readers[join.output[0]]
-        shift = readers[scale.output[0]]
-        kinds = [n.op_type for n in (split, join, scale, shift)]
-        if kinds != ["Reshape", "Reshape", "Mul", "Add"]:
-            continue
-        groups = int(tensors[split.input[1]][1])
-        constants = [_flat(graph, tensors, n) for n in (scale, shift)]
-        epsilon = next(a.f for a in node.attribute if a.name == "epsilon")
-        fused[shift.name] = helper.make_node(
-            "GroupNormalization",
-            [split.input[0], *constants],
-            list(shift.output),
-            shift.name,
-            num_groups=groups,
-            epsilon=epsilon,
-        )
-    replace_all(graph.node, [fused.get(node.name, node) for node in graph.node])
+        norm, nodes = norm_after(graph, node.output, graph.channels(node.output))
+        if norm and norm.kind == "gn":
+            fused[nodes[-1].output] = _one_node(model.graph, norm, node.output, nodes[-1])
+    replace_all(model.graph.node, [fused.get(n.output[0], n) for n in model.graph.node])
     return len(fused)
 
 
-def _flat(graph: onnx.GraphProto, tensors: dict[str, np.ndarray], node: onnx.NodeProto) -> str:
-    """The constant operand of ``node`` as one value for each channel, under a name of its own."""
-    from onnx import numpy_helper
+def _one_node(graph: onnx.GraphProto, norm: Norm, source: str, last: Node) -> onnx.NodeProto:
+    """GroupNorm of ``source`` in place of the node that was the ``last`` of its nodes."""
+    from onnx import helper, numpy_helper
 
-    operand = next(name for name in node.input if name in tensors)
-    name = f"{operand}.flat"
-    if name not in tensors:
-        tensors[name] = tensors[operand].reshape(-1)
-        graph.initializer.append(numpy_helper.from_array(tensors[name], name))
-    return name
+    names = [f"{last.output}.scale", f"{last.output}.shift"]
+    for name, values in zip(names, (norm.weight, norm.bias), strict=True):
+        graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
+    return helper.make_node(
+        "GroupNormalization",
+        [source, *names],
+        [last.output],
+        last.name,
+        num_groups=norm.groups,
+        epsilon=EPSILON,
+    )
 
 
 def _drop_unread(graph: onnx.GraphProto) -> None:

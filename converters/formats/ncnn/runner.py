@@ -23,6 +23,7 @@ from scrfdconv.converters.runner import (
 from scrfdconv.converters.trial import require_survival
 
 _MATRIX = 2  # dimensions of an output: rows and values
+_MAP = 3  # channels, height, width
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,10 @@ class NcnnRunner(Runner):
         for name in self._names:
             failed, value = extractor.extract(name)
             array = None if failed else np.array(value, np.float32)
-            if array is None or array.ndim != _MATRIX:
+            if array is None or array.ndim not in (_MATRIX, _MAP):
                 raise ArtifactError(
-                    f"{self._path.name}: gives no rows for {name} on an image of shape "
-                    f"{image.shape}; raw feature maps are not read here."
+                    f"{self._path.name}: gives neither rows nor a map for {name} on an image of "
+                    f"shape {image.shape}."
                 )
             found.append(array)
         return found

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from scrfdconv.converters.errors import UsageError
 from scrfdconv.converters.formats import Format, Source
+from scrfdconv.converters.graph.kinds import FaceRules, OutputKind
 from scrfdconv.converters.options import Option, SizeOptions
 from scrfdconv.converters.precision import precisions
 
@@ -25,6 +27,9 @@ ON_CPU = (
     "FP16 is for GPUs and NPUs: ONNX Runtime on a CPU computes it in float32, in about the float "
     "model's time or up to a fifth more."
 )
+_FOR_FACES = "For --outputs faces"  # heading in --help
+_MOST_FACES = 1000  # more than any picture has; every place is computed for every picture
+_LEAST_SCORE = 0.001  # places without a face have the score 0
 # Protobuf tag of ModelProto.ir_version, the first field that writers emit.
 _IR_VERSION = 0x08
 
@@ -46,6 +51,62 @@ class OnnxOptions(SizeOptions):
     exporter: Annotated[
         Exporter, Option(help="Which of torch's exporters; dynamo is slower.", in_name="{}")
     ] = "torchscript"
+    # None: raw for exports, unchanged for a model that is ONNX already.
+    outputs: Annotated[
+        OutputKind | None,
+        Option(
+            help="raw: rows of anchors for each image; flat: rows of one image, without its axis; "
+            "maps: what the heads give, (N, anchors * width, H/s, W/s); faces: decoded and "
+            "suppressed in the graph.",
+            shown_default="raw",
+            in_name="{}",
+            none_means="raw",
+        ),
+    ] = None
+    max_faces: Annotated[
+        int,
+        Option(
+            help="Places for faces, the best ones.",
+            least=1,
+            most=_MOST_FACES,
+            in_name="max{}",
+            group=_FOR_FACES,
+        ),
+    ] = 100
+    threshold: Annotated[
+        float,
+        Option(
+            help="Lowest score of a face.",
+            least=_LEAST_SCORE,
+            most=1,
+            in_name="score{}",
+            group=_FOR_FACES,
+        ),
+    ] = 0.5
+    nms_iou: Annotated[
+        float,
+        Option(
+            help="Boxes that overlap by more are one face.",
+            flag="--nms",
+            least=0,
+            most=1,
+            in_name="nms{}",
+            group=_FOR_FACES,
+        ),
+    ] = 0.4
+
+    @property
+    def rules(self) -> FaceRules:
+        """For outputs that are faces."""
+        return FaceRules(threshold=self.threshold, nms_iou=self.nms_iou, max_faces=self.max_faces)
+
+
+def require_outputs(options: OnnxOptions) -> None:
+    """Raise UsageError for flat outputs of several images, and for rules of faces without faces."""
+    if options.outputs == "flat" and options.batch != 1:
+        raise UsageError("--outputs flat has no axis for a batch: leave --batch out.")
+    if options.outputs != "faces" and options.rules != OnnxOptions().rules:
+        raise UsageError("--max-faces, --threshold and --nms are for --outputs faces.")
 
 
 class Onnx(Format):
@@ -79,6 +140,11 @@ class Onnx(Format):
             model = precisions()[precision].convert(source, options)  # type: ignore[arg-type]
         out.write_bytes(serialised(model))
 
+    def require_possible(self, source: Source, options: Any, sizes: Any) -> None:
+        """Refuse outputs that contradict other options."""
+        if isinstance(sizes, OnnxOptions):
+            require_outputs(sizes)
+
     def libraries_for(self, options: Any) -> tuple[str, ...]:
         """Dynamo exports through onnxscript."""
         dynamo = isinstance(options, OnnxOptions) and options.exporter == "dynamo"
@@ -89,6 +155,12 @@ class Onnx(Format):
         from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 
         return OnnxRunner(path, threads)
+
+    def files_read(self, path: Path) -> tuple[Path, ...]:
+        """The file, and those in which tensors are stored outside of the file."""
+        from scrfdconv.converters.graph.model_file import files_of_tensors
+
+        return (path, *files_of_tensors(path))
 
     def convolutions(self, path: Path) -> Iterator[Convolution]:
         """Every convolution with constant weights."""

@@ -15,18 +15,24 @@ from typing import TYPE_CHECKING
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.checkpoint.metadata import metadata_for
 from scrfdconv.converters.errors import UsageError
-from scrfdconv.converters.formats.onnx import DEFAULT_OPSET, OnnxOptions
+from scrfdconv.converters.formats.onnx import (
+    DEFAULT_OPSET,
+    OnnxOptions,
+    require_outputs,
+)
 from scrfdconv.converters.formats.onnx.export import exported
+from scrfdconv.converters.graph.faces import append_faces
+from scrfdconv.converters.graph.kinds import KEY, FaceRules, OutputKind, output_kind
 from scrfdconv.converters.graph.model_file import (
     image_input,
     load_onnx,
     opset_of,
 )
 from scrfdconv.converters.graph.norms import write_group_norms
+from scrfdconv.converters.graph.outputs import declare_outputs, write_outputs
 from scrfdconv.converters.graph.passes import (
     axis_names,
     constants_as_initializers,
-    declare_outputs,
     describe,
     pin_output_reshapes,
     set_metadata,
@@ -38,6 +44,7 @@ from scrfdconv.converters.graph.passes import (
 from scrfdconv.converters.metadata import PREFIX, architecture_from_metadata
 from scrfdconv.converters.metadata import own_metadata as _own
 from scrfdconv.converters.network.architecture import require_shape
+from scrfdconv.converters.options import DYNAMIC
 
 if TYPE_CHECKING:
     import onnx
@@ -60,6 +67,7 @@ def onnx_from_checkpoint(checkpoint: Checkpoint, options: OnnxOptions) -> onnx.M
     a = checkpoint.architecture
     opset = DEFAULT_OPSET if options.opset is None else options.opset
     require_opset(opset)
+    require_outputs(options)
     if options.shape:
         require_shape(options.shape, a.size_multiple)
     model = exported(checkpoint, opset, options.exporter)
@@ -70,13 +78,23 @@ def onnx_from_checkpoint(checkpoint: Checkpoint, options: OnnxOptions) -> onnx.M
         model = simplify(model)
         constants_as_initializers(model.graph)
         write_group_norms(model)
+    kind = options.outputs or "raw"
     if options.shape:
         fix_input(model, options.batch, options.shape)
+    elif kind == "flat":
+        fix_batch(model, 1)
     model = simplify(model)
     constants_as_initializers(model.graph)
-    declare_outputs(model, a, options.shape, options.batch)
+    if kind == "faces":
+        append_faces(model, a, options.rules)
+    else:
+        write_outputs(model, kind, a)
+    declare_outputs(model, kind, a, options.shape, options.batch, options.max_faces)
     use_own_tensor_names(model)
     metadata = metadata_for(checkpoint, "fp32", options.shape, options.batch)
+    metadata |= {} if kind == "raw" else {KEY: kind}
+    metadata |= {"batch": "1"} if kind == "flat" else {}
+    metadata |= options.rules.metadata if kind == "faces" else {}
     describe(model, {PREFIX + key: value for key, value in metadata.items()}, a.name)
     _require_written_opset(model, opset, options.exporter)
     return model
@@ -98,13 +116,19 @@ def simplified(model: onnx.ModelProto, options: OnnxOptions) -> onnx.ModelProto:
             f"--opset {options.opset}: the model has opset {opset_of(model)}; an opset is chosen "
             "where a checkpoint is exported."
         )
+    if options.outputs is not None and not _has_outputs(model, options.outputs):
+        raise UsageError(
+            f"--outputs {options.outputs}: outputs are chosen where a network is exported, and "
+            "this graph is taken as it is."
+        )
     kept = {p.key: p.value for p in model.metadata_props if not p.key.startswith(SIMPLIFIER)}
     if options.shape:
         require_shape(options.shape)
         fix_input(model, options.batch, options.shape)
         if PREFIX + "shape" in kept:
             height, width = options.shape
-            kept |= {PREFIX + "shape": f"{height}x{width}", PREFIX + "batch": str(options.batch)}
+            batch = str(options.batch or DYNAMIC)
+            kept |= {PREFIX + "shape": f"{height}x{width}", PREFIX + "batch": batch}
     for output in model.graph.output:
         # Released models declare the shapes of the size they were exported at, or zeros.
         for dim in output.type.tensor_type.shape.dim:
@@ -112,11 +136,13 @@ def simplified(model: onnx.ModelProto, options: OnnxOptions) -> onnx.ModelProto:
     del model.graph.value_info[:]
     model = simplify(model)
     own = _own(kept)
-    architecture = architecture_from_metadata(own)
-    if architecture and axis_names(architecture).keys() != {o.name for o in model.graph.output}:
+    architecture, kind = architecture_from_metadata(own), output_kind(own)
+    names = {output.name for output in model.graph.output}
+    if architecture and kind != "faces" and axis_names(architecture).keys() != names:
         architecture = None  # somebody renamed, added or left out outputs: not one of our exports
     if architecture:
-        declare_outputs(model, architecture, options.shape, options.batch)
+        faces = FaceRules.of(own).max_faces if kind == "faces" else 0
+        declare_outputs(model, kind, architecture, options.shape, options.batch, faces)
     if architecture and own.get("precision") == "fp32":  # one of our exports: the same bytes again
         constants_as_initializers(model.graph)
         use_own_tensor_names(model)
@@ -124,12 +150,27 @@ def simplified(model: onnx.ModelProto, options: OnnxOptions) -> onnx.ModelProto:
     return model
 
 
-def fix_input(model: onnx.ModelProto, batch: int, shape: tuple[int, int]) -> None:
-    """Set the input to (batch, C, H, W); raises UsageError where it is fixed to another shape."""
-    if batch < 1:
+def _has_outputs(model: onnx.ModelProto, kind: OutputKind) -> bool:
+    own = _own({p.key: p.value for p in model.metadata_props})
+    return architecture_from_metadata(own) is not None and output_kind(own) == kind
+
+
+def fix_batch(model: onnx.ModelProto, batch: int) -> None:
+    """Set the number of images alone; height and width stay free."""
+    dim = image_input(model).type.tensor_type.shape.dim[0]
+    dim.Clear()
+    dim.dim_value = batch
+
+
+def fix_input(model: onnx.ModelProto, batch: int | None, shape: tuple[int, int]) -> None:
+    """Set the input to (batch, C, H, W), a batch of None left free.
+
+    Raises UsageError where the input is fixed to another shape.
+    """
+    if batch is not None and batch < 1:
         raise UsageError(f"--batch {batch}: must be at least 1.")
     dims = image_input(model).type.tensor_type.shape.dim
-    for i, size in ((0, batch), (2, shape[0]), (3, shape[1])):
+    for i, size in ((0, batch or DYNAMIC), (2, shape[0]), (3, shape[1])):
         fixed = dims[i].dim_value
         if fixed and fixed != size:
             axis = ("batch", "", "height", "width")[i]
@@ -137,8 +178,9 @@ def fix_input(model: onnx.ModelProto, batch: int, shape: tuple[int, int]) -> Non
                 f"The model's {axis} is fixed to {fixed} and cannot become {size}; export anew "
                 "from the checkpoint."
             )
-        dims[i].Clear()
-        dims[i].dim_value = size
+        if isinstance(size, int):
+            dims[i].Clear()
+            dims[i].dim_value = size
 
 
 def _require_written_opset(model: onnx.ModelProto, opset: int, exporter: str) -> None:

@@ -16,12 +16,14 @@ from scrfdconv.converters.errors import ArtifactError, InputFileError
 from scrfdconv.converters.formats.torchscript.safety import Code, UnsafeError, code_of
 from scrfdconv.converters.formats.torchscript.tracing import METADATA_FILE
 from scrfdconv.converters.metadata import architecture_from_metadata
+from scrfdconv.converters.options import DYNAMIC
 from scrfdconv.converters.runner import Interface, canonical_outputs
 from scrfdconv.converters.structured import json_as
 
 MAX_METADATA = 1 << 16  # bytes; ours has 1 kB
 _INPUT = re.compile(  # batch and shape of the metadata; no picture has more than 5 digits
-    r"dynamic dynamic|(?P<batch>[1-9]\d{0,4}) (?P<height>[1-9]\d{0,4})x(?P<width>[1-9]\d{0,4})"
+    r"dynamic dynamic|"
+    r"(?P<batch>[1-9]\d{0,4}|dynamic) (?P<height>[1-9]\d{0,4})x(?P<width>[1-9]\d{0,4})"
 )
 _CODE, _EXTRA = "code/", "extra/"
 # Pickles of an archive, and the folders of their tensors.
@@ -63,7 +65,8 @@ class Archive:
             )
         if found["height"] is None:
             return Interface.of(a)
-        batch, height, width = map(int, found.group("batch", "height", "width"))
+        height, width = map(int, found.group("height", "width"))
+        batch = None if found["batch"] == DYNAMIC else int(found["batch"])
         return Interface.of(a, batch, (height, width))
 
 

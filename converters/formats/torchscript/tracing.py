@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 METADATA_FILE = "scrfdconv.json"  # inside the archive, read through `_extra_files`
+_ANY = 0  # a batch of any size
 PROBE_SIZE = (128, 128)  # whole cells at every stride up to 128
 
 
@@ -44,8 +45,7 @@ def torchscript_from_checkpoint(source: Checkpoint, options: SizeOptions) -> byt
             source.model(), images, check_trace=False
         )
         if options.shape:
-            shape = (options.batch, CHANNELS, *options.shape)
-            module = _of_one_shape(module, shape)
+            module = _of_one_shape(module, (options.batch or _ANY, CHANNELS, *options.shape))
         frozen = torch.jit.freeze(module.eval())
         torch.jit.save(frozen, buffer, {METADATA_FILE: json.dumps(metadata)})
     return _without_paths(buffer)
@@ -72,11 +72,12 @@ def _of_one_shape(traced: Any, shape: tuple[int, ...]) -> Any:
         def __init__(self) -> None:
             super().__init__()
             self.model = traced
-            self.shape = list(shape)
+            self.free = int(shape[0] == _ANY)  # axes at the front that are not compared
+            self.shape = list(shape)[self.free :]
 
         # TorchScript finds the type of what is returned, and reads every comment behind `def`.
         def forward(self, images: torch.Tensor):  # type: ignore[no-untyped-def]
-            if list(images.shape) != self.shape:
+            if list(images.shape)[self.free :] != self.shape:
                 raise ValueError(f"images must have the shape {self.shape}")
             return self.model(images)
 

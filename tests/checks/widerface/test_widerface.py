@@ -76,6 +76,7 @@ def test_the_ground_truth_has_the_known_numbers_of_images_and_faces(wider):
     assert truth.names[0] == NAME
 
 
+@pytest.mark.slow
 def test_real_images_score_exactly_as_the_plain_loops(wider):
     truth = widerface_truth.load_ground_truth(wider).first(60)
     everything = load_results(wider / "retinaface_mobilenet0.25_results.zip")
