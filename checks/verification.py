@@ -11,6 +11,7 @@ import numpy as np
 from scrfdconv.checks.arithmetic import notes_on_twin
 from scrfdconv.checks.batches import batch_results
 from scrfdconv.checks.faces.compare import FacesComparison, model_input
+from scrfdconv.checks.faces.in_graph import in_graph_results
 from scrfdconv.checks.parity import CHECK as PARITY
 from scrfdconv.checks.parity import (
     Observe,
@@ -64,6 +65,7 @@ def verify(reference: Source, path: Path, demand: Demand | None = None) -> Repor
     results += batch_results(got, demand.loosen)
     results += _size_claimed(got)
     results += map(CheckResult.of, format_of(path).findings(got))
+    results += _decoded_in_graph(got, demand)
     notes = _notes(reference, demand)
     if (growth := _growth(want, got, _judged_by(got))) > 1:
         notes.append(
@@ -100,7 +102,14 @@ def verify_simplified(source: Path, path: Path, demand: Demand | None = None) ->
     results = compare_opened(want, got, demand, "fp32")
     if got.by_image:
         results += batch_results(got, demand.loosen)
+        results += _decoded_in_graph(got, demand)
     return Report.of(results, _loosened(demand))
+
+
+def _decoded_in_graph(got: Runner, demand: Demand) -> Iterator[CheckResult]:
+    """The check of a file that ends with faces."""
+    if isinstance(got, OnnxRunner):
+        yield from in_graph_results(got, demand.images)
 
 
 def compare_opened(

@@ -196,6 +196,22 @@ def require_possible(source: Source, target: Target, demand: Demand | None) -> N
     if why and demand:
         raise UsageError(why)
     maker.require_possible(source, options, target.sizes)
+    _require_end(source, target)
+
+
+def _require_end(source: Source, target: Target) -> None:
+    """Refuse to build on a graph that ends with faces: nothing here reads them from other files."""
+    maker = target.maker
+    graph = maker.chain()[0]
+    wanted: Any = target.of(graph.options)
+    if graph is not maker and graph.from_itself:
+        graph.require_possible(source, wanted, target.sizes)
+    if graph is maker and target.precision in (None, FLOAT):
+        return
+    if getattr(wanted, "outputs", None) == "faces":
+        raise UsageError(
+            "--outputs faces is for ONNX in float32: leave the option out, or make it with onnx."
+        )
 
 
 # ---------------------------------------------------------------- what is on the way

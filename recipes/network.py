@@ -15,8 +15,8 @@ from scrfdconv.checks.verification import Demand
 from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.errors import ArtifactError, CheckFailed
 from scrfdconv.converters.formats import Source, formats
+from scrfdconv.converters.graph.kinds import output_kind
 from scrfdconv.converters.graph.model_file import image_input, load_onnx, opset_of
-from scrfdconv.converters.graph.outputs import output_kind
 from scrfdconv.converters.metadata import architecture_from_metadata, own_metadata
 from scrfdconv.converters.precision import FLOAT
 from scrfdconv.recipes.lift import fit, lifted

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scrfdconv.converters.artifact import readable
 from scrfdconv.converters.errors import ArtifactError, ScrfdconvError
+from scrfdconv.converters.graph.faces import with_raw_outputs
 from scrfdconv.converters.graph.inference import SILENT
+from scrfdconv.converters.graph.kinds import output_kind
 from scrfdconv.converters.graph.model_file import (
     IMAGE_RANK,
     load_onnx,
@@ -26,7 +28,10 @@ from scrfdconv.converters.outputs import (
     named_by_shape,
     require_rows,
 )
-from scrfdconv.converters.runner import Interface, Runner, thread_limit
+from scrfdconv.converters.runner import Interface, Outputs, Runner, thread_limit
+
+if TYPE_CHECKING:
+    import onnx
 
 PROBE_SIZE = (128, 128)  # of models of any size: whole cells at every stride up to 128
 _MATRIX = 2  # rank of outputs without a batch axis
@@ -41,12 +46,16 @@ class OnnxRunner(Runner):
     def __init__(self, path: Path, threads: int | None = None, *, scrfd: bool = True) -> None:
         self.path, self.by_image = path, scrfd
         self._session = _session(path, threads)
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        self._threads = threads
+        self._metadata = own_metadata(self._session.get_modelmeta().custom_metadata_map)
+        self.face_names = self._faces_first() if scrfd else ()
+        inputs = self._session.get_inputs()
+        outputs = [o for o in self._session.get_outputs() if o.name not in self.face_names]
         if len(inputs) != 1 or len(inputs[0].shape) != IMAGE_RANK:
             raise ArtifactError(f"{path}: is not an SCRFD: expected one image input (N, 3, H, W).")
         self._input = inputs[0]
         self.output_names = tuple(output.name for output in outputs)
-        metadata = own_metadata(self._session.get_modelmeta().custom_metadata_map)
+        metadata = self._metadata
         batch, channels, height, width = self._size = tuple(
             d if isinstance(d, int) and d > 0 else None for d in self._input.shape
         )
@@ -74,6 +83,38 @@ class OnnxRunner(Runner):
             metadata,
         )
         self.remark = naming.remark if naming else ""
+
+    def _faces_first(self) -> tuple[str, ...]:
+        """The outputs of a file that ends with faces; its session gets the raw ones, too."""
+        if output_kind(self._metadata) != "faces":
+            return ()
+        names = tuple(output.name for output in self._session.get_outputs())
+        self._session = self._session_with_rows(None)
+        return names
+
+    def _session_with_rows(self, threshold: float | None) -> Any:
+        return _session(self.path, self._threads, self._with_rows(threshold).SerializeToString())
+
+    def _with_rows(self, threshold: float | None = None) -> onnx.ModelProto:
+        a = architecture_from_metadata(self._metadata)
+        if a is None:
+            raise ArtifactError(f"{self.path}: its faces have no architecture; convert it again.")
+        return with_raw_outputs(load_onnx(self.path), a, threshold)
+
+    def faces_and_rows(
+        self, images: np.ndarray, threshold: float | None = None
+    ) -> tuple[Outputs, Outputs]:
+        """The faces of a file that ends with faces, and the raw outputs of the same run.
+
+        ``threshold`` replaces that of the file.
+        """
+        session = self._session if threshold is None else self._session_with_rows(threshold)
+        names = (*self.face_names, *self.output_names)
+        values = dict(zip(names, session.run(names, {self._input.name: images}), strict=True))
+        return (
+            {name: values[name] for name in self.face_names},
+            {name: values[name] for name in self.output_names},
+        )
 
     def _naming(self, declared: Sequence[Sequence[Any]]) -> Naming:
         """Which output is which: by our names, else by shapes, else by position.
@@ -115,7 +156,8 @@ class OnnxRunner(Runner):
 
     @cached_property
     def _precisions(self) -> dict[str, str]:
-        by_own_name = output_precisions(load_onnx(self.path))
+        model = self._with_rows() if self.face_names else load_onnx(self.path)
+        by_own_name = output_precisions(model)
         names = zip(self.interface.outputs, self.output_names, strict=True)
         return {canonical: by_own_name[own] for canonical, own in names}
 
@@ -137,7 +179,8 @@ def _of_one(shape: tuple[int, ...], batch: int) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _session(path: Path, threads: int | None) -> Any:
+def _session(path: Path, threads: int | None, content: bytes | None = None) -> Any:
+    """The session of a file, or of ``content`` in its place."""
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(SILENT)
@@ -149,7 +192,7 @@ def _session(path: Path, threads: int | None) -> Any:
         options.inter_op_num_threads = 1
     try:
         return onnxruntime.InferenceSession(
-            str(readable(path)), options, providers=["CPUExecutionProvider"]
+            content or str(readable(path)), options, providers=["CPUExecutionProvider"]
         )
     except ScrfdconvError:
         raise

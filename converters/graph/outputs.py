@@ -5,31 +5,19 @@ Every kind keeps names and order (rule 1 of ``formats/onnx/building.py``); only 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 from scrfdconv.converters.errors import ArtifactError
 from scrfdconv.converters.graph.edits import replace_all
+from scrfdconv.converters.graph.faces import face_dims
+from scrfdconv.converters.graph.kinds import OutputKind
 from scrfdconv.converters.network.architecture import OUTPUT_KINDS, Architecture
 
 if TYPE_CHECKING:
     import onnx
 
-# raw: (N, rows, width); flat: (rows, width) of one image; maps: (N, anchors * width, H/s, W/s)
-OutputKind = Literal["raw", "flat", "maps"]
-KEY = "output_kind"  # of the metadata; absent for raw outputs
-
 _BEHIND = ("Identity", "Sigmoid", "Reshape", "Transpose")  # between a head's maps and its rows
 _SCORE = OUTPUT_KINDS[0]
-
-
-def output_kind(metadata: Mapping[str, str]) -> OutputKind:
-    """The kind that our metadata name; ArtifactError for one that there is not."""
-    kind = metadata.get(KEY, "raw")
-    for known in get_args(OutputKind):
-        if kind == known:
-            return known  # type: ignore[no-any-return]
-    raise ArtifactError(f"The model's metadata {KEY} are damaged: {kind}; convert it again.")
 
 
 def write_outputs(model: onnx.ModelProto, kind: OutputKind, a: Architecture) -> None:
@@ -108,12 +96,19 @@ def declare_outputs(
     a: Architecture,
     shape: tuple[int, int] | None,
     batch: int | None,
+    faces: int = 0,
 ) -> None:
     """Rule 1: declare shapes (batch, anchors_8, 1) and so on, or the numbers of a fixed shape."""
+    images: int | str
+    if kind == "faces":
+        images = batch if shape and batch else "batch"
+        for value in model.graph.output:
+            _declare(value, face_dims(a, value.name, images, faces))
+        return
     for value in model.graph.output:
         name, _, stride = value.name.partition("_")
         width, step = a.widths[name], int(stride)
-        images: int | str = batch if shape and batch else "batch"
+        images = batch if shape and batch else "batch"
         rows: int | str = f"anchors_{stride}"
         sides: list[int | str] = [f"height_{stride}", f"width_{stride}"]
         if shape:

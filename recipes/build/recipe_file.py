@@ -246,6 +246,8 @@ def _typed(kind: Any, least: float | None, most: float | None) -> Callable[[Any]
             return _shape(value)
         if type(value) is not kind and not (kind is float and type(value) is int):
             return None
+        if kind is float and least is not None and value < least:
+            return None
         if kind is int and value < (1 if least is None else least):
             return None
         return None if most is not None and value > most else value

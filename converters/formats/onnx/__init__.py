@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from scrfdconv.converters.errors import UsageError
 from scrfdconv.converters.formats import Format, Source
-from scrfdconv.converters.graph.outputs import OutputKind
+from scrfdconv.converters.graph.kinds import FaceRules, OutputKind
 from scrfdconv.converters.options import Option, SizeOptions
 from scrfdconv.converters.precision import precisions
 
@@ -27,6 +27,9 @@ ON_CPU = (
     "FP16 is for GPUs and NPUs: ONNX Runtime on a CPU computes it in float32, in about the float "
     "model's time or up to a fifth more."
 )
+_FOR_FACES = "For --outputs faces"  # heading in --help
+_MOST_FACES = 1000  # more than any picture has; every place is computed for every picture
+_LEAST_SCORE = 0.001  # places without a face have the score 0
 # Protobuf tag of ModelProto.ir_version, the first field that writers emit.
 _IR_VERSION = 0x08
 
@@ -53,18 +56,57 @@ class OnnxOptions(SizeOptions):
         OutputKind | None,
         Option(
             help="raw: rows of anchors for each image; flat: rows of one image, without its axis; "
-            "maps: what the heads give, (N, anchors * width, H/s, W/s).",
+            "maps: what the heads give, (N, anchors * width, H/s, W/s); faces: decoded and "
+            "suppressed in the graph.",
             shown_default="raw",
             in_name="{}",
             none_means="raw",
         ),
     ] = None
+    max_faces: Annotated[
+        int,
+        Option(
+            help="Places for faces, the best ones.",
+            least=1,
+            most=_MOST_FACES,
+            in_name="max{}",
+            group=_FOR_FACES,
+        ),
+    ] = 100
+    threshold: Annotated[
+        float,
+        Option(
+            help="Lowest score of a face.",
+            least=_LEAST_SCORE,
+            most=1,
+            in_name="score{}",
+            group=_FOR_FACES,
+        ),
+    ] = 0.5
+    nms_iou: Annotated[
+        float,
+        Option(
+            help="Boxes that overlap by more are one face.",
+            flag="--nms",
+            least=0,
+            most=1,
+            in_name="nms{}",
+            group=_FOR_FACES,
+        ),
+    ] = 0.4
+
+    @property
+    def rules(self) -> FaceRules:
+        """For outputs that are faces."""
+        return FaceRules(threshold=self.threshold, nms_iou=self.nms_iou, max_faces=self.max_faces)
 
 
-def require_axis_for_batch(sizes: Any) -> None:
-    """Raise UsageError for flat outputs of several images."""
-    if getattr(sizes, "outputs", None) == "flat" and sizes.batch != 1:
+def require_outputs(options: OnnxOptions) -> None:
+    """Raise UsageError for flat outputs of several images, and for rules of faces without faces."""
+    if options.outputs == "flat" and options.batch != 1:
         raise UsageError("--outputs flat has no axis for a batch: leave --batch out.")
+    if options.outputs != "faces" and options.rules != OnnxOptions().rules:
+        raise UsageError("--max-faces, --threshold and --nms are for --outputs faces.")
 
 
 class Onnx(Format):
@@ -99,8 +141,9 @@ class Onnx(Format):
         out.write_bytes(serialised(model))
 
     def require_possible(self, source: Source, options: Any, sizes: Any) -> None:
-        """Refuse a batch of outputs that have no axis for it."""
-        require_axis_for_batch(sizes)
+        """Refuse outputs that contradict other options."""
+        if isinstance(sizes, OnnxOptions):
+            require_outputs(sizes)
 
     def libraries_for(self, options: Any) -> tuple[str, ...]:
         """Dynamo exports through onnxscript."""

@@ -18,22 +18,18 @@ from scrfdconv.converters.errors import UsageError
 from scrfdconv.converters.formats.onnx import (
     DEFAULT_OPSET,
     OnnxOptions,
-    require_axis_for_batch,
+    require_outputs,
 )
 from scrfdconv.converters.formats.onnx.export import exported
+from scrfdconv.converters.graph.faces import append_faces
+from scrfdconv.converters.graph.kinds import KEY, FaceRules, OutputKind, output_kind
 from scrfdconv.converters.graph.model_file import (
     image_input,
     load_onnx,
     opset_of,
 )
 from scrfdconv.converters.graph.norms import write_group_norms
-from scrfdconv.converters.graph.outputs import (
-    KEY,
-    OutputKind,
-    declare_outputs,
-    output_kind,
-    write_outputs,
-)
+from scrfdconv.converters.graph.outputs import declare_outputs, write_outputs
 from scrfdconv.converters.graph.passes import (
     constants_as_initializers,
     describe,
@@ -70,7 +66,7 @@ def onnx_from_checkpoint(checkpoint: Checkpoint, options: OnnxOptions) -> onnx.M
     a = checkpoint.architecture
     opset = DEFAULT_OPSET if options.opset is None else options.opset
     require_opset(opset)
-    require_axis_for_batch(options)
+    require_outputs(options)
     if options.shape:
         require_shape(options.shape, a.size_multiple)
     model = exported(checkpoint, opset, options.exporter)
@@ -88,12 +84,16 @@ def onnx_from_checkpoint(checkpoint: Checkpoint, options: OnnxOptions) -> onnx.M
         fix_batch(model, 1)
     model = simplify(model)
     constants_as_initializers(model.graph)
-    write_outputs(model, kind, a)
-    declare_outputs(model, kind, a, options.shape, options.batch)
+    if kind == "faces":
+        append_faces(model, a, options.rules)
+    else:
+        write_outputs(model, kind, a)
+    declare_outputs(model, kind, a, options.shape, options.batch, options.max_faces)
     use_own_tensor_names(model)
     metadata = metadata_for(checkpoint, "fp32", options.shape, options.batch)
     metadata |= {} if kind == "raw" else {KEY: kind}
     metadata |= {"batch": "1"} if kind == "flat" else {}
+    metadata |= options.rules.metadata if kind == "faces" else {}
     describe(model, {PREFIX + key: value for key, value in metadata.items()}, a.name)
     _require_written_opset(model, opset, options.exporter)
     return model
@@ -137,7 +137,8 @@ def simplified(model: onnx.ModelProto, options: OnnxOptions) -> onnx.ModelProto:
     own = _own(kept)
     architecture, kind = architecture_from_metadata(own), output_kind(own)
     if architecture:
-        declare_outputs(model, kind, architecture, options.shape, options.batch)
+        faces = FaceRules.of(own).max_faces if kind == "faces" else 0
+        declare_outputs(model, kind, architecture, options.shape, options.batch, faces)
     if architecture and own.get("precision") == "fp32":  # one of our exports: the same bytes again
         constants_as_initializers(model.graph)
         use_own_tensor_names(model)

@@ -8,6 +8,8 @@ import numpy as np
 import onnx
 import pytest
 
+from scrfdconv.checks.faces.in_graph import in_graph_results
+from scrfdconv.checks.stimuli import stimuli
 from scrfdconv.checks.verification import Demand, verify
 from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.errors import ArtifactError, UsageError
@@ -40,7 +42,7 @@ def raw_run(path: Path, images: np.ndarray) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("network", ["tiny", "tiny_gn"])
-@pytest.mark.parametrize("shape", [None, SIZE])
+@pytest.mark.parametrize("shape", [pytest.param(None, marks=pytest.mark.slow), SIZE])
 @pytest.mark.parametrize("kind", ["flat", "maps"])
 def test_shapes_are_declared_as_they_are_and_the_function_is_the_same(
     kind, shape, network, request, tmp_path
@@ -134,7 +136,7 @@ def test_maps_of_another_detector_are_refused():
         ("mnn", "maps"),
     ],
 )
-@pytest.mark.parametrize("shape", [None, SIZE])
+@pytest.mark.parametrize("shape", [pytest.param(None, marks=pytest.mark.slow), SIZE])
 def test_formats_made_from_onnx_have_the_outputs_that_are_asked_for(
     shape, format_name, kind, tiny, tmp_path
 ):
@@ -147,3 +149,168 @@ def test_formats_made_from_onnx_have_the_outputs_that_are_asked_for(
 
     assert isinstance(made.artifact, Artifact)
     assert made.report.passed
+
+
+# ---------------------------------------------------------------- faces
+
+
+FACES = OnnxOptions(shape=SIZE, batch=None, outputs="faces", max_faces=7)
+
+
+def in_graph(report) -> dict[tuple[str, str], float]:
+    return {
+        (result.subject, result.metric): result.measured
+        for result in report.results
+        if result.check == "faces in the graph"
+    }
+
+
+@pytest.mark.parametrize("network", ["tiny", "tiny_gn"])
+@pytest.mark.parametrize("shape", [pytest.param(None, marks=pytest.mark.slow), SIZE])
+def test_a_graph_that_ends_with_faces_finds_those_of_our_decoder(shape, network, request, tmp_path):
+    checkpoint = request.getfixturevalue(network)
+    path = written(checkpoint, OnnxOptions(shape=shape, outputs="faces"), tmp_path)
+
+    report = verify(checkpoint, path, Demand(weights=False))
+
+    assert report.passed, report.summary()
+    found = in_graph(report)
+    assert found["faces", "compared"] > 50
+    assert found["faces", "faults"] == 0
+    assert found["positions", "max_abs"] < 1e-3
+
+
+def test_faces_have_the_declared_shapes_and_zeros_where_there_is_none(tiny, tmp_path):
+    path = written(tiny, FACES, tmp_path)
+    images = np.random.default_rng(0).standard_normal((2, 3, *SIZE)).astype(np.float32)
+
+    model, values = onnx.load(path), raw_run(path, images)
+
+    names = [value.name for value in model.graph.output]
+    assert names == ["boxes", "scores", "keypoints", "labels", "count"]
+    assert dims(model.graph.output[2]) == ["batch", 7, 5, 2]
+    found = dict(zip(names, values, strict=True))
+    assert [value.shape for value in values] == [(2, 7, 4), (2, 7), (2, 7, 5, 2), (2, 7), (2,)]
+    for slot, count in enumerate(found["count"]):
+        assert (found["scores"][slot, :count] >= 0.5).all()
+        assert not found["boxes"][slot, count:].any()
+        assert not found["scores"][slot, count:].any()
+
+
+def test_a_network_without_keypoints_has_none_among_its_faces(tiny_gn, tmp_path):
+    model = onnx.load(written(tiny_gn, FACES, tmp_path))
+
+    assert [value.name for value in model.graph.output] == ["boxes", "scores", "labels", "count"]
+
+
+def replaced(path: Path, change) -> None:
+    model = onnx.load(path)
+    change(model.graph)
+    onnx.save(model, path)
+
+
+def set_constant(graph: onnx.GraphProto, name: str, change) -> None:
+    tensor = next(t for t in graph.initializer if t.name == name)
+    value = change(onnx.numpy_helper.to_array(tensor))
+    tensor.CopyFrom(onnx.numpy_helper.from_array(value, name))
+
+
+def other_overlap(graph: onnx.GraphProto) -> None:
+    chooser = next(n for n in graph.node if n.op_type == "NonMaxSuppression")
+    set_constant(graph, chooser.input[3], lambda value: value * 0 + np.float32(0.9))
+
+
+def shifted_centres(graph: onnx.GraphProto) -> None:
+    first = next(n for n in graph.node if n.name.startswith("faces/Sub"))
+    set_constant(graph, first.input[0], lambda value: value + np.float32(0.5))
+
+
+def garbage_behind(graph: onnx.GraphProto) -> None:
+    last = next(n for n in graph.node if n.output[0] == "boxes")
+    last.op_type = "Identity"  # instead of a product with the mask
+    del last.input[1:]
+
+
+@pytest.mark.parametrize("plant", [other_overlap, shifted_centres, garbage_behind])
+def test_a_wrong_decoding_is_found(plant, tiny, tmp_path):
+    path = written(tiny, FACES, tmp_path)
+    replaced(path, plant)
+
+    results = list(in_graph_results(open_artifact(path), ()))
+
+    assert results
+    assert any(not result.passed for result in results)
+
+
+def test_a_file_with_faces_gets_a_size(tiny, tmp_path):
+    path = written(tiny, OnnxOptions(outputs="faces"), tmp_path)
+    fixed = tmp_path / "fixed.onnx"
+
+    fixed.write_bytes(serialised(simplified(load_onnx(path), OnnxOptions(shape=SIZE))))
+
+    assert verify(tiny, fixed, Demand(weights=False)).passed
+    assert dims(onnx.load(fixed).graph.output[0]) == [1, 100, 4]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"outputs": "faces", "opset": 12}, "needs opset 13"),
+        ({"threshold": 0.3}, "are for --outputs faces"),
+    ],
+)
+def test_impossible_faces_are_refused(options, said, tiny):
+    with pytest.raises(UsageError, match=said):
+        onnx_from_checkpoint(tiny, OnnxOptions(shape=SIZE, **options))
+
+
+@pytest.mark.parametrize(("format_name", "precision"), [("onnx", "fp16"), ("openvino", "fp32")])
+def test_only_float_onnx_ends_with_faces(format_name, precision, tiny, tmp_path):
+    target = target_of(format_name, precision, {"outputs": "faces"})
+
+    with pytest.raises(UsageError, match="is for ONNX in float32"):
+        convert(tiny, target, tmp_path / "out", None)
+
+
+def test_a_file_that_claims_faces_without_rows_is_refused(tiny_onnx, tmp_path):
+    model = onnx.load(tiny_onnx)
+    onnx.helper.set_model_props(
+        model,
+        {p.key: p.value for p in model.metadata_props} | {"scrfdconv.output_kind": "faces"},
+    )
+    onnx.save(model, tmp_path / "claims.onnx")
+
+    with pytest.raises(ArtifactError, match="has no rows to make them of"):
+        open_artifact(tmp_path / "claims.onnx")
+
+
+@pytest.mark.parametrize("batch", [None, 2])
+def test_openvino_finds_the_same_faces_in_such_a_file(batch, tiny, tmp_path):
+    ov = pytest.importorskip("openvino")
+    options = OnnxOptions(shape=SIZE, batch=batch, outputs="faces", threshold=0.3)
+    path = written(tiny, options, tmp_path)
+    images = stimuli(2, *SIZE, 0, 3).astype(np.float32)
+
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    found = ov.Core().compile_model(str(path), "CPU", settings)(images)
+
+    wanted = dict(
+        zip([v.name for v in onnx.load(path).graph.output], raw_run(path, images), strict=True)
+    )
+    assert wanted["count"].min() > 0
+    for name, value in wanted.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-3)
+
+
+def test_ncnn_maps_have_the_blobs_that_demos_ask_for(tiny, tmp_path):
+    maker = formats()["ncnn"]
+    if missing := maker.why_not_built():
+        pytest.skip(missing)
+    target = target_of("ncnn", "fp32", {"outputs": "maps", "shape": SIZE})
+
+    made = convert(tiny, target, tmp_path / "out.param", None)
+
+    layers = [line.split() for line in made.artifact.path.read_text().splitlines()[2:]]
+    blobs = {word for layer in layers for word in layer[4:] if "=" not in word}
+    assert {"input.1", "score_8", "bbox_8", "kps_8", "score_32", "bbox_32", "kps_32"} <= blobs
+    assert not {layer[0] for layer in layers} & {"Permute", "Reshape"}
