@@ -112,8 +112,8 @@ class BiasLimits:
 # The limits are 1.6 to 5 times the largest values above, and below faults that must be found: boxes
 # that are 10 % too large have a slope of 0.1 and an offset of 0.2 or more, exchanged eyes an offset
 # above 1, a score power of 1.3 a slope of 0.3.
-# float32 alone, ONNX against PyTorch: three trained models at 640x640 with six photographs, 500M and
-# 1G with seeded weights at 160x160. Largest: slope 2.2e-6 (score of 1G), 5.3e-7 (bbox), 1.7e-6
+# float32 alone, ONNX against PyTorch: three trained models at 640x640 with six photographs, 500M
+# and 1G with seeded weights at 160x160. Largest: slope 2.2e-6 (score of 1G), 5.3e-7 (bbox), 1.7e-6
 # (kps), offset 1.1e-6. The limit is 45 times that, and 1000 times below the faults: runtimes that
 # add up in another order (Winograd) were not measured alone.
 _NO_SIDE = "rounding takes no side: errors cancel out over anchors"
