@@ -18,7 +18,7 @@ from scrfdconv.converters.graph.model_file import (
     IMAGE_RANK,
     load_onnx,
 )
-from scrfdconv.converters.graph.number_types import coarsest, output_precisions
+from scrfdconv.converters.graph.number_types import coarsest, live_nodes, output_precisions
 from scrfdconv.converters.metadata import architecture_from_metadata, own_metadata
 from scrfdconv.converters.network.architecture import CHANNELS
 from scrfdconv.converters.outputs import (
@@ -138,6 +138,12 @@ class OnnxRunner(Runner):
         require_rows(self.output_names, shapes, self.path)
         found = named_by_shape([_of_one(shape, batch or 1) for shape in shapes], size)
         return found or named_by_position(self.output_names, self.path)
+
+    @cached_property
+    def one_long_sum(self) -> bool:  # type: ignore[override]
+        """True for InstanceNormalization, which ONNX Runtime makes of GroupNormalization, too."""
+        norms = ("InstanceNormalization", "GroupNormalization")
+        return any(node.op_type in norms for node in live_nodes(load_onnx(self.path).graph))
 
     @cached_property
     def precision(self) -> str:

@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 from scrfdconv.checks.faces.in_graph import in_graph_results
+from scrfdconv.checks.stimuli import stimuli
 from scrfdconv.checks.verification import Demand, verify
 from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.errors import ArtifactError, UsageError
@@ -281,3 +282,35 @@ def test_a_file_that_claims_faces_without_rows_is_refused(tiny_onnx, tmp_path):
 
     with pytest.raises(ArtifactError, match="has no rows to make them of"):
         open_artifact(tmp_path / "claims.onnx")
+
+
+@pytest.mark.parametrize("batch", [None, 2])
+def test_openvino_finds_the_same_faces_in_such_a_file(batch, tiny, tmp_path):
+    ov = pytest.importorskip("openvino")
+    options = OnnxOptions(shape=SIZE, batch=batch, outputs="faces", threshold=0.3)
+    path = written(tiny, options, tmp_path)
+    images = stimuli(2, *SIZE, 0, 3).astype(np.float32)
+
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    found = ov.Core().compile_model(str(path), "CPU", settings)(images)
+
+    wanted = dict(
+        zip([v.name for v in onnx.load(path).graph.output], raw_run(path, images), strict=True)
+    )
+    assert wanted["count"].min() > 0
+    for name, value in wanted.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-3)
+
+
+def test_ncnn_maps_have_the_blobs_that_demos_ask_for(tiny, tmp_path):
+    maker = formats()["ncnn"]
+    if missing := maker.why_not_built():
+        pytest.skip(missing)
+    target = target_of("ncnn", "fp32", {"outputs": "maps", "shape": SIZE})
+
+    made = convert(tiny, target, tmp_path / "out.param", None)
+
+    layers = [line.split() for line in made.artifact.path.read_text().splitlines()[2:]]
+    blobs = {word for layer in layers for word in layer[4:] if "=" not in word}
+    assert {"input.1", "score_8", "bbox_8", "kps_8", "score_32", "bbox_32", "kps_32"} <= blobs
+    assert not {layer[0] for layer in layers} & {"Permute", "Reshape"}
