@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from scrfdconv.checks.faces.compare import detect, model_input
+from scrfdconv.checks.faces.compare import faces_on_input, model_input
 from scrfdconv.checks.faces.matching import agreement
 from scrfdconv.checks.metrics import errors
 from scrfdconv.checks.parity import samples_for
@@ -38,7 +38,7 @@ def notes_on_twin(got: Runner, photographs: Sequence[Path], size: tuple[int, int
         yield told
         return
     images = (model_input(path, size) for path in photographs)
-    found = agreement((detect(got, image), detect(twin, image)) for image in images)
+    found = agreement((faces_on_input(got, image), faces_on_input(twin, image)) for image in images)
     yield (
         f"{told}, and {found.found} of {found.reference_faces} faces stay on "
         f"{found.images} photographs, with {found.extra} new ones"

@@ -212,7 +212,7 @@ def peak_memory() -> int:
 # ---------------------------------------------------------------- the machine
 
 
-def environment(threads: int | None) -> dict[str, Any]:
+def bench_environment(threads: int | None) -> dict[str, Any]:
     """What a time depends on besides the model."""
     return {
         "cpu": cpu_name(),

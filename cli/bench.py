@@ -46,7 +46,7 @@ def bench(
     json: o.Json = False,
 ) -> None:
     """Time models in turns (A B A B), each in its own process, after a warm-up."""
-    from scrfdconv.checks.benchmark import environment
+    from scrfdconv.checks.benchmark import bench_environment
     from scrfdconv.recipes.bench import BenchOptions, compare_speed
     from scrfdconv.recipes.conversion import SourceOptions
 
@@ -60,7 +60,7 @@ def bench(
     )
     with output.progress("timing") as advance:
         compared, workload = compare_speed(models, options, bench_options, advance)
-    machine = environment(threads)
+    machine = bench_environment(threads)
     if json:
         rows = [_row(model) for model in compared]
         output.print_json({**_conditions(workload), **machine, "models": rows})

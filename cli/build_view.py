@@ -79,14 +79,14 @@ class PlainView:
 
     def line(self, outcome: Outcome) -> str:
         """The line for a finished step."""
-        from scrfdconv.checks.reports.wording import duration, reason
+        from scrfdconv.checks.reports.wording import duration, reason_for
 
         digits = len(str(self.total))
         state = outcome.state.upper() if outcome.state == "failed" else outcome.state
         # A cached artifact has the time of an earlier build.
         ran = outcome.seconds is not None and outcome.state != "cached"
         took = duration(outcome.seconds or 0) if ran else ""
-        said = reason(outcome) if outcome.state not in ("built", "cached") else _checks(outcome)
+        said = reason_for(outcome) if outcome.state not in ("built", "cached") else _checks(outcome)
         return (
             f"[{self.done:{digits}}/{self.total}] {state:{STATE_WIDTH}}  "
             f"{outcome.name:{self.name_width}}  {took:>8}  {' '.join(said.split())}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from scrfdconv.checks.faces.compare import detect, model_input
+from scrfdconv.checks.faces.compare import faces_on_input, model_input
 from scrfdconv.checks.faces.decode import Faces
 from scrfdconv.checks.faces.matching import Agreement, agreement
 from scrfdconv.converters.errors import CheckFailed, UsageError
@@ -31,7 +31,7 @@ def score_agreement(
     def pairs() -> Iterator[tuple[Faces, Faces]]:
         for done, path in enumerate(images, start=1):
             image = model_input(path, size)
-            yield detect(truth, image), detect(measured, image)
+            yield faces_on_input(truth, image), faces_on_input(measured, image)
             progress(done, len(images))
 
     found = agreement(pairs())

@@ -1,8 +1,8 @@
 """How good is a detector: its WIDER FACE average precision.
 
 Images are run in groups by worker processes, here or on a Dask cluster. Every group is a pure
-function of a `Job` and image names, so the detections depend neither on the number of workers
-nor on which worker did what, and a lost worker's groups run again elsewhere.
+function of an `EvaluationJob` and image names, so the detections depend neither on the number of
+workers nor on which worker did what, and a lost worker's groups run again elsewhere.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from scrfdconv.checks.faces.images import read_image
 from scrfdconv.checks.widerface.geometry import (
     VGA,
     detections_on,
-    find_images,
+    find_events,
     is_square,
     mode_name,
     require_mode,
 )
-from scrfdconv.checks.widerface.protocol import Evaluation, evaluate
+from scrfdconv.checks.widerface.protocol import Evaluation, evaluate_results
 from scrfdconv.checks.widerface.result_files import load_results
 from scrfdconv.checks.widerface.result_folder import ResultFolder
 from scrfdconv.checks.widerface.truth import GroundTruth, load_ground_truth
@@ -50,7 +50,7 @@ Progress = Callable[[int, int], None]  # called with the number of finished imag
 
 
 @dataclass(frozen=True)
-class Job:
+class EvaluationJob:
     """What a worker needs to know, here or on another machine that sees the same files."""
 
     model: str
@@ -87,7 +87,7 @@ def score_results(results: Path, ground_truth: Path, limit: int | None = None) -
     if limit is not None:
         truth = truth.first(limit)
         found = {name: found[name] for name in truth.names if name in found}
-    return Score(evaluate(truth, found))
+    return Score(evaluate_results(truth, found))
 
 
 def score_model(
@@ -103,7 +103,7 @@ def score_model(
     require_mode(runner.interface, plan.mode)
     truth = load_ground_truth(directory)
     truth = truth if plan.limit is None else truth.first(plan.limit)
-    images = find_images(directory)
+    images = find_events(directory)
     _require_images(images, truth)
     folder = ResultFolder(plan.results, _stamp(source, plan.mode))
     groups = _groups(truth.names, runner, plan.mode)
@@ -111,7 +111,7 @@ def score_model(
     done = len(truth.names) - sum(map(len, missing))
     reused = done
     progress(done, len(truth.names))
-    job = Job(
+    job = EvaluationJob(
         model=_anywhere(model),
         digest=source.digest,
         options=options,
@@ -124,11 +124,11 @@ def score_model(
                 folder.add(name, rows)
             done += len(group)
             progress(done, len(truth.names))
-    evaluation = evaluate(truth, folder.results(truth.names))
+    evaluation = evaluate_results(truth, folder.results(truth.names))
     return Score(evaluation, published_for(source, runner), reused)
 
 
-def detect_group(job: Job, group: Group) -> list[np.ndarray]:
+def detect_group(job: EvaluationJob, group: Group) -> list[np.ndarray]:
     """Detect faces on the images of one group; workers run this function."""
     runner = _opened(job)
     images = [read_image(job.images / f"{name}.jpg") for name in group]
@@ -152,7 +152,7 @@ def published_for(source: Source, runner: Runner) -> Published | None:
 
 
 def _run(
-    job: Job, groups: Sequence[Group], plan: Plan, source: Source
+    job: EvaluationJob, groups: Sequence[Group], plan: Plan, source: Source
 ) -> Generator[tuple[Group, list[np.ndarray]]]:
     if plan.scheduler:
         return on_dask(plan.scheduler, detect_group, job, groups)
@@ -166,7 +166,7 @@ def _default_workers(source: Source) -> int:
 
 
 @cache
-def _opened(job: Job) -> Runner:
+def _opened(job: EvaluationJob) -> Runner:
     """The model of a job, opened once per process; raises an error if the file has changed."""
     source = open_source(job.model, job.options)
     if source.digest != job.digest:

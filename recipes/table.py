@@ -1,6 +1,6 @@
 """Tables of a TOML file, read strictly: every error names the file, the key and what is allowed.
 
-A `Table` hands out typed values and knows which keys were asked for; `done` refuses the others.
+A `TomlTable` hands out typed values and knows which keys were asked for; `done` refuses the others.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _MISSING = object()
 _TYPES = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
 
 
-def load_toml(path: Path) -> Table:
+def load_toml(path: Path) -> TomlTable:
     """The whole document; raises InputFileError with the line for what is not TOML."""
-    return Table(read_toml(path, dict[str, Any]), path, "")
+    return TomlTable(read_toml(path, dict[str, Any]), path, "")
 
 
-class Table:
+class TomlTable:
     """One table, with its place in the file."""
 
     def __init__(
@@ -68,30 +68,30 @@ class Table:
             raise self.error(key, f"must be {what}, or a list of different ones, not {found!r}")
         return tuple(item for item in items if item is not None)
 
-    def table(self, key: str) -> Table:
+    def table(self, key: str) -> TomlTable:
         """The table ``key``; an empty table if the key is missing."""
         found = self._get(key, {})
         if not isinstance(found, dict):
             raise self.error(key, f"must be a table, not {found!r}")
-        return Table(found, self.path, self._at(key))
+        return TomlTable(found, self.path, self._at(key))
 
-    def tables(self, key: str) -> Iterator[Table]:
+    def tables(self, key: str) -> Iterator[TomlTable]:
         """Each table of an array such as ``[[targets]]``."""
         found = self._get(key, [])
         if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
             raise self.error(key, f"must be an array of tables ([[{key}]])")
         for i, item in enumerate(found, 1):
-            yield Table(item, self.path, f"{self._at(key)}[{i}]")
+            yield TomlTable(item, self.path, f"{self._at(key)}[{i}]")
 
-    def named_tables(self) -> Iterator[tuple[str, Table]]:
+    def named_tables(self) -> Iterator[tuple[str, TomlTable]]:
         """Each sub-table with its name."""
         for key in self._values:
             yield key, self.table(key)
 
-    def over(self, defaults: Table) -> Table:
+    def over(self, defaults: TomlTable) -> TomlTable:
         """The same table, with the values of ``defaults`` where it has none of its own."""
         inherited = {key: defaults._at(key) for key in defaults._values if key not in self._values}
-        return Table({**defaults._values, **self._values}, self.path, self.place, inherited)
+        return TomlTable({**defaults._values, **self._values}, self.path, self.place, inherited)
 
     @property
     def asked(self) -> frozenset[str]:

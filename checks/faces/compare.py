@@ -52,7 +52,7 @@ def _first_slot(outputs: Outputs, size: tuple[int, int]) -> Faces:
     return decode(first, size, threshold=LOW_THRESHOLD)[0]
 
 
-def detect(runner: Runner, image: np.ndarray) -> Faces:
+def faces_on_input(runner: Runner, image: np.ndarray) -> Faces:
     """Faces on one input (3, H, W), before the deployment threshold.
 
     A model with a fixed batch gets the image in every slot, and the first one counts.

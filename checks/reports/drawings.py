@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from scrfdconv.checks.reports.outcome import Box, Histogram
+from scrfdconv.checks.reports.outcome import FaceBox, Histogram
 
 BAR = (-3.0, 1.0)  # decades of the share of a limit: a thousandth to ten times
 HEIGHT = 32  # of a histogram, in units of its own; 100 is its width
@@ -143,7 +143,7 @@ def _finite_edges(edges: Sequence[float]) -> list[float]:
     return [min(max(edge, low), high) for edge in edges]
 
 
-def outlines(boxes: Iterable[Box]) -> str:
+def outlines(boxes: Iterable[FaceBox]) -> str:
     """The path around all ``boxes``, to a tenth of a pixel."""
     return "".join(
         f"M{box.x1:.1f} {box.y1:.1f}h{box.x2 - box.x1:.1f}v{box.y2 - box.y1:.1f}H{box.x1:.1f}z"

@@ -175,7 +175,7 @@ def _reasons(result: BuildResult) -> dict[str, list[Outcome]]:
     found: dict[str, list[Outcome]] = {}
     for outcome in result.outcomes:
         if outcome.state in ("skipped", "not run"):
-            found.setdefault(f"{outcome.state}: {figures.reason(outcome)}", []).append(outcome)
+            found.setdefault(f"{outcome.state}: {figures.reason_for(outcome)}", []).append(outcome)
     return found
 
 

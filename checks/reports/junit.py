@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from xml.etree import ElementTree  # only written with, never parsed
 
 from scrfdconv.checks.reports.outcome import BuildResult, Outcome
-from scrfdconv.checks.reports.wording import name_of, reason, sentence
+from scrfdconv.checks.reports.wording import name_of, reason_for, sentence
 
 # Characters that XML 1.0 cannot hold, not even escaped (section 2.2); the file would be unreadable.
 _ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -66,9 +66,9 @@ def _building(outcome: Outcome, result: BuildResult) -> Case:
     failed_checks = outcome.report.failures if outcome.report else ()
     if outcome.state == "skipped":
         verdict = "failure" if result.counts_as_failure(outcome) else "skipped"
-        return Case("build", verdict, "skipped", reason(outcome))
+        return Case("build", verdict, "skipped", reason_for(outcome))
     if result.counts_as_failure(outcome) and not failed_checks:
-        return Case("build", "error", outcome.state, reason(outcome))
+        return Case("build", "error", outcome.state, reason_for(outcome))
     return Case("build")
 
 

@@ -15,7 +15,7 @@ from scrfdconv.checks.reports.wording import (
     figure,
     megabytes,
     name_of,
-    reason,
+    reason_for,
 )
 
 # GitHub refuses a summary of more than 1 MiB as a whole; half of it leaves room for other tools
@@ -57,7 +57,7 @@ def github_annotations(result: BuildResult) -> Iterator[str]:
         # An artifact that was not run needs one that failed: the error stands there.
         failed = result.counts_as_failure(outcome) and outcome.state != "not run"
         title = _property(f"{outcome.state}: {outcome.name}")
-        yield f"::{'error' if failed else 'warning'} title={title}::{_message(reason(outcome))}"
+        yield f"::{'error' if failed else 'warning'} title={title}::{_message(reason_for(outcome))}"
 
 
 def escape(text: str) -> str:
@@ -108,7 +108,7 @@ def _failures(result: BuildResult) -> Iterator[str]:
     if failed:
         yield "### Failed"
     for outcome in failed[:SHOWN_FAILURES]:
-        yield f"**{escape(outcome.name)}**: {escape(reason(outcome))}"
+        yield f"**{escape(outcome.name)}**: {escape(reason_for(outcome))}"
         if outcome.report and outcome.report.failures:
             yield _failed_checks(outcome)
     if len(failed) > SHOWN_FAILURES:
@@ -132,7 +132,7 @@ def _reasons(result: BuildResult, state: State, title: str) -> Iterator[str]:
     names: dict[str, list[str]] = {}
     for outcome in result.outcomes:
         if outcome.state == state:
-            names.setdefault(reason(outcome), []).append(escape(outcome.name))
+            names.setdefault(reason_for(outcome), []).append(escape(outcome.name))
     if names:
         yield f"### {title}"
         yield "\n".join(f"- {escape(why)}: {_listed(found)}" for why, found in names.items())

@@ -42,7 +42,7 @@ class Histogram:
 
 
 @dataclass(frozen=True)
-class Box:
+class FaceBox:
     """One face: corners in pixels of the original picture, and its score."""
 
     x1: Real
@@ -67,8 +67,8 @@ class FacesOn:
     """What the reference and the artifact see on one picture, at the deployment threshold."""
 
     picture: str  # Picture.name
-    reference: tuple[Box, ...]
-    artifact: tuple[Box, ...]
+    reference: tuple[FaceBox, ...]
+    artifact: tuple[FaceBox, ...]
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ def worst_share(outcome: Outcome) -> float | None:
     return max(shares, default=None)
 
 
-def reason(outcome: Outcome) -> str:
+def reason_for(outcome: Outcome) -> str:
     """Why an artifact is in its state: the first failed check, or the message of the build."""
     if outcome.state == "failed" and outcome.report and outcome.report.failures:
         return outcome.report.summary()
@@ -99,7 +99,9 @@ def first_failure(result: BuildResult) -> str:
     bad = result.failures
     if not bad:
         return result.summary()
-    return f"{len(bad)} of {result.summary()}; first {bad[0].name}: {reason(bad[0]).rstrip('.')}"
+    return (
+        f"{len(bad)} of {result.summary()}; first {bad[0].name}: {reason_for(bad[0]).rstrip('.')}"
+    )
 
 
 def megabytes(size: int) -> str:

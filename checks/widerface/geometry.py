@@ -35,7 +35,7 @@ NMS_IOU = 0.45  # and its NMS measures continuous boxes, without the +1 of deplo
 NMS_OFFSET = 0.0
 
 
-def find_images(directory: Path) -> Path:
+def find_events(directory: Path) -> Path:
     """Find the folder that holds ``EVENT/NAME.jpg``, wherever the data set was unpacked."""
     for folder in IMAGE_FOLDERS:
         if any((directory / folder).glob("*--*/*.jpg")):

@@ -42,7 +42,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What ``evaluate`` measured: the three curves and what they were measured on."""
+    """What ``evaluate_results`` measured: the three curves and what they were measured on."""
 
     curves: Mapping[str, Curve]  # keys are SUBSETS
     images: int
@@ -54,7 +54,9 @@ class Evaluation:
         return {subset: curve.ap for subset, curve in self.curves.items()}
 
 
-def evaluate(ground_truth: GroundTruth, results: Results, iou: float = IOU_THRESHOLD) -> Evaluation:
+def evaluate_results(
+    ground_truth: GroundTruth, results: Results, iou: float = IOU_THRESHOLD
+) -> Evaluation:
     """Score ``results`` by the WIDER FACE validation protocol.
 
     Scores are normalised to 0..1 over the whole set. A prediction belongs to the face that it

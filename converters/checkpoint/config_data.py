@@ -66,7 +66,7 @@ def _require_small(value: Any, where: str) -> None:
         raise CheckpointError(f"{where}: holds a text of more than {MAX_TEXT} characters.")
 
 
-class Unreadable:
+class NoData:
     """An expression that is not data: an error only if the model needs its value."""
 
     def __init__(self, node: ast.AST) -> None:
@@ -154,9 +154,9 @@ def _mentioned(statement: ast.stmt) -> set[str]:
     return found
 
 
-def _spoiled(value: Any, statement: ast.stmt) -> Unreadable:
+def _spoiled(value: Any, statement: ast.stmt) -> NoData:
     """Mark a dict that code may have changed, also where other names and dicts hold it."""
-    mark = Unreadable(statement)
+    mark = NoData(statement)
     if isinstance(value, dict):
         value[SPOILED] = mark
     elif isinstance(value, list):
@@ -165,8 +165,8 @@ def _spoiled(value: Any, statement: ast.stmt) -> Unreadable:
 
 
 def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
-    """The data in ``node``, or ``Unreadable``."""
-    value: Any = Unreadable(node)
+    """The data in ``node``, or ``NoData``."""
+    value: Any = NoData(node)
     match node:
         case ast.Constant():
             value = node.value
@@ -194,7 +194,7 @@ def _dict(pairs: Iterable[tuple[Any, ast.expr]], names: Mapping[str, Any]) -> An
         if key is None and isinstance(value, dict):
             made |= value
         elif key is None or isinstance(key, ast.expr):
-            return Unreadable(node)
+            return NoData(node)
         else:
             made[key] = value
     return made

@@ -12,7 +12,7 @@ from typing import Any
 
 from scrfdconv.converters.checkpoint.config_data import (
     SPOILED,
-    Unreadable,
+    NoData,
     assignments_in_file,
     assignments_in_text,
 )
@@ -52,7 +52,7 @@ class _Table:
         return value
 
     def _require_data(self, value: Any, where: str) -> None:
-        if isinstance(value, Unreadable):
+        if isinstance(value, NoData):
             raise CheckpointError(
                 f"{where} (line {value.line}) is computed by code, and configs are never "
                 "executed; write the value."

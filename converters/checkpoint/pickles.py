@@ -67,7 +67,7 @@ class Name:
 
 
 @dataclass(frozen=True)
-class Storage:
+class TensorStorage:
     """The bytes of tensors: a member of the archive, and how many values it is said to have."""
 
     kind: str
@@ -81,7 +81,7 @@ class Storage:
 
 
 @dataclass
-class Box:
+class Container:
     """A list, a dict or an object; its content does not matter here."""
 
     what: str = ""
@@ -92,7 +92,7 @@ class Contents:
     """All names and storages that a pickle refers to."""
 
     names: set[str] = field(default_factory=set)
-    storages: dict[str, Storage] = field(default_factory=dict)
+    storages: dict[str, TensorStorage] = field(default_factory=dict)
 
 
 class PickleError(ValueError):
@@ -150,7 +150,7 @@ class Reader:
         elif name in ("BINPUT", "LONG_BINPUT"):
             self._memo[argument] = self._stack[-1]
         elif name in ("EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET"):
-            self._stack.append(Box(name))
+            self._stack.append(Container(name))
         elif name != "PROTO":
             raise PickleError(f"the instruction {name}")
 
@@ -217,7 +217,7 @@ class Reader:
         kind, arguments = self._taken(2)
         if not isinstance(kind, Name) or arguments != ():
             raise PickleError("an object with arguments")
-        self._stack.append(Box(kind.text))
+        self._stack.append(Container(kind.text))
 
     def _do_binpersid(self, _: Any) -> None:
         self._stack.append(self._storage(self._taken(1)[0]))
@@ -233,7 +233,7 @@ class Reader:
             _require_tensor(arguments)
         elif name == "numpy.dtype" and not _PLAIN_DTYPE.fullmatch(str(arguments[0])):
             raise PickleError(f"the number type {str(arguments[0])[:20]}")
-        self._stack.append(Box(name))
+        self._stack.append(Container(name))
 
     # ------------------------------------------------------------ what is said
 
@@ -250,10 +250,10 @@ class Reader:
         if not known:
             raise CodeError(name)
 
-    def _storage(self, what: Any) -> Storage:
+    def _storage(self, what: Any) -> TensorStorage:
         match what:
             case ("storage", Name(kind), str(key), str(), int(count), *_):
-                found = Storage(kind.removeprefix("torch."), key, count)
+                found = TensorStorage(kind.removeprefix("torch."), key, count)
             case _:
                 raise PickleError("a storage that torch never writes")
         if found.kind not in ITEM_BYTES or count < 0:
@@ -279,14 +279,14 @@ def _small(value: Any) -> Any:
 
 
 def _require_box(target: Any) -> None:
-    if not isinstance(target, Box):
+    if not isinstance(target, Container):
         raise PickleError("something is put into an object that holds nothing")
 
 
 def _require_tensor(arguments: tuple[Any, ...]) -> None:
     """Raise PickleError unless the tensor's values all lie in the storage, each one once."""
     match arguments:
-        case (Storage() as storage, int(offset), tuple(size), tuple(stride), *_):
+        case (TensorStorage() as storage, int(offset), tuple(size), tuple(stride), *_):
             pass
         case _:
             raise PickleError("a tensor that torch never writes")

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from scrfdconv.converters.errors import ArtifactError, UsageError
-from scrfdconv.converters.lifting.backbone import Backbone, Walk
-from scrfdconv.converters.lifting.heads import Head, Kind, Neck
+from scrfdconv.converters.lifting.backbone import FoundBackbone, Walk
+from scrfdconv.converters.lifting.heads import FoundHead, Kind, Neck
 from scrfdconv.converters.lifting.units import Unit
 from scrfdconv.converters.network.architecture import (
     BOX_SIDES,
@@ -25,7 +25,7 @@ _FLOAT_ROUNDING = (1e-6, 1e-37)
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundArchitecture:
     """An architecture, the learned factors of its boxes, and what was chosen on the way."""
 
     architecture: Architecture
@@ -34,8 +34,8 @@ class Found:
 
 
 def architecture_of(
-    walk: Walk, body: Backbone, pyramid: Neck, heads: Sequence[Head], name: str
-) -> Found:
+    walk: Walk, body: FoundBackbone, pyramid: Neck, heads: Sequence[FoundHead], name: str
+) -> FoundArchitecture:
     """Assemble the architecture and name the heads; ArtifactError if the heads do not fit."""
     _require_alike(walk, heads)
     factors = _folded_factors(heads)
@@ -73,11 +73,11 @@ def architecture_of(
     with_scales = common_row(replace(architecture, box_scales=True))
     if scales is None and _is_row(with_scales) and not _is_row(common_row(architecture)):
         note = "the boxes' learned factors are in the convolutions before them: they became 1"
-        return Found(with_scales, (1.0,) * len(heads), (note,))
-    return Found(common_row(architecture), scales or (), notes)
+        return FoundArchitecture(with_scales, (1.0,) * len(heads), (note,))
+    return FoundArchitecture(common_row(architecture), scales or (), notes)
 
 
-def _require_alike(walk: Walk, heads: Sequence[Head]) -> None:
+def _require_alike(walk: Walk, heads: Sequence[FoundHead]) -> None:
     first = heads[0]
     for other in heads[1:]:
         towers = (first.boxes_tower is None) == (other.boxes_tower is None)
@@ -94,7 +94,7 @@ def _is_row(architecture: Architecture) -> bool:
 
 
 def _scales(
-    heads: Sequence[Head], folded: tuple[float, ...] | None
+    heads: Sequence[FoundHead], folded: tuple[float, ...] | None
 ) -> tuple[tuple[float, ...] | None, tuple[str, ...]]:
     """The boxes' factors per stride: multiplications, or traces in a shared head's weights."""
     written = [one.outputs["reg"].factor for one in heads]
@@ -107,7 +107,7 @@ def _scales(
     return None, ()
 
 
-def _folded_factors(heads: Sequence[Head]) -> tuple[float, ...] | None:
+def _folded_factors(heads: Sequence[FoundHead]) -> tuple[float, ...] | None:
     """Factors of the boxes' convolutions by stride where all else is the same; else None."""
     first, factors = heads[0], [1.0]
     for other in heads[1:]:
@@ -120,7 +120,7 @@ def _folded_factors(heads: Sequence[Head]) -> tuple[float, ...] | None:
     return tuple(factors)
 
 
-def _same_head(one: Head, other: Head) -> bool:
+def _same_head(one: FoundHead, other: FoundHead) -> bool:
     mine, theirs = list(_towers(one)), list(_towers(other))
     mine += [output.unit for kind, output in one.outputs.items() if kind != "reg"]
     theirs += [output.unit for kind, output in other.outputs.items() if kind != "reg"]
@@ -160,11 +160,11 @@ def _factor(one: Unit, other: Unit) -> float | None:
     return factor if near.all() else None
 
 
-def _towers(one: Head) -> tuple[Unit, ...]:
+def _towers(one: FoundHead) -> tuple[Unit, ...]:
     return one.tower + (one.boxes_tower or ())
 
 
-def _name_head(walk: Walk, one: Head, key: str) -> None:
+def _name_head(walk: Walk, one: FoundHead, key: str) -> None:
     for module, tower in (("cls", one.tower), ("reg", one.boxes_tower or ())):
         prefix = f"bbox_head.{module}_stride_convs.{key}"
         separable = tower and tower[0].depthwise
@@ -177,7 +177,7 @@ def _name_head(walk: Walk, one: Head, key: str) -> None:
         walk.name(output.unit, f"bbox_head.stride_{kind}.{key}")
 
 
-def _groups(walk: Walk, heads: Sequence[Head]) -> int:
+def _groups(walk: Walk, heads: Sequence[FoundHead]) -> int:
     units = [unit for one in heads for unit in _towers(one)]
     first = units[0].norm.groups if units[0].norm else 0
     for unit in units:
@@ -186,7 +186,7 @@ def _groups(walk: Walk, heads: Sequence[Head]) -> int:
     return first
 
 
-def _counts(walk: Walk, one: Head) -> tuple[int, int, int]:
+def _counts(walk: Walk, one: FoundHead) -> tuple[int, int, int]:
     """Anchors per cell, classes and keypoints."""
     anchors = one.outputs["reg"].unit.width // BOX_SIDES
     per_anchor: dict[Kind, int] = {}

@@ -72,7 +72,7 @@ class Walk:
 
 
 @dataclass(frozen=True)
-class Backbone:
+class FoundBackbone:
     """Block, widths and depths, and the results of the four stages."""
 
     block: Block
@@ -82,7 +82,7 @@ class Backbone:
     levels: tuple[str, ...]
 
 
-def backbone(walk: Walk) -> Backbone:
+def backbone(walk: Walk) -> FoundBackbone:
     """Follow the picture to the stages' ends; raises ArtifactError where an unknown node is met."""
     first = walk.after(walk.graph.picture, "the first convolution")
     second = walk.after(first.out, "the second convolution")
@@ -91,7 +91,7 @@ def backbone(walk: Walk) -> Backbone:
     return _resnet(walk, first, second)
 
 
-def _mobilenet(walk: Walk, first: Unit, depthwise: Unit) -> Backbone:
+def _mobilenet(walk: Walk, first: Unit, depthwise: Unit) -> FoundBackbone:
     pointwise = walk.after(depthwise.out, "a 1x1 convolution")
     walk.name(first, "backbone.stem.0.0", "backbone.stem.0.1")
     walk.name(depthwise, "backbone.stem.1.0", "backbone.stem.1.1")
@@ -108,7 +108,7 @@ def _mobilenet(walk: Walk, first: Unit, depthwise: Unit) -> Backbone:
             key = f"backbone.layer{number}.{i}"
             walk.name(unit[0], f"{key}.0", f"{key}.1")
             walk.name(unit[1], f"{key}.3", f"{key}.4")
-    return Backbone(
+    return FoundBackbone(
         "separable",
         stem=(first.width, walk.keys["backbone.stem.1.3"][0].width),
         blocks=tuple(map(len, stages)),
@@ -117,7 +117,7 @@ def _mobilenet(walk: Walk, first: Unit, depthwise: Unit) -> Backbone:
     )
 
 
-def _resnet(walk: Walk, first: Unit, second: Unit) -> Backbone:
+def _resnet(walk: Walk, first: Unit, second: Unit) -> FoundBackbone:
     third = walk.after(second.out, "the third convolution")
     for i, unit in zip((0, 3, 6), (first, second, third), strict=True):
         walk.name(unit, f"backbone.stem.{i}", f"backbone.stem.{i + 1}")
@@ -139,7 +139,7 @@ def _resnet(walk: Walk, first: Unit, second: Unit) -> Backbone:
                     block.out, f"ends a block of {len(block.body)} convolutions, not {depth}"
                 )
             _name_block(walk, block, f"backbone.layer{number}.{i}")
-    return Backbone(
+    return FoundBackbone(
         "bottleneck" if depth == _BOTTLENECK else "basic",
         stem=(first.width, second.width, third.width),
         blocks=tuple(map(len, stages)),

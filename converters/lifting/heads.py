@@ -38,7 +38,7 @@ class Output:
 
 
 @dataclass(frozen=True)
-class Head:
+class FoundHead:
     """What one stride's map goes through; ``boxes_tower`` is None where boxes share the scores'."""
 
     tower: tuple[Unit, ...]
@@ -116,7 +116,7 @@ def _single(walk: Walk, value: str, units: list[Unit]) -> Unit:
     return units[0]
 
 
-def head(walk: Walk, value: str) -> Head:
+def head(walk: Walk, value: str) -> FoundHead:
     """Follow one map of the neck to its outputs."""
     towers = [_tower(walk, unit) for unit in walk.reading(value, relu=True)]
     ends = [[_output(walk, u) for u in walk.reading(t[-1].out, relu=False)] for t in towers]
@@ -140,7 +140,7 @@ def head(walk: Walk, value: str) -> Head:
             "distances (distributions, DFL, cannot be converted)",
         )
     kinds: tuple[Kind, ...] = ("cls", "reg", "kps")
-    return Head(
+    return FoundHead(
         pairs[0][0],
         pairs[1][0] if len(pairs) > 1 else None,
         dict(zip(kinds, (*scores, *others), strict=False)),

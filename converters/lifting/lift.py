@@ -22,7 +22,7 @@ from scrfdconv.converters.graph.number_types import precision_of
 from scrfdconv.converters.lifting.architecture import architecture_of
 from scrfdconv.converters.lifting.backbone import Walk, backbone
 from scrfdconv.converters.lifting.graph import Graph
-from scrfdconv.converters.lifting.heads import Head, Kind, head, neck
+from scrfdconv.converters.lifting.heads import FoundHead, Kind, head, neck
 from scrfdconv.converters.lifting.weights import weights_of
 from scrfdconv.converters.metadata import PREFIX
 from scrfdconv.converters.network.architecture import Architecture
@@ -123,7 +123,7 @@ def _free(graph: onnx.GraphProto, names: Iterable[str]) -> dict[str, str]:
 
 
 def _outputs(
-    architecture: Architecture, heads: Sequence[Head], model: onnx.ModelProto
+    architecture: Architecture, heads: Sequence[FoundHead], model: onnx.ModelProto
 ) -> tuple[dict[str, str], frozenset[str]]:
     """The file's own name of each output, in our order, and which of them are maps."""
     by_stride = dict(zip(architecture.strides, heads, strict=True))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scrfdconv.converters.lifting.architecture import Found
+from scrfdconv.converters.lifting.architecture import FoundArchitecture
 from scrfdconv.converters.lifting.backbone import Walk
 from scrfdconv.converters.lifting.units import EPSILON, Unit
 from scrfdconv.converters.network.architecture import Architecture
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 UNIT_VARIANCE = np.float32(1 - EPSILON)
 
 
-def weights_of(walk: Walk, found: Found) -> dict[str, Tensor]:
+def weights_of(walk: Walk, found: FoundArchitecture) -> dict[str, Tensor]:
     """A complete float32 state_dict, in the network's order.
 
     Raises ArtifactError, with the node, for a convolution that computes something else than the

@@ -43,7 +43,7 @@ class BuildOptions:
     strict: bool = False
 
 
-def decide(steps: Sequence[Step], cache: Cache, *, force: bool = False) -> list[Decision]:
+def decided_steps(steps: Sequence[Step], cache: Cache, *, force: bool = False) -> list[Decision]:
     """Decide what must be built; internal steps run only if another step is made from them."""
     found: dict[str, Decision] = {}
     for step in steps:
@@ -81,7 +81,7 @@ def build(
     written = [file for step in steps for file in step.files]
     require_distinct([out / name for name in (*written, *REPORTS, MANIFEST)], recipe.files_read())
     with alone_in(out) as cache:
-        decisions = decide(steps, cache, force=options.force)
+        decisions = decided_steps(steps, cache, force=options.force)
         run = Run(recipe, cache, view, options.jobs, fail_fast=options.fail_fast)
         outcomes = run.outcomes(decisions)
         write_manifest(out, recipe.name, run.records, keep_others=bool(options.only))
@@ -89,7 +89,7 @@ def build(
         recipe=recipe.name,
         outcomes=tuple(outcomes),
         pictures=tuple(run.pictures.values()),
-        environment=environment(),
+        environment=build_environment(),
         command=shlex.join(command),
         seconds=round(time.monotonic() - begun, 3),
         strict=options.strict,
@@ -98,7 +98,7 @@ def build(
 
 def decisions(recipe: Recipe, out: Path, options: BuildOptions) -> list[Decision]:
     """What a build would do now, and why; no file is changed."""
-    return decide(plan(recipe, options.only), Cache(out), force=options.force)
+    return decided_steps(plan(recipe, options.only), Cache(out), force=options.force)
 
 
 @contextmanager
@@ -116,7 +116,7 @@ def alone_in(out: Path) -> Iterator[Cache]:
             cache.clear_scratch()
 
 
-def environment() -> dict[str, str]:
+def build_environment() -> dict[str, str]:
     """The machine and the libraries, for people."""
     declared: list[Any] = [*formats().values(), *precisions().values()]
     names = dict.fromkeys(["scrfdconv", *(name for one in declared for name in one.libraries)])

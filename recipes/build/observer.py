@@ -11,7 +11,7 @@ import numpy as np
 from scrfdconv.checks.faces.decode import DEPLOYMENT_THRESHOLD, Faces, decode
 from scrfdconv.checks.faces.images import letterbox, read_image
 from scrfdconv.checks.parity import Sample, common_shapes
-from scrfdconv.checks.reports.outcome import Box, FacesOn, Histogram, Latency, Picture
+from scrfdconv.checks.reports.outcome import FaceBox, FacesOn, Histogram, Latency, Picture
 from scrfdconv.checks.tolerances import limits_for
 from scrfdconv.converters.network.architecture import CHANNELS, OUTPUT_KINDS
 from scrfdconv.converters.runner import Outputs, Runner
@@ -80,10 +80,10 @@ def _by_kind_and_stride(item: tuple[str, np.ndarray]) -> tuple[int, int]:
     return OUTPUT_KINDS.index(kind), int(stride)
 
 
-def _boxes(faces: Faces) -> tuple[Box, ...]:
+def _boxes(faces: Faces) -> tuple[FaceBox, ...]:
     rounded = np.round(faces.boxes.astype(float), 2)
     return tuple(
-        Box(x1=x1, y1=y1, x2=x2, y2=y2, score=round(float(score), 4))
+        FaceBox(x1=x1, y1=y1, x2=x2, y2=y2, score=round(float(score), 4))
         for (x1, y1, x2, y2), score in zip(rounded.tolist(), faces.scores, strict=True)
     )
 

@@ -22,7 +22,7 @@ from scrfdconv.recipes.build.recipe import (
     TargetEntry,
     Tolerance,
 )
-from scrfdconv.recipes.table import Table, load_toml
+from scrfdconv.recipes.table import TomlTable, load_toml
 from scrfdconv.recipes.target import Target, fields_for, target_of
 
 VERSION = 1
@@ -66,7 +66,7 @@ def load_recipe(path: Path) -> Recipe:
     return recipe
 
 
-def _require_sense(recipe: Recipe, document: Table) -> None:
+def _require_sense(recipe: Recipe, document: TomlTable) -> None:
     for key, found in (("checkpoints", recipe.checkpoints), ("targets", recipe.targets)):
         if not found:
             raise document.error(key, "is missing or empty; `scrfdconv build --init` writes one")
@@ -88,13 +88,13 @@ def _require_sense(recipe: Recipe, document: Table) -> None:
 # ---------------------------------------------------------------- checkpoints and images
 
 
-def _checkpoints(document: Table) -> list[CheckpointEntry]:
+def _checkpoints(document: TomlTable) -> list[CheckpointEntry]:
     return [
         _checkpoint(name, table) for name, table in document.table("checkpoints").named_tables()
     ]
 
 
-def _checkpoint(name: str, table: Table) -> CheckpointEntry:
+def _checkpoint(name: str, table: TomlTable) -> CheckpointEntry:
     if not _NAME.fullmatch(name):
         raise InputFileError(
             f"{table.path}: checkpoints.{name!r} becomes a folder: use letters, digits, . + - _."
@@ -120,7 +120,7 @@ def _checkpoint(name: str, table: Table) -> CheckpointEntry:
     return entry
 
 
-def _architecture(table: Table) -> str | None:
+def _architecture(table: TomlTable) -> str | None:
     """An architecture: a built-in name, or a TOML file beside the recipe."""
     found = table.value("architecture", str, None) or table.value("recipe", str, None)
     return found if found is None or known_name(found) else str(_beside(table.path, found))
@@ -131,7 +131,7 @@ def _beside(recipe: Path, path: str | None) -> Path | None:
     return None if path is None else recipe.parent / path
 
 
-def _images(table: Table) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+def _images(table: TomlTable) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     def paths(key: str) -> tuple[Path, ...]:
         found = table.several(key, _text, "a file or folder", ())
         return tuple(table.path.parent / path for path in found)
@@ -144,7 +144,7 @@ def _images(table: Table) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
 # ---------------------------------------------------------------- targets
 
 
-def _targets(table: Table) -> list[TargetEntry]:
+def _targets(table: TomlTable) -> list[TargetEntry]:
     """All combinations of one ``[[targets]]`` table."""
     names = tuple(one.name for one in formats().values() if one.source is not None)
     found = table.several("format", _one_of(names), _either(names), ())
@@ -173,7 +173,7 @@ def _targets(table: Table) -> list[TargetEntry]:
     return entries
 
 
-def _require_meaning(table: Table, names: tuple[str, ...]) -> None:
+def _require_meaning(table: TomlTable, names: tuple[str, ...]) -> None:
     """Refuse an option that one of the target's formats would ignore."""
     meant = {
         name: {field.name for kind in _option_classes(name) for field in option_fields(kind)}
@@ -189,7 +189,9 @@ def _option_classes(name: str) -> list[type]:
     return [one.options for one in formats()[name].chain()]
 
 
-def _combinations(table: Table, name: str, precision: str, budgets: Budgets) -> Iterator[Target]:
+def _combinations(
+    table: TomlTable, name: str, precision: str, budgets: Budgets
+) -> Iterator[Target]:
     """The targets of one format and precision: every combination of its options' values."""
     if precision not in formats()[name].precisions:
         have = " or ".join(formats()[name].precisions)
@@ -207,7 +209,7 @@ def _combinations(table: Table, name: str, precision: str, budgets: Budgets) -> 
             raise table.error("batch", "needs a fixed shape: a dynamic model takes any") from error
 
 
-def _values(table: Table, field: OptionField) -> tuple[Any, ...]:
+def _values(table: TomlTable, field: OptionField) -> tuple[Any, ...]:
     """The values of an option in a table: one value, or several in a list."""
     what, read = _reader(field)
     return table.several(field.name, read, what, (field.default,))
@@ -264,7 +266,7 @@ def _texts(value: Any) -> tuple[str, ...] | None:
     return tuple(value) if good else None
 
 
-def _require_possible(entry: TargetEntry, table: Table) -> None:
+def _require_possible(entry: TargetEntry, table: TomlTable) -> None:
     target = entry.target
     if target.shape:
         try:
@@ -278,7 +280,7 @@ def _require_possible(entry: TargetEntry, table: Table) -> None:
         )
 
 
-def _tolerance(table: Table) -> Tolerance:
+def _tolerance(table: TomlTable) -> Tolerance:
     found = Tolerance(table.value("loosen", float, 1.0), table.value("reason", str, ""))
     if found.loosen < 1:
         raise table.error("loosen", "must be 1 or more; limits are only ever loosened")
@@ -288,7 +290,7 @@ def _tolerance(table: Table) -> Tolerance:
     return found
 
 
-def _budgets(table: Table) -> Budgets:
+def _budgets(table: TomlTable) -> Budgets:
     found = Budgets(
         table.value("max_size_mb", float, None),
         table.value("max_latency_ratio", float, None),

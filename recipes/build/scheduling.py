@@ -15,7 +15,7 @@ from scrfdconv.converters.precision import FLOAT
 from scrfdconv.recipes.build.cache import Cache, Record
 from scrfdconv.recipes.build.plan import Step
 from scrfdconv.recipes.build.recipe import Recipe
-from scrfdconv.recipes.build.step import Done, Job, run
+from scrfdconv.recipes.build.step import Done, StepJob, run
 
 FAILED = 1
 
@@ -72,7 +72,7 @@ class Run:
         return [self._found[name] for name in shown]
 
     def _run(self) -> None:
-        with Workers[Job, Done](min(self._jobs, len(self._due)), run) as workers:
+        with Workers[StepJob, Done](min(self._jobs, len(self._due)), run) as workers:
             while self._due or self._running:
                 while workers.idle and (step := self._next()):
                     self._start(step, workers)
@@ -86,7 +86,7 @@ class Run:
         ready = [d.step for d in self._due.values() if not waiting.intersection(d.step.needs)]
         return max(ready, key=lambda step: step.weight, default=None)
 
-    def _start(self, step: Step, workers: Workers[Job, Done]) -> None:
+    def _start(self, step: Step, workers: Workers[StepJob, Done]) -> None:
         del self._due[step.name]
         self._running[step.name] = step
         self._view.started(step.name)
@@ -96,7 +96,7 @@ class Run:
         )
         # The bytes of a trace depend on what was traced before in the same process.
         fresh = step.target.maker.fresh_process
-        job = Job(
+        job = StepJob(
             step=step,
             recipe=self._recipe,
             parent=parent,

@@ -41,7 +41,7 @@ KEPT_CHECKPOINTS = 2
 
 
 @dataclass(frozen=True)
-class Job:
+class StepJob:
     """What a worker needs to know."""
 
     step: Step
@@ -71,7 +71,7 @@ class Done:
     manifest: Mapping[str, Any] | None = None
 
 
-def run(job: Job) -> Done:
+def run(job: StepJob) -> Done:
     """Do the step; every failure becomes part of the result."""
     begun = time.monotonic()
     try:
@@ -101,7 +101,7 @@ def _temporary_files_in(folder: Path) -> Iterator[None]:
         tempfile.tempdir = before
 
 
-def _made(job: Job) -> Done:
+def _made(job: StepJob) -> Done:
     target, out = job.step.target, job.folder / Path(job.step.name).name
     checkpoint = _checkpoint(job.step.checkpoint)
     observer = Observer()
@@ -152,7 +152,7 @@ def _checkpoint(entry: CheckpointEntry) -> Checkpoint:
     return source
 
 
-def _demand(job: Job, observer: Observer) -> Demand | None:
+def _demand(job: StepJob, observer: Observer) -> Demand | None:
     if job.step.internal:
         return None  # artifacts made from this file are verified against the checkpoint
     images = () if job.step.checkpoint.seeded else image_files(job.recipe.test)
@@ -162,7 +162,7 @@ def _demand(job: Job, observer: Observer) -> Demand | None:
 # ---------------------------------------------------------------- making
 
 
-def _convert(job: Job, checkpoint: Checkpoint, out: Path, demand: Demand | None) -> Made:
+def _convert(job: StepJob, checkpoint: Checkpoint, out: Path, demand: Demand | None) -> Made:
     target = job.step.target
     images = image_files(job.recipe.calibration)
     needy = precisions()[target.precision or FLOAT].needs_images
@@ -171,7 +171,7 @@ def _convert(job: Job, checkpoint: Checkpoint, out: Path, demand: Demand | None)
     return convert(checkpoint, target, out, demand, images=images, parent=_parent(job))
 
 
-def _parent(job: Job) -> Artifact | None:
+def _parent(job: StepJob) -> Artifact | None:
     """The step's parent file; a graph in the target's precision is the source itself."""
     if job.parent is None:
         return None
@@ -181,14 +181,14 @@ def _parent(job: Job) -> Artifact | None:
 # ---------------------------------------------------------------- measuring
 
 
-def _latency(job: Job, opened: Runner) -> Latency | None:
+def _latency(job: StepJob, opened: Runner) -> Latency | None:
     """Time against the float ONNX of the same shape, for artifacts made from such a graph."""
     if not job.recipe.latency or job.float_graph is None:
         return None
     return latency(open_artifact(job.float_graph, THREADS), opened)
 
 
-def _with_budgets(made: Made, job: Job, paced: Latency | None) -> Report:
+def _with_budgets(made: Made, job: StepJob, paced: Latency | None) -> Report:
     report = made.report
     assert report is not None
     budgets, tolerance = job.step.entry.budgets, job.step.entry.tolerance
@@ -227,7 +227,7 @@ def _with_budgets(made: Made, job: Job, paced: Latency | None) -> Report:
 
 
 def _manifest(
-    job: Job, checkpoint: Checkpoint, interface: Interface, files: tuple[FileDigest, ...]
+    job: StepJob, checkpoint: Checkpoint, interface: Interface, files: tuple[FileDigest, ...]
 ) -> dict[str, Any]:
     """The artifact's entry in the manifest, without its digest and checks."""
     target, entry = job.step.target, job.step.checkpoint

@@ -17,7 +17,7 @@ from scrfdconv.converters.graph.kept_float import require_convertible
 from scrfdconv.converters.graph.model_file import load_onnx
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.precision.int8 import Arrangement, Int8Options
-from scrfdconv.converters.precision.int8.calibration import Table
+from scrfdconv.converters.precision.int8.calibration import CalibrationTable
 from scrfdconv.converters.precision.int8.conversion import (
     Int8Settings,
     kept_for,
@@ -78,7 +78,7 @@ class Int8Conversion:
         """The parent graph, prepared for Q/DQ pairs."""
         return quantizable(load_onnx(self.parent.path))
 
-    def settings(self, table: Table) -> Int8Settings:
+    def settings(self, table: CalibrationTable) -> Int8Settings:
         """The settings of the quantization, before any layer is put back to float."""
         reduce = self.arrangement != "tensorrt" and needs_reduced_range()
         return Int8Settings(table, self.arrangement, reduce, self.options.keep_float)
@@ -92,9 +92,9 @@ class Int8Conversion:
             )
 
 
-def empty_table() -> Table:
+def empty_table() -> CalibrationTable:
     """A table without measurements, to check options before measuring."""
-    return Table(
+    return CalibrationTable(
         source_sha256="",
         images_sha256="",
         images=0,

@@ -72,7 +72,7 @@ def _require_no_other_wishes(conversion: Int8Conversion, plan: Int8Plan, path: P
 # ---------------------------------------------------------------- measuring and searching
 
 
-def decide(conversion: Int8Conversion) -> Decided:
+def calibrate_and_search(conversion: Int8Conversion) -> Decided:
     """Calibrate and search; raises CheckFailed where the accuracy budget cannot be kept."""
     pictures = _load(conversion)
     reference = OnnxRunner(conversion.parent.path)

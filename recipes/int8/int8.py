@@ -9,7 +9,7 @@ from typing import Any
 from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.formats import formats
 from scrfdconv.recipes.int8.conversion import Int8Conversion
-from scrfdconv.recipes.int8.decision import Decided, decide, replay
+from scrfdconv.recipes.int8.decision import Decided, calibrate_and_search, replay
 from scrfdconv.recipes.int8.plan import Int8Plan
 from scrfdconv.recipes.int8.speed import measured_speed
 from scrfdconv.recipes.precision import Order, Settled
@@ -21,7 +21,7 @@ def settle_int8(order: Order) -> Settled:
     Raises CheckFailed, with all rounds in its report, where the accuracy budget cannot be kept.
     """
     conversion = Int8Conversion.of(order)
-    decided = replay(conversion) or decide(conversion)
+    decided = replay(conversion) or calibrate_and_search(conversion)
     demand = order.demand
     if demand:
         # Of the pictures used for measuring, verification gets only the chosen ones.

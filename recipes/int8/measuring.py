@@ -15,8 +15,8 @@ from scrfdconv.converters.graph.model_file import image_input
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.precision.int8.calibration import (
     CALIBRATORS,
+    CalibrationTable,
     Extremes,
-    Table,
     chosen_ranges,
     extremes,
     load_table,
@@ -82,7 +82,7 @@ class Calibrated:
     """A table for each calibrator to try, and the pictures that were measured on."""
 
     coverage: Coverage
-    tables: tuple[Table, ...]
+    tables: tuple[CalibrationTable, ...]
     canvases: tuple[UInt8, ...]
     notes: tuple[str, ...] = ()
 
@@ -106,7 +106,7 @@ def calibrate(conversion: Int8Conversion, pictures: Pictures, faces: Sequence[Se
     return Calibrated(shown, tables, canvases, tuple(notes))
 
 
-def _given_table(conversion: Int8Conversion, path: Path) -> Table:
+def _given_table(conversion: Int8Conversion, path: Path) -> CalibrationTable:
     table = load_table(path)
     if table.source_sha256 != conversion.source.digest:
         raise InputFileError(
@@ -118,7 +118,7 @@ def _given_table(conversion: Int8Conversion, path: Path) -> Table:
 
 def _tables(
     conversion: Int8Conversion, pictures: Pictures, canvases: Sequence[UInt8], whole: Extremes
-) -> Iterator[Table]:
+) -> Iterator[CalibrationTable]:
     if conversion.options.calibration_table:
         yield _given_table(conversion, conversion.options.calibration_table)
         return
@@ -130,7 +130,7 @@ def _tables(
         with conversion.stage(f"calibrating ({calibrator})") as progress:
             images = counted(batches(canvases, conversion.batch), len(canvases), progress)
             ranges = chosen_ranges(model, reach, calibrator, images)
-        yield Table(
+        yield CalibrationTable(
             source_sha256=conversion.source.digest,
             images_sha256=pictures.digest,
             images=len(pictures),

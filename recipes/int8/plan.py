@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from scrfdconv.converters.errors import InputFileError, UsageError
 from scrfdconv.converters.precision.int8 import Arrangement
-from scrfdconv.converters.precision.int8.calibration import Table
+from scrfdconv.converters.precision.int8.calibration import CalibrationTable
 from scrfdconv.converters.precision.int8.conversion import Int8Settings
 from scrfdconv.converters.structured import read_json, to_json, write_json
 
@@ -38,7 +38,7 @@ class _PlanFile:
     """A plan as JSON: one level, with the version first."""
 
     scrfdconv_int8_plan: Literal[1] = 1
-    table: Table
+    table: CalibrationTable
     target: Arrangement
     reduce_range: bool
     keep_float: tuple[str, ...]

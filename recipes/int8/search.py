@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from scrfdconv.checks.faces.compare import detect
+from scrfdconv.checks.faces.compare import faces_on_input
 from scrfdconv.checks.faces.decode import Faces
 from scrfdconv.checks.faces.images import UInt8, normalise
 from scrfdconv.checks.faces.limits import LIMITS
@@ -49,7 +49,7 @@ class Judge:
     def of(cls, reference: OnnxRunner, pictures: Sequence[UInt8], budget: float) -> Judge:
         """Let the reference find its faces."""
         seen = tuple(view for picture in pictures for view in views(picture))
-        return cls(seen, tuple(detect(reference, normalise(v)[0]) for v in seen), budget)
+        return cls(seen, tuple(faces_on_input(reference, normalise(v)[0]) for v in seen), budget)
 
     def judge(self, content: bytes) -> Agreement:
         """Compare a model, given as the bytes of its file, with the reference.
@@ -61,7 +61,7 @@ class Judge:
             path = Path(folder, "int8.onnx")
             path.write_bytes(content)
             runner = OnnxRunner(path)
-            found = [detect(runner, normalise(view)[0]) for view in self.canvases]
+            found = [faces_on_input(runner, normalise(view)[0]) for view in self.canvases]
         pairs = zip(self.reference, found, strict=True)
         return agreement(pairs, margin=LIMITS["int8"].margin)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scrfdconv.checks.benchmark import environment
+from scrfdconv.checks.benchmark import bench_environment
 from scrfdconv.converters.checkpoint.loading import seeded_checkpoint
 from scrfdconv.converters.formats import formats
 from scrfdconv.converters.formats.onnx import OnnxOptions
@@ -39,7 +39,7 @@ def main():
     print("|---|---|---|---|---|")
     for model in asked.models:
         print(row(model, asked), flush=True)
-    print(f"\n{environment(asked.threads)}")
+    print(f"\n{bench_environment(asked.threads)}")
 
 
 def row(model, asked):

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from scrfdconv.checks.faces.compare import detect
+from scrfdconv.checks.faces.compare import faces_on_input
 from scrfdconv.checks.faces.images import find_images, letterbox, normalise, read_image
 from scrfdconv.checks.faces.matching import agreement
 from scrfdconv.converters.formats.onnx import Onnx, OnnxOptions
@@ -76,7 +76,9 @@ def faces(parent, int8_path, data, what, floors):
     good = True
     for name, seen in (("as they are", pictures), ("in all views", views(pictures))):
         inputs = (normalise(picture)[0] for picture in seen)
-        found = agreement((detect(reference, i), detect(artifact, i)) for i in inputs)
+        found = agreement(
+            (faces_on_input(reference, i), faces_on_input(artifact, i)) for i in inputs
+        )
         values = (found.recall, found.precision, found.ap50, found.mean_iou)
         shown = ", ".join(f"{n} {v:.4f}" for n, v in zip(MEASURES, values, strict=True))
         print(f"  {what}, test {name}: {found.reference_faces} faces, {shown}", flush=True)
@@ -120,7 +122,7 @@ def portraits(parent, photographs, folder):
     for path in photographs:
         image = read_image(path)
         scale = letterbox(image, SHAPE)[1]
-        found = detect(runner, inputs(path)).above(0.7)
+        found = faces_on_input(runner, inputs(path)).above(0.7)
         for x1, y1, x2, y2 in found.boxes:
             side = max(x2 - x1, y2 - y1)
             if side >= SMALLEST:

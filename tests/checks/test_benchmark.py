@@ -11,7 +11,7 @@ import pytest
 from scrfdconv.checks.benchmark import (
     Timing,
     Workload,
-    environment,
+    bench_environment,
     measure,
     peak_memory,
     ratio,
@@ -52,7 +52,7 @@ def test_the_ratio_compares_runs_of_the_same_round():
 
 
 def test_the_machine_is_named_with_its_libraries():
-    said = environment(threads=3)
+    said = bench_environment(threads=3)
 
     assert said["threads"] == 3
     assert said["cpu"] == cpu_name() != ""

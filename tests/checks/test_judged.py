@@ -21,7 +21,12 @@ from scrfdconv.converters.graph.model_file import load_onnx
 from scrfdconv.converters.graph.number_types import coarsest_of, output_precisions, precision_of
 from scrfdconv.converters.precision.fp16 import Fp16Options
 from scrfdconv.converters.precision.fp16.conversion import Fp16Settings, fp16_from_float
-from scrfdconv.converters.precision.int8.calibration import Table, chosen_ranges, extremes, widest
+from scrfdconv.converters.precision.int8.calibration import (
+    CalibrationTable,
+    chosen_ranges,
+    extremes,
+    widest,
+)
 from scrfdconv.converters.precision.int8.conversion import Int8Settings, int8_from_float
 from scrfdconv.converters.precision.int8.quantization import quantizable
 
@@ -56,7 +61,7 @@ def int8(tiny_onnx, request):
     ranges = chosen_ranges(
         bare, whole.ranges("input.1"), "minmax", lambda: (image[None] for image in IMAGES)
     )
-    table = Table("source", "images", len(IMAGES), (96, 128), "minmax", ranges, means)
+    table = CalibrationTable("source", "images", len(IMAGES), (96, 128), "minmax", ranges, means)
     source = formats()["onnx"].artifact_at(tiny_onnx)
     return int8_from_float(source, Int8Settings(table=table, target=request.param))
 

@@ -16,7 +16,7 @@ from scrfdconv.checks.results import CheckResult
 from scrfdconv.cli import app
 from scrfdconv.converters.artifact import digest_of
 from scrfdconv.converters.network.architecture import Architecture, toml_from_architecture
-from scrfdconv.converters.precision.int8.calibration import Table
+from scrfdconv.converters.precision.int8.calibration import CalibrationTable
 from scrfdconv.converters.precision.int8.conversion import Int8Settings
 from scrfdconv.converters.structured import to_json
 from scrfdconv.recipes.build.manifest import save_entries
@@ -116,7 +116,7 @@ def good(tmp_path_factory, tiny, tiny_pth, tiny_onnx, widerface, small_result):
     (folder / "model.engine").write_bytes(b"ftrt" + bytes(100))
     (folder / "model.engine.json").write_text(json.dumps(SIDECAR))
     (folder / "report.json").write_text(to_json(small_result))
-    table = Table("a", "b", 3, (64, 96), "minmax", {"x": (-0.1, 0.5)}, {"x": [0.7]})
+    table = CalibrationTable("a", "b", 3, (64, 96), "minmax", {"x": (-0.1, 0.5)}, {"x": [0.7]})
     table.save(folder / "table.json")
     Int8Plan(Int8Settings(table, keep_float=("x",)), {"held": True}).save(folder / "plan.json")
     _make(folder, tiny.architecture)

@@ -15,7 +15,6 @@ import pytest
 
 from scrfdconv.cli import app
 from scrfdconv.converters.artifact import digest_of
-from scrfdconv.converters.precision.int8.calibration import Table
 from scrfdconv.converters.precision.int8.conversion import Int8Settings
 from scrfdconv.converters.structured import to_json
 from scrfdconv.recipes.int8.plan import Int8Plan
@@ -426,7 +425,7 @@ def test_measurements_that_were_made_up(case, way, measured, command):
     from scrfdconv.converters.precision.int8.calibration import load_table
     from scrfdconv.recipes.int8.plan import load_plan
 
-    odd: Table = TABLES[case](load_table(Path("good.table.json")))
+    odd: CalibrationTable = TABLES[case](load_table(Path("good.table.json")))
     odd.save(Path("odd.table.json"))
     plan = load_plan(Path("good.plan.json"))
     settings: Int8Settings = replace(plan.options, table=odd)

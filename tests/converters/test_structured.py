@@ -18,7 +18,7 @@ from scrfdconv.converters.errors import ArtifactError, InputFileError
 from scrfdconv.converters.graph.kept_float import kept_float
 from scrfdconv.converters.metadata import architecture_from_metadata
 from scrfdconv.converters.network.architecture import BUILTIN, architecture_from_toml
-from scrfdconv.converters.precision.int8.calibration import Table, load_table
+from scrfdconv.converters.precision.int8.calibration import CalibrationTable, load_table
 from scrfdconv.converters.precision.int8.conversion import Int8Settings
 from scrfdconv.converters.structured import (
     DEEPEST,
@@ -152,7 +152,7 @@ def test_what_json_lacks_is_a_string_and_reads_back():
 
 # ---------------------------------------------------------------- every reader
 
-TABLE = Table("a", "b", 3, (64, 96), "minmax", {"x": (-0.1, 0.5)}, {"x": [0.7]})
+TABLE = CalibrationTable("a", "b", 3, (64, 96), "minmax", {"x": (-0.1, 0.5)}, {"x": [0.7]})
 CHECK = {"check": "c", "subject": "s", "metric": "m", "measured": 1, "limit": "nan",
          "relation": "<=", "passed": True, "detail": ""}  # fmt: skip
 ENTRY = {

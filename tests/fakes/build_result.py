@@ -12,8 +12,8 @@ from dataclasses import replace
 import numpy as np
 
 from scrfdconv.checks.reports.outcome import (
-    Box,
     BuildResult,
+    FaceBox,
     FacesOn,
     Histogram,
     Latency,
@@ -162,7 +162,7 @@ def _faces(rng, picture: Picture) -> FacesOn:
         x = rng.uniform(0, picture.width - side)
         y = rng.uniform(0, picture.height - side * 1.3)
         box = (x, y, x + side, y + side * 1.3, rng.uniform(0.5, 0.95))
-        boxes.append(Box(*map(float, box)))
+        boxes.append(FaceBox(*map(float, box)))
     moved = [replace(box, x2=box.x2 + side * 0.03, score=box.score - 0.004) for box in boxes]
     return FacesOn(picture.name, tuple(boxes), tuple(moved))
 

@@ -7,11 +7,11 @@ import json
 import pytest
 
 from scrfdconv.converters.errors import InputFileError
-from scrfdconv.converters.precision.int8.calibration import Table
+from scrfdconv.converters.precision.int8.calibration import CalibrationTable
 from scrfdconv.converters.precision.int8.conversion import Int8Settings
 from scrfdconv.recipes.int8.plan import Int8Plan, load_plan
 
-TABLE = Table(
+TABLE = CalibrationTable(
     source_sha256="a" * 64, images_sha256="b" * 64, images=8, shape=(64, 64), calibrator="minmax",
     ranges={"1": (0.1, 0.30000000000000004), "2": (-1.0, 6e-9)}, means={"1": [0.5, 1 / 3]},
 )  # fmt: skip

@@ -41,7 +41,7 @@ _MOST_OPS = 100_000  # 34G has 400
 
 
 @dataclass(frozen=True)
-class Network:
+class MnnNetwork:
     """What a .mnn says of itself, with its convolutions."""
 
     path: Path
@@ -86,7 +86,7 @@ def is_network(path: Path, head: bytes) -> bool:
     )
 
 
-def read_network(path: Path) -> Network:
+def read_network(path: Path) -> MnnNetwork:
     """The content of a .mnn; raises ArtifactError where an offset leads out of the file."""
     content = readable(path).read_bytes()
     try:
@@ -100,7 +100,7 @@ def read_network(path: Path) -> Network:
     return network
 
 
-def _network(path: Path, buffer: _Buffer) -> Network:
+def _network(path: Path, buffer: _Buffer) -> MnnNetwork:
     root = buffer.root()
     ops = buffer.tables(root, _OPS)
     inputs = [op for op in ops if buffer.number(op, _TYPE) == _INPUT]
@@ -115,7 +115,7 @@ def _network(path: Path, buffer: _Buffer) -> Network:
             types.add(kind)
             if convolution is not None:
                 convolutions.append(convolution)
-    return Network(
+    return MnnNetwork(
         path=path,
         biz_code=buffer.text(root, _BIZ_CODE),
         outputs=tuple(buffer.texts(root, _OUTPUT_NAMES)),
@@ -147,12 +147,12 @@ def _convolution(buffer: _Buffer, op: int) -> tuple[Convolution | None, str]:
     return Convolution(buffer.text(op, _NAME), shaped, bias if bias.size else np.zeros(out)), kind
 
 
-def convolutions_of(network: Network) -> Iterator[Convolution]:
+def convolutions_of(network: MnnNetwork) -> Iterator[Convolution]:
     """Every convolution with float or half weights."""
     yield from network.convolutions
 
 
-def facts_of_network(network: Network) -> dict[str, Any]:
+def facts_of_network(network: MnnNetwork) -> dict[str, Any]:
     """What ``inspect`` says of the network."""
     return {
         "layers": len(network.kinds),

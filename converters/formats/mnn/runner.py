@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from scrfdconv.converters.errors import ArtifactError
-from scrfdconv.converters.formats.mnn.reading import Network, read_network
+from scrfdconv.converters.formats.mnn.reading import MnnNetwork, read_network
 from scrfdconv.converters.graph.kinds import output_kind
 from scrfdconv.converters.graph.model_file import IMAGE_RANK
 from scrfdconv.converters.libraries import library
@@ -83,7 +83,7 @@ class MnnRunner(Runner):
         return values
 
 
-def _interface(network: Network) -> Interface:
+def _interface(network: MnnNetwork) -> Interface:
     names = canonical_outputs(network.outputs, network.path)
     dims = network.input_dims
     if len(dims) != IMAGE_RANK or dims[1] not in (CHANNELS, -1):

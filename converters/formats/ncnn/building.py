@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from scrfdconv.converters.artifact import digest_of
 from scrfdconv.converters.errors import ArtifactError, MissingError, UsageError
 from scrfdconv.converters.formats.ncnn.graph import for_pnnx
-from scrfdconv.converters.formats.ncnn.reading import Layer, layers_of, text_of, weights_name
+from scrfdconv.converters.formats.ncnn.reading import Layer, param_text, parsed_layers, weights_name
 from scrfdconv.converters.graph.model_file import image_input, load_onnx, serialised
 from scrfdconv.converters.network.architecture import CHANNELS, SIZE_MULTIPLE
 from scrfdconv.converters.runner import INPUT_NAME
@@ -42,8 +42,8 @@ def write_model(source: Path, out: Path, precision: str) -> None:
         text = Path(folder, "model.ncnn.param").read_text("utf-8")
     out.with_suffix(".bin").write_bytes(weights)
     digest = digest_of(out.with_suffix(".bin"))
-    layers = [_renamed(layer, outputs, fixed, digest) for layer in layers_of(text, source)]
-    out.write_text(text_of(layers), "utf-8")
+    layers = [_renamed(layer, outputs, fixed, digest) for layer in parsed_layers(text, source)]
+    out.write_text(param_text(layers), "utf-8")
 
 
 def _traced_sizes(outputs: list[str]) -> list[tuple[int, int]]:

@@ -60,7 +60,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Network:
+class NcnnNetwork:
     """A .param with its .bin."""
 
     path: Path
@@ -86,14 +86,14 @@ class Network:
         return tuple(name for name in made if name not in read)
 
 
-def read_network(path: Path) -> Network:
+def read_network(path: Path) -> NcnnNetwork:
     """Layers and weights at ``path``; ArtifactError where text and weights do not fit together."""
     weights = path.with_suffix(".bin")
     if readable(path).stat().st_size > _LONGEST_PARAM:
         raise ArtifactError(f"{path}: is too long for a description of layers.")
     if not weights.is_file():
         raise ArtifactError(f"{path}: its weights are missing; put {weights.name} beside it.")
-    layers = tuple(layers_of(path.read_text("utf-8", "replace"), path))
+    layers = tuple(parsed_layers(path.read_text("utf-8", "replace"), path))
     said = next(filter(None, (_DIGEST.fullmatch(layer.name) for layer in layers)), None)
     if said and said[1] != digest_of(weights):
         raise ArtifactError(
@@ -102,7 +102,7 @@ def read_network(path: Path) -> Network:
     reader = _Weights(weights)
     found = {layer.name: tuple(reader.of(layer)) for layer in layers}
     reader.require_end()
-    return Network(path, layers, found, frozenset(reader.types))
+    return NcnnNetwork(path, layers, found, frozenset(reader.types))
 
 
 def weights_name(digest: str) -> str:
@@ -113,7 +113,7 @@ def weights_name(digest: str) -> str:
 # ---------------------------------------------------------------- text
 
 
-def layers_of(text: str, path: Path) -> Iterator[Layer]:
+def parsed_layers(text: str, path: Path) -> Iterator[Layer]:
     """The layers of a .param; an ArtifactError names the first line that is not a layer."""
     lines = [line for line in text.splitlines() if line.strip()]
     if len(lines) < 3 or lines[0].strip() != MAGIC:  # noqa: PLR2004 - magic, counts, a layer
@@ -153,7 +153,7 @@ def _layer(line: str, number: int, path: Path) -> Layer:
     )
 
 
-def text_of(layers: list[Layer]) -> str:
+def param_text(layers: list[Layer]) -> str:
     """The content of a .param."""
     blobs = sum(len(layer.outputs) for layer in layers)
     lines = [MAGIC, f"{len(layers)} {blobs}", *map(_line, layers)]
@@ -226,7 +226,7 @@ class _Weights:
         return values
 
 
-def convolutions_of(network: Network) -> Iterator[Convolution]:
+def convolutions_of(network: NcnnNetwork) -> Iterator[Convolution]:
     """Every convolution, grouped ones as (out, in / groups, k, k)."""
     for layer in network.layers:
         if layer.kind in _CONVOLUTIONS:
@@ -242,7 +242,7 @@ def convolutions_of(network: Network) -> Iterator[Convolution]:
             yield Convolution(layer.name, shaped, bias[0] if bias else np.zeros(out, np.float32))
 
 
-def facts_of_network(network: Network) -> dict[str, Any]:
+def facts_of_network(network: NcnnNetwork) -> dict[str, Any]:
     """What ``inspect`` says of the network."""
     return {
         "layers": len(network.layers),

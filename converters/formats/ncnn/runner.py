@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from scrfdconv.converters.errors import ArtifactError
-from scrfdconv.converters.formats.ncnn.reading import Network, read_network
+from scrfdconv.converters.formats.ncnn.reading import NcnnNetwork, read_network
 from scrfdconv.converters.libraries import library
 from scrfdconv.converters.network.architecture import OUTPUT_KINDS, SIZE_MULTIPLE
 from scrfdconv.converters.runner import (
@@ -96,7 +96,7 @@ class NcnnRunner(Runner):
         return _sorted(self._network.output_names)
 
 
-def _interface(network: Network) -> NcnnInterface:
+def _interface(network: NcnnNetwork) -> NcnnInterface:
     """The interface, from the names of the blobs; the input layer states a fixed size."""
     if len(network.inputs) != 1:
         raise ArtifactError(f"{network.path}: is not an SCRFD: expected one image input.")

@@ -79,12 +79,12 @@ class OpenVino(Format):
         arithmetic = {"computes_by_default_in": runner.computes_in}
         return facts_of_model(path) | facts_of_runner(runner) | arithmetic
 
-    def precision_of(self, path: Path) -> str:
+    def stored_precision(self, path: Path) -> str:
         """The coarsest numbers in the graph."""
         from scrfdconv.converters.formats.openvino.api import read_model
-        from scrfdconv.converters.formats.openvino.reading import precision_of
+        from scrfdconv.converters.formats.openvino.reading import stored_precision
 
-        return precision_of(read_model(path))
+        return stored_precision(read_model(path))
 
     def remark(self, precision: str) -> str:
         """FP16 says how weights are stored, not how a processor computes."""

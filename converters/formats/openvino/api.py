@@ -39,7 +39,7 @@ def read_model(path: Path) -> Any:
         model = core().read_model(str(readable(path)), str(weights))
     except RuntimeError as error:
         raise ArtifactError(
-            f"{path}: OpenVINO cannot read it with {weights.name}: {reason(error)}."
+            f"{path}: OpenVINO cannot read it with {weights.name}: {last_sentence(error)}."
         ) from error
     said = own_metadata_of(model).get(WEIGHTS_DIGEST)
     if said is not None and said != digest_of(weights):
@@ -57,7 +57,7 @@ def own_metadata_of(model: Any) -> dict[str, str]:
     return {str(k): str(v) for k, v in section.items()} if isinstance(section, dict) else {}
 
 
-def reason(error: Exception) -> str:
+def last_sentence(error: Exception) -> str:
     """The last sentence in an error's text: the lines before it name C++ files."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if not line.startswith(("Exception from", "Check "))]

@@ -18,7 +18,7 @@ _HALVES = ("f16", "bf16")
 _GROUPED_RANK = 5  # (groups, out, in, k, k)
 
 
-def precision_of(model: Any) -> str:
+def stored_precision(model: Any) -> str:
     """fp32, fp16 or int8: the coarsest numbers among constants and quantizers."""
     types = {
         node.get_element_type().get_type_name()

@@ -10,8 +10,13 @@ from typing import Any
 import numpy as np
 
 from scrfdconv.converters.errors import ArtifactError
-from scrfdconv.converters.formats.openvino.api import core, own_metadata_of, read_model, reason
-from scrfdconv.converters.formats.openvino.reading import precision_of
+from scrfdconv.converters.formats.openvino.api import (
+    core,
+    last_sentence,
+    own_metadata_of,
+    read_model,
+)
+from scrfdconv.converters.formats.openvino.reading import stored_precision
 from scrfdconv.converters.graph.model_file import IMAGE_RANK
 from scrfdconv.converters.metadata import architecture_from_metadata
 from scrfdconv.converters.network.architecture import CHANNELS, SIZE_MULTIPLE
@@ -52,7 +57,7 @@ class OpenVinoRunner(Runner):
     @cached_property
     def precision(self) -> str:
         """The coarsest numbers in the graph, whatever its metadata claim."""
-        return precision_of(self._model)
+        return stored_precision(self._model)
 
     @cached_property
     def computes_in(self) -> str:
@@ -100,7 +105,7 @@ class OpenVinoRunner(Runner):
             return core().compile_model(self._model, "CPU", settings)
         except RuntimeError as error:
             raise ArtifactError(
-                f"{self._path}: OpenVINO cannot compile it: {reason(error)}."
+                f"{self._path}: OpenVINO cannot compile it: {last_sentence(error)}."
             ) from error
 
     def _run(self, images: np.ndarray) -> Sequence[np.ndarray]:
@@ -111,7 +116,8 @@ class OpenVinoRunner(Runner):
             return [np.array(tensor.data, np.float32) for tensor in tensors]
         except RuntimeError as error:
             raise ArtifactError(
-                f"{self._path.name}: fails on images of shape {images.shape}: {reason(error)}."
+                f"{self._path.name}: fails on images of shape {images.shape}: "
+                f"{last_sentence(error)}."
             ) from error
 
 

@@ -153,11 +153,11 @@ class TensorRT(Format):
 
     def findings(self, runner: Runner) -> Iterator[Finding]:
         """The audit: in which types the engine's convolutions compute."""
-        from scrfdconv.converters.formats.tensorrt.audit import audit
+        from scrfdconv.converters.formats.tensorrt.audit import audit_engine
         from scrfdconv.converters.formats.tensorrt.runner import TensorRTRunner
 
         assert isinstance(runner, TensorRTRunner)
-        yield from audit(runner)
+        yield from audit_engine(runner)
 
     def lint(self, source: Artifact) -> Lint:
         """What TensorRT's parser will not take."""

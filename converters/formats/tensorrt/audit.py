@@ -22,7 +22,7 @@ SLACK = 0.9
 FOREIGN_SHARE = 0.5
 
 
-def audit(runner: TensorRTRunner) -> Iterator[Finding]:
+def audit_engine(runner: TensorRTRunner) -> Iterator[Finding]:
     """Yield the share of convolutions in the engine's precision, against that in its ONNX."""
     meant = runner.sidecar.convolutions if runner.sidecar else {}
     yield from audit_layers(runner.layers, runner.precision, meant)

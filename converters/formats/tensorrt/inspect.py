@@ -47,7 +47,7 @@ class EngineLayers:
         return known[0] if known else None
 
 
-def layers_of(engine: Any, trt: Any) -> EngineLayers:
+def engine_layers(engine: Any, trt: Any) -> EngineLayers:
     """The layers of an opened engine."""
     inspector = engine.create_engine_inspector()
     return layers_from_json(inspector.get_engine_information(trt.LayerInformationFormat.JSON))

@@ -15,7 +15,7 @@ from scrfdconv.converters.formats.tensorrt.profile import (
     Profile,
     nchw,
     profiles_for,
-    text_of,
+    shape_text,
 )
 from scrfdconv.converters.graph.number_types import convolutions, precision_of
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
@@ -138,9 +138,9 @@ def plan_for(
     # As texts again: the sidecar records the options with the settled profiles.
     settled = replace(
         options,
-        min=tuple(text_of(profile.min) for profile in profiles),
-        opt=tuple(text_of(profile.opt) for profile in profiles),
-        max=tuple(text_of(profile.max) for profile in profiles),
+        min=tuple(shape_text(profile.min) for profile in profiles),
+        opt=tuple(shape_text(profile.opt) for profile in profiles),
+        max=tuple(shape_text(profile.max) for profile in profiles),
     )
     return EnginePlan(digest, facts, profiles, settled)
 

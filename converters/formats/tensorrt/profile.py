@@ -42,10 +42,10 @@ class Profile:
         return all(low <= size <= high for low, size, high in limits)
 
     def __str__(self) -> str:
-        return " .. ".join(text_of(shape) for shape in (self.min, self.opt, self.max))
+        return " .. ".join(shape_text(shape) for shape in (self.min, self.opt, self.max))
 
 
-def text_of(shape: Shape) -> str:
+def shape_text(shape: Shape) -> str:
     """(1, 640, 640) as ``1x640x640``."""
     return "x".join(map(str, shape))
 
@@ -123,17 +123,17 @@ def _shape(numbers: Iterable[Any]) -> Shape:
 def _require_valid(profile: Profile, model: Free, multiple: int) -> None:
     for shape in (profile.min, profile.opt, profile.max):
         if shape[0] < 1:
-            raise UsageError(f"{text_of(shape)}: at least one image.")
+            raise UsageError(f"{shape_text(shape)}: at least one image.")
         for size in shape[1:]:
             if size < 1 or size % multiple:
                 near = max(multiple, size // multiple * multiple)
                 raise UsageError(
-                    f"{text_of(shape)}: {size} is not a multiple of {multiple}; the nearest are "
+                    f"{shape_text(shape)}: {size} is not a multiple of {multiple}; the nearest are "
                     f"{near} and {near + multiple}."
                 )
         for axis, fixed, size in zip(_AXES, model, shape, strict=True):
             if fixed and fixed != size:
-                raise UsageError(f"{text_of(shape)}: the model's {axis} is fixed to {fixed}.")
+                raise UsageError(f"{shape_text(shape)}: the model's {axis} is fixed to {fixed}.")
     for axis, low, best, high in zip(_AXES, profile.min, profile.opt, profile.max, strict=True):
         if not low <= best <= high:
             raise UsageError(

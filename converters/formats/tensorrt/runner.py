@@ -16,7 +16,7 @@ import numpy as np
 from scrfdconv.converters.artifact import readable
 from scrfdconv.converters.errors import ArtifactError, UsageError
 from scrfdconv.converters.formats.tensorrt.api import log, require_gpu, take_errors, tensorrt
-from scrfdconv.converters.formats.tensorrt.inspect import EngineLayers, layers_of
+from scrfdconv.converters.formats.tensorrt.inspect import EngineLayers, engine_layers
 from scrfdconv.converters.formats.tensorrt.profile import Free, Profile, Shape, nchw
 from scrfdconv.converters.formats.tensorrt.sidecar import Sidecar, read_sidecar
 from scrfdconv.converters.metadata import architecture_from_metadata
@@ -81,7 +81,7 @@ class TensorRTRunner(Runner):
     @property
     def layers(self) -> EngineLayers:
         """What the engine says of its layers."""
-        return layers_of(self._engine, self._trt)
+        return engine_layers(self._engine, self._trt)
 
     # ------------------------------------------------------------ opening
 

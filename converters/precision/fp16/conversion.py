@@ -59,7 +59,7 @@ def fp16_from_float(source: Artifact, settings: Fp16Settings) -> onnx.ModelProto
     """Convert a float ONNX model; names, order, shapes, opset and metadata stay."""
     interface = require_convertible(source.path)
     model = prepared(load_onnx(source.path))
-    kept = list(kept_nodes(model, interface, settings))
+    kept = list(kept_in_float32(model, interface, settings))
     nodes = {name for entry in kept for name in entry.nodes}
     io = settings.options.io
     result = half_from_float(model, nodes, half_io=io == "float16")
@@ -70,7 +70,7 @@ def fp16_from_float(source: Artifact, settings: Fp16Settings) -> onnx.ModelProto
 # ---------------------------------------------------------------- what stays float32
 
 
-def kept_nodes(
+def kept_in_float32(
     model: onnx.ModelProto, interface: Interface, settings: Fp16Settings
 ) -> Iterator[KeptFloat]:
     """Yield what stays float32 in a prepared model, and why; every node once."""

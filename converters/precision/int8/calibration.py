@@ -43,7 +43,7 @@ _MEASURES = {"ReduceMin": [0, 1, 2, 3], "ReduceMax": [0, 1, 2, 3], "ReduceMean":
 
 
 @dataclass(frozen=True)
-class Table:
+class CalibrationTable:
     """The measurements of one model: enough to quantize the model again without pictures."""
 
     source_sha256: str  # of the checkpoint or model that was given
@@ -72,11 +72,11 @@ class Table:
         write_json(path, self)
 
 
-def load_table(path: Path) -> Table:
+def load_table(path: Path) -> CalibrationTable:
     """Read a calibration table; raises InputFileError for other files."""
     return read_json(
         path,
-        Table,
+        CalibrationTable,
         "calibration table of scrfdconv",
         "make one with `scrfdconv int8 --save-calibration`",
         keys="all",

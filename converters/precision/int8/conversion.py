@@ -20,8 +20,8 @@ from scrfdconv.converters.graph.model_file import load_onnx
 from scrfdconv.converters.machine import adds_bytes_without_saturation
 from scrfdconv.converters.precision.int8 import Arrangement
 from scrfdconv.converters.precision.int8.arrangement import arranged
-from scrfdconv.converters.precision.int8.calibration import Table
-from scrfdconv.converters.precision.int8.float_nodes import kept_nodes
+from scrfdconv.converters.precision.int8.calibration import CalibrationTable
+from scrfdconv.converters.precision.int8.float_nodes import float_nodes
 from scrfdconv.converters.precision.int8.quantization import quantizable, quantized
 from scrfdconv.converters.precision.int8.rounding import with_corrected_biases
 
@@ -35,7 +35,7 @@ SENSITIVE_REASON = "sensitive: put back to float to keep the accuracy budget"
 class Int8Settings:
     """The measured table, and the choices for quantizing with it."""
 
-    table: Table
+    table: CalibrationTable
     target: Arrangement = "cpu"
     reduce_range: bool = False  # 7-bit weights, for x86 processors without VNNI
     keep_float: tuple[str, ...] = ()  # nodes or operators, by the user's wish
@@ -63,7 +63,7 @@ def kept_for(
     model: onnx.ModelProto, outputs: tuple[str, ...], options: Int8Settings
 ) -> list[KeptFloat]:
     """What stays float in a quantizable model, each node once."""
-    found = kept_nodes(model, outputs, options.target, options.keep_float)
+    found = float_nodes(model, outputs, options.target, options.keep_float)
     if options.sensitive:
         found.append(KeptFloat(SENSITIVE_REASON, options.sensitive))
     return found
@@ -84,7 +84,7 @@ def before_rounding(
     )
 
 
-def require_ranges(model: onnx.ModelProto, table: Table) -> None:
+def require_ranges(model: onnx.ModelProto, table: CalibrationTable) -> None:
     """Raise UsageError where ``table`` was not measured on this model."""
     names = {name for node in model.graph.node for name in (*node.input, *node.output)}
     strangers = sorted(set(table.ranges) - names)

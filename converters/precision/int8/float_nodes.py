@@ -48,7 +48,7 @@ RELU_REASON = "ReLU of float values"
 _LEAN_AT_START, _LEAN_BEFORE_NORM = 32, 96
 
 
-def kept_nodes(
+def float_nodes(
     model: onnx.ModelProto,
     outputs: Sequence[str],
     target: Arrangement = "cpu",

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from scrfdconv.checks.reports.drawings import Axis, bar, error_axis, histogram, outlines
-from scrfdconv.checks.reports.outcome import Box, Histogram
+from scrfdconv.checks.reports.outcome import FaceBox, Histogram
 
 EDGES = (1e-4, 1e-3, 1e-2, 1e-1)
 
@@ -90,6 +90,6 @@ def test_outputs_of_an_artifact_share_an_axis_with_their_limits():
 
 
 def test_boxes_become_one_path():
-    boxes = [Box(10, 20, 30.25, 50, 0.9), Box(0, 0, 5, 5, 0.8)]
+    boxes = [FaceBox(10, 20, 30.25, 50, 0.9), FaceBox(0, 0, 5, 5, 0.8)]
 
     assert outlines(boxes) == "M10 20h20.2v30H10zM0 0h5v5H0z"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from scrfdconv.checks.widerface.plot import STYLES, plot_curves
-from scrfdconv.checks.widerface.protocol import evaluate
+from scrfdconv.checks.widerface.protocol import evaluate_results
 from scrfdconv.checks.widerface.truth import GroundTruth, ImageTruth
 from scrfdconv.converters.errors import MissingError
 
@@ -20,7 +20,7 @@ ONE_BOX = np.array([[10.0, 10, 20, 20]])
 
 def evaluated(boxes, counts, detections):
     truth = GroundTruth((ImageTruth("0--Parade/a", boxes, counts),))
-    return evaluate(truth, {"0--Parade/a": detections})
+    return evaluate_results(truth, {"0--Parade/a": detections})
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from scrfdconv.checks.widerface import geometry as widerface_images
 from scrfdconv.checks.widerface import protocol as widerface
 from scrfdconv.checks.widerface import result_files as widerface_results
 from scrfdconv.checks.widerface import truth as widerface_truth
-from scrfdconv.checks.widerface.protocol import evaluate
+from scrfdconv.checks.widerface.protocol import evaluate_results
 from scrfdconv.checks.widerface.result_files import load_results
 from scrfdconv.checks.widerface.truth import GroundTruth, ImageTruth
 from scrfdconv.converters.errors import CheckFailed, InputFileError, OutputError, UsageError
@@ -57,7 +57,7 @@ def test_the_published_result_set_has_its_published_average_precision(wider):
     truth = widerface_truth.load_ground_truth(wider)
     results = load_results(wider / "retinaface_mobilenet0.25_results.zip")
 
-    evaluation = evaluate(truth, results)
+    evaluation = evaluate_results(truth, results)
 
     percent = {name: 100 * ap for name, ap in evaluation.ap.items()}
     # Published: 90.70 / 88.16 / 73.82. The last is cut, not rounded: the scripts of RetinaFace
@@ -82,7 +82,7 @@ def test_real_images_score_exactly_as_the_plain_loops(wider):
     everything = load_results(wider / "retinaface_mobilenet0.25_results.zip")
     results = {name: everything[name] for name in truth.names}
 
-    evaluation = evaluate(truth, results)
+    evaluation = evaluate_results(truth, results)
 
     for row, curve in enumerate(evaluation.curves.values()):
         images = [(i.boxes, i.counts[row], results[i.name]) for i in truth.images]
@@ -109,7 +109,7 @@ def test_any_small_data_set_scores_exactly_as_the_plain_loops(images, iou):
     )
     results = {name: rows(*found) for name, _, found in named}
 
-    evaluation = evaluate(truth, results, iou)
+    evaluation = evaluate_results(truth, results, iou)
 
     for row, subset in enumerate(widerface_truth.SUBSETS):
         plain = [(i.boxes, i.counts[row], results[i.name]) for i in truth.images]
@@ -124,11 +124,11 @@ def test_many_predictions_are_matched_in_parts_with_the_same_result(monkeypatch)
     boxes = rng.integers(0, 60, (7, 4))
     truth = truth_of((NAME, boxes, rng.random((3, 7)) < 0.7))
     found = np.concatenate([rng.integers(0, 60, (50, 4)), rng.random((50, 1))], axis=1)
-    whole = evaluate(truth, {NAME: found})
+    whole = evaluate_results(truth, {NAME: found})
 
     monkeypatch.setattr(widerface, "PAIRS_AT_ONCE", 10)
 
-    assert evaluate(truth, {NAME: found}).ap == whole.ap
+    assert evaluate_results(truth, {NAME: found}).ap == whole.ap
 
 
 FACE = [10, 10, 19, 19]
@@ -138,7 +138,9 @@ LOWEST = (200, 200, 5, 5, 0.0)  # sets the lowest score, so that 0.5 stays 0.5
 
 def hard_ap(boxes, counts, *detections):
     """AP of the hard subset for one image; ``counts`` are the same in all subsets."""
-    return evaluate(truth_of((NAME, boxes, [counts] * 3)), {NAME: rows(*detections)}).ap["hard"]
+    return evaluate_results(truth_of((NAME, boxes, [counts] * 3)), {NAME: rows(*detections)}).ap[
+        "hard"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -170,7 +172,7 @@ def test_false_alarms_count_in_an_image_without_faces_of_the_subset():
     truth = truth_of((NAME, [FACE], [[1]] * 3), (other, [[50, 50, 9, 9]], [[0]] * 3))
     results = {NAME: rows((*HIT, 0.5), LOWEST), other: rows((*MISS, 1.0))}
 
-    assert evaluate(truth, results).ap["hard"] == pytest.approx(0.5)
+    assert evaluate_results(truth, results).ap["hard"] == pytest.approx(0.5)
 
 
 def test_detections_in_an_image_without_any_face_do_not_count_but_set_the_score_range():
@@ -178,7 +180,7 @@ def test_detections_in_an_image_without_any_face_do_not_count_but_set_the_score_
     truth = truth_of((NAME, [FACE], [[1]] * 3), (other, [], np.zeros((3, 0))))
     results = {NAME: rows((*HIT, 0.5), LOWEST), other: rows((*MISS, 1.0))}
 
-    curve = evaluate(truth, results).curves["hard"]
+    curve = evaluate_results(truth, results).curves["hard"]
 
     assert curve.ap == pytest.approx(1.0)
     assert curve.found.tolist() == [0] * 499 + [1] * 501  # 0.5 of 1.0: from threshold 0.500 on
@@ -190,15 +192,15 @@ def test_the_order_of_the_detections_does_not_matter():
     truth = truth_of((NAME, boxes, np.ones((3, 5))))
     found = np.concatenate([rng.integers(0, 40, (40, 4)), rng.random((40, 1))], axis=1)
 
-    ordered = evaluate(truth, {NAME: found[np.argsort(-found[:, 4])]})
+    ordered = evaluate_results(truth, {NAME: found[np.argsort(-found[:, 4])]})
 
-    assert evaluate(truth, {NAME: rng.permutation(found)}).ap == ordered.ap
+    assert evaluate_results(truth, {NAME: rng.permutation(found)}).ap == ordered.ap
 
 
 def test_equal_scores_are_one_operating_point():
     truth = truth_of((NAME, [FACE, [50, 50, 9, 9]], np.ones((3, 2))))
 
-    ap = evaluate(truth, {NAME: rows((*HIT, 0.7), (*MISS, 0.7))}).ap["hard"]
+    ap = evaluate_results(truth, {NAME: rows((*HIT, 0.7), (*MISS, 0.7))}).ap["hard"]
 
     assert ap == pytest.approx(0.5 * 0.5)  # precision 0.5 at recall 0.5
 
@@ -206,7 +208,7 @@ def test_equal_scores_are_one_operating_point():
 def test_a_subset_without_faces_has_no_average_precision():
     truth = truth_of((NAME, [FACE], [[0], [1], [1]]))
 
-    ap = evaluate(truth, {NAME: rows((*HIT, 1.0), LOWEST)}).ap
+    ap = evaluate_results(truth, {NAME: rows((*HIT, 1.0), LOWEST)}).ap
 
     assert math.isnan(ap["easy"])
     assert ap["hard"] == pytest.approx(1.0)
@@ -216,7 +218,7 @@ def test_missing_images_are_counted_and_the_first_is_named():
     truth = truth_of(*((f"0--Parade/{n}", [FACE], np.ones((3, 1))) for n in "abc"))
 
     with pytest.raises(InputFileError, match=r"2 of 3 images are missing, first 0--Parade/b;"):
-        evaluate(truth, {"0--Parade/a": rows()})
+        evaluate_results(truth, {"0--Parade/a": rows()})
 
 
 @pytest.mark.parametrize(
@@ -226,7 +228,7 @@ def test_results_of_something_else_are_refused_by_name(name, what):
     truth = truth_of((NAME, [FACE], np.ones((3, 1))))
 
     with pytest.raises(InputFileError, match=f"{name}: {what}"):
-        evaluate(truth, {NAME: rows(), name: rows()})
+        evaluate_results(truth, {NAME: rows(), name: rows()})
 
 
 @pytest.mark.parametrize("bad", [rows((1, 2, 3, 4, np.nan)), np.zeros((2, 4)), np.zeros(5)])
@@ -234,7 +236,7 @@ def test_detections_that_are_not_finite_rows_of_five_cannot_be_scored(bad, tmp_p
     truth = truth_of((NAME, [FACE], np.ones((3, 1))))
 
     with pytest.raises(CheckFailed, match=NAME):
-        evaluate(truth, {NAME: bad})
+        evaluate_results(truth, {NAME: bad})
     with pytest.raises(CheckFailed, match=NAME):
         widerface_results.write_results({NAME: bad}, tmp_path)
 

@@ -9,7 +9,7 @@ import pytest
 from scrfdconv.converters.errors import ArtifactError, CheckFailed
 from scrfdconv.converters.formats import formats, open_artifact
 from scrfdconv.converters.formats.tensorrt import TensorRTOptions
-from scrfdconv.converters.formats.tensorrt.audit import audit, audit_layers
+from scrfdconv.converters.formats.tensorrt.audit_engine import audit_engine, audit_layers
 from scrfdconv.converters.formats.tensorrt.inspect import layers_from_json
 from scrfdconv.recipes.conversion import convert
 from scrfdconv.recipes.target import target_of
@@ -121,6 +121,6 @@ def test_the_audit_of_a_good_engine_passes(machine, tiny_onnx, tmp_path):
     options = TensorRTOptions(min=("1x64x64",), opt=("1x64x64",), max=("1x64x64",))
     formats()["tensorrt"].convert(formats()["onnx"].artifact_at(tiny_onnx), path, options, None)
 
-    results = list(audit(open_artifact(path)))
+    results = list(audit_engine(open_artifact(path)))
 
     assert [(r.metric, r.passed) for r in results] == [("known", True), ("fp32 share", True)]

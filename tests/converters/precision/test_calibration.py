@@ -11,7 +11,7 @@ from scrfdconv.checks.stimuli import stimuli
 from scrfdconv.converters.errors import InputFileError
 from scrfdconv.converters.graph.model_file import load_onnx
 from scrfdconv.converters.precision.int8.calibration import (
-    Table,
+    CalibrationTable,
     chosen_ranges,
     extremes,
     load_table,
@@ -20,7 +20,9 @@ from scrfdconv.converters.precision.int8.calibration import (
 from scrfdconv.converters.precision.int8.quantization import quantizable
 from scrfdconv.converters.structured import to_plain
 
-TABLE = Table("a", "b", 3, (64, 96), "percentile", {"x": (-0.1, 1 / 3)}, {"x": [0.7, 1e-9]})
+TABLE = CalibrationTable(
+    "a", "b", 3, (64, 96), "percentile", {"x": (-0.1, 1 / 3)}, {"x": [0.7, 1e-9]}
+)
 
 
 def test_a_table_survives_its_file(tmp_path):

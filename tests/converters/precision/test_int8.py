@@ -20,7 +20,12 @@ from scrfdconv.converters.graph.model_file import load_onnx, serialised
 from scrfdconv.converters.graph.norms import norm_nodes
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.network.architecture import BUILTIN
-from scrfdconv.converters.precision.int8.calibration import Table, chosen_ranges, extremes, widest
+from scrfdconv.converters.precision.int8.calibration import (
+    CalibrationTable,
+    chosen_ranges,
+    extremes,
+    widest,
+)
 from scrfdconv.converters.precision.int8.conversion import (
     Int8Settings,
     before_rounding,
@@ -34,7 +39,7 @@ from scrfdconv.converters.precision.int8.float_nodes import (
     LEAN_REASON,
     RELU_REASON,
     SCORE_REASON,
-    kept_nodes,
+    float_nodes,
 )
 from scrfdconv.converters.precision.int8.quantization import quantizable
 from scrfdconv.converters.precision.int8.sensitivity import layer_sqnr
@@ -51,7 +56,7 @@ def table_of(path, calibrator="minmax"):
     whole = widest(extremes(model, pictures))
     means = {name: values.tolist() for name, values in whole.mean.items()}
     ranges = chosen_ranges(model, whole.ranges("input.1"), calibrator, pictures)
-    return Table("source", "images", len(IMAGES), (96, 128), calibrator, ranges, means)
+    return CalibrationTable("source", "images", len(IMAGES), (96, 128), calibrator, ranges, means)
 
 
 def exported(checkpoint, path, **options):
@@ -140,7 +145,9 @@ def test_group_norm_stays_float(tiny_gn, tmp_path):
     path = exported(tiny_gn, tmp_path / "gn.onnx")
     model = quantizable(load_onnx(path))
 
-    kept = {entry.reason: entry.nodes for entry in kept_nodes(model, OnnxRunner(path).output_names)}
+    kept = {
+        entry.reason: entry.nodes for entry in float_nodes(model, OnnxRunner(path).output_names)
+    }
     int8 = onnx.load(built(path, tmp_path / "int8.onnx", table=table_of(path)))
 
     assert kept.keys() >= {SCORE_REASON, JOINED_REASON, BEHIND_REASON, AFFINE_REASON, RELU_REASON}
@@ -175,7 +182,7 @@ def test_bytes_begin_where_there_are_no_more_values_than_in_the_image(name, last
     model = onnx_from_checkpoint(seeded_checkpoint(BUILTIN[name]), OnnxOptions())
     names = [node.name for node in model.graph.node if node.op_type == "Conv"]
 
-    kept = {e.reason: e.nodes for e in kept_nodes(model, [v.name for v in model.graph.output])}
+    kept = {e.reason: e.nodes for e in float_nodes(model, [v.name for v in model.graph.output])}
 
     assert list(kept.get(LEAN_REASON, ())) == names[: names.index(last) + 1 if last else 0]
 
@@ -194,7 +201,7 @@ def test_a_layer_with_a_range_far_too_small_is_the_most_sensitive_one(tiny_onnx,
     victim = next(n for n in model.graph.node if n.op_type == "Conv" and "conv2" in n.name)
     name = victim.input[0]
     ranges = {**table.ranges, name: tuple(v / 50 for v in table.ranges[name])}
-    broken = Table("", "", 4, (96, 128), "minmax", ranges)
+    broken = CalibrationTable("", "", 4, (96, 128), "minmax", ranges)
     int8 = onnx.load(built(tiny_onnx, tmp_path / "int8.onnx", table=broken))
 
     exact = before_rounding(model, OnnxRunner(tiny_onnx).output_names, Int8Settings(broken))
@@ -258,7 +265,7 @@ def test_a_quantized_model_is_refused(tiny_onnx, table, tmp_path):
 
 
 def test_a_table_of_another_model_is_refused(tiny_onnx, table, tmp_path):
-    other = Table("", "", 4, (96, 128), "minmax", {"no.such": (0.0, 1.0)})
+    other = CalibrationTable("", "", 4, (96, 128), "minmax", {"no.such": (0.0, 1.0)})
 
     with pytest.raises(UsageError, match=r"another model.*no\.such"):
         built(tiny_onnx, tmp_path / "int8.onnx", table=other)
