@@ -5,8 +5,8 @@ import pkgutil
 
 from scrfdconv.cli.main import app
 
-for _module in pkgutil.iter_modules(__path__):
-    if not _module.name.startswith("__"):  # __main__ runs the application
-        importlib.import_module(f"{__name__}.{_module.name}")
+for _module in pkgutil.walk_packages(__path__, f"{__name__}."):
+    if not _module.name.endswith("__main__"):  # it runs the application
+        importlib.import_module(_module.name)
 
 __all__ = ["app"]

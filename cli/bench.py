@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scrfdconv.cli import options as o
-from scrfdconv.cli import output
+from scrfdconv.cli.artifacts import options as o
 from scrfdconv.cli.main import PROVE, app
+from scrfdconv.cli.terminal import output
 
 if TYPE_CHECKING:
     from scrfdconv.checks.benchmark import Workload
@@ -47,8 +47,8 @@ def bench(
 ) -> None:
     """Time models in turns (A B A B), each in its own process, after a warm-up."""
     from scrfdconv.checks.benchmark import bench_environment
+    from scrfdconv.recipes.artifacts.conversion import SourceOptions
     from scrfdconv.recipes.bench import BenchOptions, compare_speed
-    from scrfdconv.recipes.conversion import SourceOptions
 
     bench_options = BenchOptions(shape, batch, threads, runs)
     options = SourceOptions(

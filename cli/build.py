@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scrfdconv.cli import options as o
-from scrfdconv.cli import output
+from scrfdconv.cli.artifacts import options as o
 from scrfdconv.cli.main import MAKE, app
-from scrfdconv.cli.results import publish
+from scrfdconv.cli.terminal import output
+from scrfdconv.cli.terminal.results import publish
 
 if TYPE_CHECKING:
     from scrfdconv.recipes.build.build import BuildOptions
@@ -108,7 +108,7 @@ def build(
 def _build(recipe: Recipe, out: Path, options: BuildOptions, *, packages: bool) -> None:
     from scrfdconv.cli.build_view import build_view
     from scrfdconv.recipes.build.build import build
-    from scrfdconv.recipes.insightface import write_packages
+    from scrfdconv.recipes.faces.insightface import write_packages
 
     with build_view() as view:
         result = build(recipe, out, options, view, ["scrfdconv", *sys.argv[1:]])

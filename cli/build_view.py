@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from scrfdconv.cli import output
+from scrfdconv.cli.terminal import output
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

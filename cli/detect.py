@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scrfdconv.cli import options as o
-from scrfdconv.cli import output
+from scrfdconv.cli.artifacts import options as o
 from scrfdconv.cli.main import PROVE, app
+from scrfdconv.cli.terminal import output
 from scrfdconv.converters.errors import InputFileError
 
 if TYPE_CHECKING:
     from scrfdconv.checks.faces.decode import Faces
-    from scrfdconv.recipes.detection import Detector, Found, Unreadable
+    from scrfdconv.recipes.faces.detection import Detector, Found, Unreadable
 
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="A checkpoint or a converted model of any kind.")
@@ -58,8 +58,8 @@ def detect(
 
     A picture that cannot be read is reported, the rest goes on, and the exit code is 3.
     """
-    from scrfdconv.recipes.conversion import SourceOptions, open_source
-    from scrfdconv.recipes.detection import (
+    from scrfdconv.recipes.artifacts.conversion import SourceOptions, open_source
+    from scrfdconv.recipes.faces.detection import (
         DetectOptions,
         Detector,
         faults_of,
@@ -97,8 +97,8 @@ def _detect(
     detector: Detector, paths: list[Path], drawings: dict[Path, Path]
 ) -> tuple[list[dict[str, Any]], list[Unreadable]]:
     """Show each picture as it comes; keep its faces, not its pixels."""
-    from scrfdconv.recipes.detection import Unreadable, detect_pictures
-    from scrfdconv.recipes.detection import draw as write_drawing
+    from scrfdconv.recipes.faces.detection import Unreadable, detect_pictures
+    from scrfdconv.recipes.faces.detection import draw as write_drawing
 
     found, bad = [], []
     with output.progress("detecting") as advance:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scrfdconv.cli import options as o
-from scrfdconv.cli import output
+from scrfdconv.cli.artifacts import options as o
 from scrfdconv.cli.main import PROVE, app
+from scrfdconv.cli.terminal import output
 
 if TYPE_CHECKING:
     from scrfdconv.checks.widerface.protocol import Evaluation
-    from scrfdconv.recipes.conversion import SourceOptions
-    from scrfdconv.recipes.evaluation import Plan, Score
+    from scrfdconv.recipes.artifacts.conversion import SourceOptions
+    from scrfdconv.recipes.faces.evaluation import Plan, Score
 
 PLOT_SUFFIXES = (".svg", ".png")
 NO_LABELS = "--images needs a MODEL and --reference: without labels, another model is the truth."
@@ -95,8 +95,8 @@ def evaluate(
     any detector; MODEL --images DIR --reference REF needs no labels.
     """
     from scrfdconv.checks.widerface.geometry import parse_mode
-    from scrfdconv.recipes.conversion import SourceOptions
-    from scrfdconv.recipes.evaluation import Plan
+    from scrfdconv.recipes.artifacts.conversion import SourceOptions
+    from scrfdconv.recipes.faces.evaluation import Plan
 
     _require_one_way(model, widerface, results, ground_truth, images, reference)
     _require_drawable(plot, [model, architecture, config], [widerface, ground_truth])
@@ -186,7 +186,7 @@ def _plot(evaluation: Evaluation, title: str, path: Path) -> None:
 def _run_model(
     model: str, options: SourceOptions, directory: Path, plan: Plan, plot: Path | None
 ) -> None:
-    from scrfdconv.recipes.evaluation import score_model
+    from scrfdconv.recipes.faces.evaluation import score_model
 
     if plan.results is None:
         output.say("note: give --results DIR to keep detections and to continue when interrupted.")
@@ -198,7 +198,7 @@ def _run_model(
 
 
 def _score_files(results: Path, ground_truth: Path, limit: int | None, plot: Path | None) -> None:
-    from scrfdconv.recipes.evaluation import Plan, score_results
+    from scrfdconv.recipes.faces.evaluation import Plan, score_results
 
     with output.working(f"scoring {results.name}"):
         score = score_results(results, ground_truth, limit)
@@ -269,7 +269,7 @@ def _without_nan(value: Any) -> Any:
 
 def _agreement(model: str, reference: str, options: SourceOptions, images: list[Path]) -> None:
     from scrfdconv.checks.faces.images import find_images
-    from scrfdconv.recipes.agreement import score_agreement
+    from scrfdconv.recipes.faces.agreement import score_agreement
 
     with output.progress("comparing") as advance:
         found = score_agreement(model, reference, options, find_images(images), advance)

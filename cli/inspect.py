@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from scrfdconv.cli import options as o
-from scrfdconv.cli import output
+from scrfdconv.cli.artifacts import options as o
 from scrfdconv.cli.main import LOOK_UP, app
+from scrfdconv.cli.terminal import output
 
 
 @app.command(rich_help_panel=LOOK_UP)
@@ -23,7 +23,7 @@ def inspect(
 ) -> None:
     """Say what a file is: kind, architecture, inputs and outputs, precision, digest, metadata."""
     from scrfdconv.converters.permissions import allowing_host_code
-    from scrfdconv.recipes.conversion import SourceOptions
+    from scrfdconv.recipes.artifacts.conversion import SourceOptions
     from scrfdconv.recipes.describe import facts_of_file
 
     options = SourceOptions(architecture=architecture, config=config, groups=norm_groups)

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from scrfdconv.cli import options as o
-from scrfdconv.cli import output
+from scrfdconv.cli.artifacts import options as o
+from scrfdconv.cli.artifacts.making import show_made
+from scrfdconv.cli.artifacts.sources import tell_source
 from scrfdconv.cli.main import MAKE, app
-from scrfdconv.cli.making import show_made
-from scrfdconv.cli.sources import tell_source
+from scrfdconv.cli.terminal import output
 
 
 @app.command(rich_help_panel=MAKE)
@@ -30,8 +30,8 @@ def lift(
     from scrfdconv.checks.verification import Demand
     from scrfdconv.converters.artifact import require_folder
     from scrfdconv.converters.formats import require_format
-    from scrfdconv.recipes.lift import default_checkpoint
-    from scrfdconv.recipes.lift import lift as lift_model
+    from scrfdconv.recipes.artifacts.lift import default_checkpoint
+    from scrfdconv.recipes.artifacts.lift import lift as lift_model
 
     require_format(model, "onnx")
     path = out or default_checkpoint(model)

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from scrfdconv.cli import output, signals
+from scrfdconv.cli.terminal import output, signals
 from scrfdconv.converters.errors import CheckFailed, MissingError, ScrfdconvError
 
 if TYPE_CHECKING:
-    from scrfdconv.cli.verbs import Verb
+    from scrfdconv.cli.artifacts.verbs import Verb
 
 SYSTEM = os.name
 USAGE_ERROR = 2
@@ -91,7 +91,7 @@ class Verbs(TyperGroup):
 
     @staticmethod
     def _making() -> dict[str, Verb]:
-        from scrfdconv.cli.verbs import making_verbs
+        from scrfdconv.cli.artifacts.verbs import making_verbs
 
         return making_verbs()
 
@@ -143,7 +143,7 @@ def _require_supported_system() -> None:
 
 def _command(verb: Verb) -> Any:
     """The command of a verb that makes artifacts, with its options under their headings."""
-    from scrfdconv.cli.verbs import command_of
+    from scrfdconv.cli.artifacts.verbs import command_of
 
     single = typer.Typer(rich_markup_mode=None, add_completion=False)
     single.command(verb.name, cls=Command, rich_help_panel=MAKE)(command_of(verb))

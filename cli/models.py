@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from scrfdconv.cli import options as o
-from scrfdconv.cli import output
+from scrfdconv.cli.artifacts import options as o
 from scrfdconv.cli.main import LOOK_UP, app
+from scrfdconv.cli.terminal import output
 
 
 @app.command(rich_help_panel=LOOK_UP)

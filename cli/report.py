@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from scrfdconv.cli import options as o
+from scrfdconv.cli.artifacts import options as o
 from scrfdconv.cli.main import PROVE, app
-from scrfdconv.cli.results import publish
+from scrfdconv.cli.terminal.results import publish
 
 report = typer.Typer(
     help="Merge the reports of builds.",

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from scrfdconv.cli import options as o
-from scrfdconv.cli import output
+from scrfdconv.cli.artifacts import options as o
+from scrfdconv.cli.artifacts.making import show_made
 from scrfdconv.cli.main import MAKE, app
-from scrfdconv.cli.making import show_made
+from scrfdconv.cli.terminal import output
 
 
 @app.command(rich_help_panel=MAKE)
@@ -26,9 +26,9 @@ def simplify(
     from scrfdconv.checks.verification import Demand
     from scrfdconv.converters.formats import require_format
     from scrfdconv.converters.graph.model_file import node_count
-    from scrfdconv.recipes.conversion import convert
-    from scrfdconv.recipes.naming import default_output
-    from scrfdconv.recipes.target import target_of
+    from scrfdconv.recipes.artifacts.conversion import convert
+    from scrfdconv.recipes.artifacts.naming import default_output
+    from scrfdconv.recipes.artifacts.target import target_of
 
     target = target_of("onnx", None, {"shape": shape, "batch": o.batch(batch)})
     maker = require_format(model, target.format)

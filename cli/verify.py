@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from scrfdconv.cli import options as o
-from scrfdconv.cli import output
+from scrfdconv.cli.artifacts import options as o
+from scrfdconv.cli.artifacts.sources import open_for_making
 from scrfdconv.cli.main import PROVE, app
-from scrfdconv.cli.sources import open_for_making
+from scrfdconv.cli.terminal import output
 
 MANIFEST_SUFFIX = ".json"  # no model is a JSON file
 FAILED = 1

@@ -10,19 +10,19 @@ from typing import Any
 from scrfdconv.converters.public import loaded_when_used
 
 _PUBLIC = {
-    "DetectOptions": "recipes.detection",
-    "Detector": "recipes.detection",
-    "SourceOptions": "recipes.conversion",
-    "Target": "recipes.target",
+    "DetectOptions": "recipes.faces.detection",
+    "Detector": "recipes.faces.detection",
+    "SourceOptions": "recipes.artifacts.conversion",
+    "Target": "recipes.artifacts.target",
     "compare_speed": "recipes.bench",
-    "convert": "recipes.conversion",
+    "convert": "recipes.artifacts.conversion",
     "facts_of_file": "recipes.describe",
     "load_recipe": "recipes.build.recipe_file",
-    "open_runner": "recipes.detection",
-    "open_source": "recipes.conversion",
-    "score_agreement": "recipes.agreement",
-    "score_model": "recipes.evaluation",
-    "target_of": "recipes.target",
+    "open_runner": "recipes.faces.detection",
+    "open_source": "recipes.artifacts.conversion",
+    "score_agreement": "recipes.faces.agreement",
+    "score_model": "recipes.faces.evaluation",
+    "target_of": "recipes.artifacts.target",
 }
 __all__ = list(_PUBLIC)
 

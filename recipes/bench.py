@@ -20,8 +20,8 @@ from scrfdconv.converters.errors import UsageError
 from scrfdconv.converters.formats import Source
 from scrfdconv.converters.network.architecture import require_shape
 from scrfdconv.converters.runner import Interface, Runner
-from scrfdconv.recipes.conversion import SourceOptions, open_source
-from scrfdconv.recipes.detection import DEFAULT_SIZE, open_runner
+from scrfdconv.recipes.artifacts.conversion import SourceOptions, open_source
+from scrfdconv.recipes.faces.detection import DEFAULT_SIZE, open_runner
 
 
 @dataclass(frozen=True)

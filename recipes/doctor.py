@@ -27,10 +27,10 @@ from scrfdconv.converters.machine import (
 from scrfdconv.converters.metadata import installed_version
 from scrfdconv.converters.precision import precisions
 from scrfdconv.converters.scratch import scratch_folder
-from scrfdconv.recipes.pictures import synthetic_pictures
+from scrfdconv.recipes.faces.pictures import synthetic_pictures
 
 if TYPE_CHECKING:
-    from scrfdconv.recipes.conversion import Made
+    from scrfdconv.recipes.artifacts.conversion import Made
 
 OTHERS = ("onnxscript", "scipy")  # of the dynamo exporter and of WIDER FACE
 PROBE_SHAPE = (64, 64)  # of `--run`: enough for every stride, and quick
@@ -168,8 +168,8 @@ def _tried(made: Format, precision: str) -> Capability:
 def _converted(made: Format, precision: str, folder: Path) -> Made:
     from scrfdconv.checks.verification import Demand
     from scrfdconv.converters.checkpoint.loading import load_source
-    from scrfdconv.recipes.conversion import convert
-    from scrfdconv.recipes.target import target_of
+    from scrfdconv.recipes.artifacts.conversion import convert
+    from scrfdconv.recipes.artifacts.target import target_of
 
     needy = precisions()[precision].needs_images
     pictures = synthetic_pictures(folder / "pictures") if needy else ()

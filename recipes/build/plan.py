@@ -23,6 +23,8 @@ from scrfdconv.converters.formats import Format
 from scrfdconv.converters.metadata import installed_version
 from scrfdconv.converters.network.architecture import PUBLISHED
 from scrfdconv.converters.precision import FLOAT, precisions
+from scrfdconv.recipes.artifacts.naming import default_output
+from scrfdconv.recipes.artifacts.target import Target, fields_for
 from scrfdconv.recipes.build.digests import (
     code_digest,
     content_digest,
@@ -30,8 +32,6 @@ from scrfdconv.recipes.build.digests import (
     source_digest,
 )
 from scrfdconv.recipes.build.recipe import DYNAMIC, CheckpointEntry, Recipe, TargetEntry
-from scrfdconv.recipes.naming import default_output
-from scrfdconv.recipes.target import Target, fields_for
 
 # The version of everything that the build writes besides artifacts and reports.
 STATE_FOLDER = ".scrfdconv"

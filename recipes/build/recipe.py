@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from scrfdconv.converters.precision.int8 import DEFAULT_FACE_LOSS
-from scrfdconv.recipes.target import Target
+from scrfdconv.recipes.artifacts.target import Target
 
 DYNAMIC = "dynamic"
 

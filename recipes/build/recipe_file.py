@@ -14,6 +14,7 @@ from scrfdconv.converters.network.architecture import known_name, require_shape
 from scrfdconv.converters.options import OptionField, option_fields
 from scrfdconv.converters.precision import FLOAT, precisions
 from scrfdconv.converters.precision.int8 import DEFAULT_FACE_LOSS
+from scrfdconv.recipes.artifacts.target import Target, fields_for, target_of
 from scrfdconv.recipes.build.recipe import (
     DYNAMIC,
     Budgets,
@@ -23,7 +24,6 @@ from scrfdconv.recipes.build.recipe import (
     Tolerance,
 )
 from scrfdconv.recipes.table import TomlTable, load_toml
-from scrfdconv.recipes.target import Target, fields_for, target_of
 
 VERSION = 1
 _SHA256 = re.compile(r"[0-9a-f]{64}")

@@ -24,13 +24,13 @@ from scrfdconv.converters.formats import format_of, open_artifact
 from scrfdconv.converters.permissions import allowing_host_code
 from scrfdconv.converters.precision import FLOAT, precisions
 from scrfdconv.converters.runner import Interface, Runner, limit_threads
+from scrfdconv.recipes.artifacts.conversion import Made, SourceOptions, convert, open_source
+from scrfdconv.recipes.artifacts.network import GRAPH, network_in
 from scrfdconv.recipes.build.digests import FileDigest
 from scrfdconv.recipes.build.observer import Observer, latency
 from scrfdconv.recipes.build.plan import Step, library_version, options_of, versions_of
 from scrfdconv.recipes.build.recipe import CheckpointEntry, Recipe
-from scrfdconv.recipes.conversion import Made, SourceOptions, convert, open_source
-from scrfdconv.recipes.network import GRAPH, network_in
-from scrfdconv.recipes.pictures import synthetic_pictures
+from scrfdconv.recipes.faces.pictures import synthetic_pictures
 
 logger = logging.getLogger(__name__)
 

@@ -14,11 +14,11 @@ from scrfdconv.checks.results import Report
 from scrfdconv.converters.errors import CheckFailed, UsageError
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.precision.int8.conversion import Int8Settings
+from scrfdconv.recipes.faces.pictures import Pictures, load_pictures
 from scrfdconv.recipes.int8.conversion import Int8Conversion
 from scrfdconv.recipes.int8.measuring import Calibrated, calibrate, faces_seen, split
 from scrfdconv.recipes.int8.plan import Int8Plan, load_plan, require_same
 from scrfdconv.recipes.int8.search import Judge, Search, search
-from scrfdconv.recipes.pictures import Pictures, load_pictures
 
 # Verification runs the reference on every picture, 1 s each in PyTorch (2.5G_KPS).
 MOST_VERIFIED = 8

@@ -22,8 +22,8 @@ from scrfdconv.converters.precision.int8.calibration import (
     load_table,
     widest,
 )
+from scrfdconv.recipes.faces.pictures import Pictures, batches, mosaics
 from scrfdconv.recipes.int8.conversion import Int8Conversion, counted
-from scrfdconv.recipes.pictures import Pictures, batches, mosaics
 
 # A quarter is held back to judge by, where enough remain to calibrate on; of hundreds, about 24 at
 # most. These have five views each, some thousand faces, and cost 4 s in every round.

@@ -30,7 +30,7 @@ from scrfdconv.converters.precision.int8.conversion import (
 from scrfdconv.converters.precision.int8.quantization import quantizable
 from scrfdconv.converters.precision.int8.sensitivity import layer_sqnr
 from scrfdconv.converters.scratch import scratch_folder
-from scrfdconv.recipes.pictures import batches, views
+from scrfdconv.recipes.faces.pictures import batches, views
 
 CHECK = "budget"
 SENSITIVITY_IMAGES = 4  # the order of the layers' SQNR hardly changes with more

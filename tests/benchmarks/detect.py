@@ -23,7 +23,7 @@ import numpy as np
 from scrfdconv.checks.benchmark import PAUSE_SECONDS
 from scrfdconv.checks.faces.images import read_image
 from scrfdconv.converters.formats import open_artifact
-from scrfdconv.recipes.detection import DetectOptions, Detector
+from scrfdconv.recipes.faces.detection import DetectOptions, Detector
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ("det_2.5g", "det_500m")

@@ -22,8 +22,8 @@ from scrfdconv.converters.formats import formats
 from scrfdconv.converters.formats.onnx import OnnxOptions
 from scrfdconv.converters.network.architecture import BUILTIN, PUBLISHED
 from scrfdconv.converters.options import SizeOptions
+from scrfdconv.recipes.artifacts.conversion import SourceOptions
 from scrfdconv.recipes.bench import BenchOptions, compare_speed
-from scrfdconv.recipes.conversion import SourceOptions
 
 VGA = (480, 640)  # height, width
 OPTIONS = {"onnx": OnnxOptions(shape=VGA), "torchscript": SizeOptions(shape=VGA)}

@@ -23,8 +23,8 @@ from scrfdconv.checks.faces.images import find_images, letterbox, normalise, rea
 from scrfdconv.checks.faces.matching import agreement
 from scrfdconv.converters.formats.onnx import Onnx, OnnxOptions
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
-from scrfdconv.recipes.conversion import convert, open_source
-from scrfdconv.recipes.target import target_of
+from scrfdconv.recipes.artifacts.conversion import convert, open_source
+from scrfdconv.recipes.artifacts.target import target_of
 
 SHAPE = (640, 640)
 FLOORS = {  # one thread, times as fast as the float model

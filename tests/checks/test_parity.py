@@ -26,8 +26,8 @@ from scrfdconv.converters.formats.onnx import OnnxOptions
 from scrfdconv.converters.formats.onnx.building import onnx_from_checkpoint
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.runner import Interface, Runner
-from scrfdconv.recipes.conversion import convert
-from scrfdconv.recipes.target import target_of
+from scrfdconv.recipes.artifacts.conversion import convert
+from scrfdconv.recipes.artifacts.target import target_of
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,9 @@ from scrfdconv.converters.checkpoint.loading import load_checkpoint
 from scrfdconv.converters.formats.pytorch.runner import EagerRunner
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.runner import Runner
-from scrfdconv.recipes.conversion import convert
-from scrfdconv.recipes.pictures import synthetic_pictures
-from scrfdconv.recipes.target import target_of
+from scrfdconv.recipes.artifacts.conversion import convert
+from scrfdconv.recipes.artifacts.target import target_of
+from scrfdconv.recipes.faces.pictures import synthetic_pictures
 
 SHAPE = (96, 128)
 CUT_OFF = "cut off"  # does nothing where no score is that high

@@ -425,7 +425,7 @@ def test_measurements_that_were_made_up(case, way, measured, command):
     from scrfdconv.converters.precision.int8.calibration import load_table
     from scrfdconv.recipes.int8.plan import load_plan
 
-    odd: CalibrationTable = TABLES[case](load_table(Path("good.table.json")))
+    odd = TABLES[case](load_table(Path("good.table.json")))
     odd.save(Path("odd.table.json"))
     plan = load_plan(Path("good.plan.json"))
     settings: Int8Settings = replace(plan.options, table=odd)

@@ -142,7 +142,7 @@ def test_a_lift_that_is_not_its_file_is_not_written(tiny_onnx, tmp_path, monkeyp
 
     from scrfdconv.checks.verification import Demand
     from scrfdconv.converters.errors import CheckFailed
-    from scrfdconv.recipes import lift as recipe
+    from scrfdconv.recipes.artifacts import lift as recipe
 
     def wrong(path: Path) -> recipe.Lifted:
         found = recipe_lifted_from(path)

@@ -9,7 +9,7 @@ import sys
 import onnx
 import pytest
 
-from scrfdconv.cli import output
+from scrfdconv.cli.terminal import output
 
 CONTROLS = [chr(code) for code in (*range(32), *range(127, 160), 0x2028, 0x2029, 0x202E, 0x2066)]
 COMMANDS = ["::error::x", "  ::warning file=a::x", "##[error]x", "a ##[group]x",

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from scrfdconv.cli import signals
+from scrfdconv.cli.terminal import signals
 
 
 @pytest.fixture(autouse=True)

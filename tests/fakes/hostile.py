@@ -243,7 +243,7 @@ def _code_of_function(place: str, file: str) -> int:
     import importlib
     import traceback
 
-    from scrfdconv.cli.output import say
+    from scrfdconv.cli.terminal.output import say
     from scrfdconv.converters.errors import ScrfdconvError
 
     _, module, function = place.split(":")

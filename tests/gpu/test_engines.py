@@ -26,8 +26,8 @@ from scrfdconv.converters.formats.onnx import OnnxOptions
 from scrfdconv.converters.formats.tensorrt import TensorRTOptions
 from scrfdconv.converters.formats.tensorrt.progress import listening
 from scrfdconv.converters.formats.tensorrt.sidecar import read_sidecar, sidecar_path
-from scrfdconv.recipes.conversion import convert, plan_only
-from scrfdconv.recipes.target import Target
+from scrfdconv.recipes.artifacts.conversion import convert, plan_only
+from scrfdconv.recipes.artifacts.target import Target
 
 pytestmark = pytest.mark.gpu
 SMALL = TensorRTOptions(min=("1x64x64",), opt=("1x320x320",), max=("4x320x640",), level=1)

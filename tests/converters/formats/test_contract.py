@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scrfdconv.cli.verbs import making_verbs
+from scrfdconv.cli.artifacts.verbs import making_verbs
 from scrfdconv.converters.errors import (
     ArtifactError,
     CheckFailed,
@@ -20,11 +20,11 @@ from scrfdconv.converters.errors import (
 from scrfdconv.converters.formats import format_of, formats, open_artifact
 from scrfdconv.converters.options import SizeOptions, option_fields
 from scrfdconv.converters.precision import precisions
+from scrfdconv.recipes.artifacts.conversion import convert
+from scrfdconv.recipes.artifacts.target import target_of
 from scrfdconv.recipes.build.plan import artifact_name
 from scrfdconv.recipes.build.recipe import CheckpointEntry
 from scrfdconv.recipes.build.template import recipe_text
-from scrfdconv.recipes.conversion import convert
-from scrfdconv.recipes.target import target_of
 
 HEAVY = ("torch", "onnx", "onnxruntime", "numpy", "cv2", "openvino", "ncnn", "MNN", "tensorrt")
 MADE = [name for name, one in formats().items() if one.source is not None]
@@ -58,7 +58,7 @@ def test_one_format_is_the_reference():
 def test_declarations_load_no_library():
     code = (
         "import sys\n"
-        "from scrfdconv.cli.verbs import making_verbs\n"
+        "from scrfdconv.cli.artifacts.verbs import making_verbs\n"
         "making_verbs()\n"
         f"sys.exit(str([m for m in {HEAVY!r} if m in sys.modules] or 0))"
     )

@@ -13,7 +13,7 @@ from scrfdconv.converters.formats.onnx import OnnxOptions
 from scrfdconv.converters.formats.onnx.building import onnx_from_checkpoint, simplified
 from scrfdconv.converters.graph.model_file import load_onnx, serialised
 from scrfdconv.converters.options import SizeOptions
-from scrfdconv.recipes.target import target_of
+from scrfdconv.recipes.artifacts.target import target_of
 
 SIZE = (64, 96)
 FREE = OnnxOptions(shape=SIZE, batch=None)

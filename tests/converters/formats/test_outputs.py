@@ -18,8 +18,8 @@ from scrfdconv.converters.formats.onnx import OnnxOptions
 from scrfdconv.converters.formats.onnx.building import onnx_from_checkpoint, simplified
 from scrfdconv.converters.graph.model_file import load_onnx, serialised
 from scrfdconv.converters.outputs import rows_of_maps
-from scrfdconv.recipes.conversion import convert
-from scrfdconv.recipes.target import target_of
+from scrfdconv.recipes.artifacts.conversion import convert
+from scrfdconv.recipes.artifacts.target import target_of
 
 SIZE = (64, 96)
 

@@ -11,8 +11,8 @@ from scrfdconv.converters.formats import formats, open_artifact
 from scrfdconv.converters.formats.tensorrt import TensorRTOptions
 from scrfdconv.converters.formats.tensorrt.audit_engine import audit_engine, audit_layers
 from scrfdconv.converters.formats.tensorrt.inspect import layers_from_json
-from scrfdconv.recipes.conversion import convert
-from scrfdconv.recipes.target import target_of
+from scrfdconv.recipes.artifacts.conversion import convert
+from scrfdconv.recipes.artifacts.target import target_of
 
 
 def tensor(word, new):

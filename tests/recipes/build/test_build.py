@@ -14,12 +14,12 @@ import torch
 
 from scrfdconv.converters import runner
 from scrfdconv.converters.artifact import digest_of
+from scrfdconv.recipes.artifacts.target import target_of
 from scrfdconv.recipes.build import scheduling as build_run
 from scrfdconv.recipes.build import step as build_step
 from scrfdconv.recipes.build.build import BuildOptions, build, decisions
 from scrfdconv.recipes.build.manifest import NAME
 from scrfdconv.recipes.build.recipe import Budgets, CheckpointEntry, Recipe, TargetEntry
-from scrfdconv.recipes.target import target_of
 
 SHAPE = (64, 96)
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from scrfdconv.converters.errors import InputFileError, UsageError
+from scrfdconv.recipes.artifacts.target import target_of
 from scrfdconv.recipes.build import plan as planning
 from scrfdconv.recipes.build.plan import artifact_name, plan
 from scrfdconv.recipes.build.recipe import (
@@ -17,7 +18,6 @@ from scrfdconv.recipes.build.recipe import (
     TargetEntry,
     Tolerance,
 )
-from scrfdconv.recipes.target import target_of
 
 SHAPE = (64, 96)
 ENTRY = CheckpointEntry("a", model="scrfd_500m")

@@ -8,8 +8,8 @@ from scrfdconv.converters.errors import CheckFailed, UsageError
 from scrfdconv.converters.formats.onnx import OnnxOptions
 from scrfdconv.converters.formats.onnx.building import onnx_from_checkpoint
 from scrfdconv.converters.graph.model_file import serialised
-from scrfdconv.recipes.agreement import score_agreement
-from scrfdconv.recipes.conversion import SourceOptions
+from scrfdconv.recipes.artifacts.conversion import SourceOptions
+from scrfdconv.recipes.faces.agreement import score_agreement
 
 
 def photographs(widerface):

@@ -15,7 +15,7 @@ from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.formats import Source, formats
 
 if TYPE_CHECKING:
-    from scrfdconv.recipes.target import Target
+    from scrfdconv.recipes.artifacts.target import Target
 
 Progress = Callable[[int, int], None]
 Stage = Callable[[str], AbstractContextManager[Progress]]
@@ -61,7 +61,7 @@ class Settled:
 
 def settle(order: Order) -> Settled:
     """Find the settings of the precision for this graph and these photographs."""
-    from scrfdconv.recipes.fp16 import settle_fp16
+    from scrfdconv.recipes.artifacts.fp16 import settle_fp16
     from scrfdconv.recipes.int8.int8 import settle_int8
 
     return {"fp16": settle_fp16, "int8": settle_int8}[order.precision](order)

@@ -19,7 +19,7 @@ from scrfdconv.converters.graph.model_file import load_onnx
 from scrfdconv.converters.lifting.lift import Lifted, lifted_from, with_own_outputs
 from scrfdconv.converters.precision import FLOAT
 from scrfdconv.converters.runner import canonical_outputs
-from scrfdconv.recipes.conversion import Made
+from scrfdconv.recipes.artifacts.conversion import Made
 
 
 def default_checkpoint(model: Path) -> Path:

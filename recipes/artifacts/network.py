@@ -19,8 +19,8 @@ from scrfdconv.converters.graph.kinds import output_kind
 from scrfdconv.converters.graph.model_file import image_input, load_onnx, opset_of
 from scrfdconv.converters.metadata import architecture_from_metadata, own_metadata
 from scrfdconv.converters.precision import FLOAT
-from scrfdconv.recipes.lift import fit, lifted
-from scrfdconv.recipes.target import Target
+from scrfdconv.recipes.artifacts.lift import fit, lifted
+from scrfdconv.recipes.artifacts.target import Target
 
 if TYPE_CHECKING:
     import onnx

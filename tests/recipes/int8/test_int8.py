@@ -20,12 +20,12 @@ from scrfdconv.converters.formats.onnx import OnnxOptions
 from scrfdconv.converters.formats.onnx.building import onnx_from_checkpoint
 from scrfdconv.converters.graph.model_file import serialised
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
-from scrfdconv.recipes.conversion import convert
+from scrfdconv.recipes.artifacts.conversion import convert
+from scrfdconv.recipes.artifacts.target import target_of
+from scrfdconv.recipes.faces.pictures import load_pictures, mosaics, views
 from scrfdconv.recipes.int8.measuring import split
 from scrfdconv.recipes.int8.plan import load_plan
 from scrfdconv.recipes.int8.search import Judge, search
-from scrfdconv.recipes.pictures import load_pictures, mosaics, views
-from scrfdconv.recipes.target import target_of
 
 SHAPE = (96, 128)
 

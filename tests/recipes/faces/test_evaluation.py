@@ -28,8 +28,8 @@ from scrfdconv.converters.formats.pytorch.runner import EagerRunner
 from scrfdconv.converters.graph.model_file import serialised
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.network.architecture import BUILTIN, PUBLISHED
-from scrfdconv.recipes.conversion import SourceOptions
-from scrfdconv.recipes.evaluation import (
+from scrfdconv.recipes.artifacts.conversion import SourceOptions
+from scrfdconv.recipes.faces.evaluation import (
     Plan,
     published_for,
     score_model,
@@ -131,7 +131,9 @@ def test_a_finished_run_runs_nothing_and_scores_the_same(
     tiny_onnx, widerface, tmp_path, monkeypatch
 ):
     first = run(tiny_onnx, widerface, results=tmp_path / "r")
-    monkeypatch.setattr("scrfdconv.recipes.evaluation.detect_group", None)  # calling it would fail
+    monkeypatch.setattr(
+        "scrfdconv.recipes.faces.evaluation.detect_group", None
+    )  # calling it would fail
 
     second = run(tiny_onnx, widerface, results=tmp_path / "r")
 

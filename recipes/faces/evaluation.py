@@ -37,9 +37,9 @@ from scrfdconv.converters.machine import usable_cores
 from scrfdconv.converters.metadata import architecture_from_metadata
 from scrfdconv.converters.network.architecture import BUILTIN, PUBLISHED, Architecture, Published
 from scrfdconv.converters.runner import Runner
+from scrfdconv.recipes.artifacts.conversion import SourceOptions, open_source
 from scrfdconv.recipes.cluster import on_dask
-from scrfdconv.recipes.conversion import SourceOptions, open_source
-from scrfdconv.recipes.detection import faults_of, open_runner
+from scrfdconv.recipes.faces.detection import faults_of, open_runner
 
 # Written into result folders: a run never continues detections of another protocol. Count up when a
 # change here or in checks/widerface/geometry.py changes detections.

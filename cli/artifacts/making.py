@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from scrfdconv.cli import output
-from scrfdconv.cli.sources import open_for_making, tell_source
+from scrfdconv.cli.artifacts.sources import open_for_making, tell_source
+from scrfdconv.cli.terminal import output
 
 if TYPE_CHECKING:
     from scrfdconv.checks.verification import Demand
     from scrfdconv.converters.formats import Format, Source
-    from scrfdconv.recipes.conversion import Made, Planned
-    from scrfdconv.recipes.network import Opened
-    from scrfdconv.recipes.target import Target
+    from scrfdconv.recipes.artifacts.conversion import Made, Planned
+    from scrfdconv.recipes.artifacts.network import Opened
+    from scrfdconv.recipes.artifacts.target import Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +47,9 @@ def make(wish: Wish) -> None:
     from scrfdconv.checks.verification import Demand
     from scrfdconv.converters.artifact import require_distinct, require_folder
     from scrfdconv.converters.errors import MissingError
-    from scrfdconv.recipes.conversion import target_in_full
-    from scrfdconv.recipes.naming import default_path
-    from scrfdconv.recipes.network import opened_for
+    from scrfdconv.recipes.artifacts.conversion import target_in_full
+    from scrfdconv.recipes.artifacts.naming import default_path
+    from scrfdconv.recipes.artifacts.network import opened_for
 
     if not wish.plan_only and (missing := wish.format.why_not_built()):
         raise MissingError(missing)
@@ -87,7 +87,7 @@ def _target(wish: Wish, source: Source) -> Target:
     from scrfdconv.converters.artifact import Artifact
     from scrfdconv.converters.options import option_fields
     from scrfdconv.converters.precision import precisions
-    from scrfdconv.recipes.target import target_of
+    from scrfdconv.recipes.artifacts.target import target_of
 
     graph = wish.format.chain()[0]
     is_graph = isinstance(source, Artifact) and source.format == graph.name
@@ -172,7 +172,7 @@ def _read(wish: Wish, opened: Opened, images: tuple[Path, ...]) -> dict[Path, st
 def _build(
     opened: Opened, target: Target, path: Path, demand: Demand | None, images: tuple[Path, ...]
 ) -> None:
-    from scrfdconv.recipes.conversion import convert
+    from scrfdconv.recipes.artifacts.conversion import convert
 
     source = opened.source
     made = convert(source, target, path, demand, images=images, stage=output.progress)
@@ -229,7 +229,7 @@ def show_made(made: Made, extra: Mapping[str, Any]) -> None:
 def _plan(
     opened: Opened, target: Target, path: Path, demand: Demand | None, images: tuple[Path, ...]
 ) -> None:
-    from scrfdconv.recipes.conversion import plan_only
+    from scrfdconv.recipes.artifacts.conversion import plan_only
 
     source = opened.source
     for note in opened.notes:

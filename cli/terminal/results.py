@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from scrfdconv.cli import output
-from scrfdconv.cli.github import tell_github
+from scrfdconv.cli.terminal import output
+from scrfdconv.cli.terminal.github import tell_github
 
 if TYPE_CHECKING:
     from scrfdconv.checks.reports.outcome import BuildResult

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scrfdconv.cli import output
+from scrfdconv.cli.terminal import output
 
 if TYPE_CHECKING:
     from scrfdconv.checks.reports.outcome import BuildResult

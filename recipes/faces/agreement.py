@@ -10,8 +10,8 @@ from scrfdconv.checks.faces.decode import Faces
 from scrfdconv.checks.faces.matching import Agreement, agreement
 from scrfdconv.converters.errors import CheckFailed, UsageError
 from scrfdconv.converters.runner import Runner
-from scrfdconv.recipes.conversion import SourceOptions, open_source
-from scrfdconv.recipes.detection import DEFAULT_SIZE, open_runner
+from scrfdconv.recipes.artifacts.conversion import SourceOptions, open_source
+from scrfdconv.recipes.faces.detection import DEFAULT_SIZE, open_runner
 
 
 def score_agreement(

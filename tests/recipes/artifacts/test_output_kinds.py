@@ -10,7 +10,7 @@ from scrfdconv.converters.formats import open_artifact
 from scrfdconv.converters.formats.onnx import OnnxOptions
 from scrfdconv.converters.formats.onnx.building import onnx_from_checkpoint
 from scrfdconv.converters.graph.model_file import serialised
-from scrfdconv.recipes.detection import DetectOptions, Detector
+from scrfdconv.recipes.faces.detection import DetectOptions, Detector
 
 SIZE = (64, 96)
 # The tiny network is not trained: a threshold at which it sees some faces in noise.

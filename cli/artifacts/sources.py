@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from scrfdconv.cli import output
+from scrfdconv.cli.terminal import output
 
 if TYPE_CHECKING:
     from scrfdconv.converters.formats import Source
@@ -18,7 +18,7 @@ def open_for_making(
 ) -> Source:
     """Open SOURCE; options that mean nothing for this source are refused, not ignored."""
     from scrfdconv.converters.checkpoint.loading import Checkpoint
-    from scrfdconv.recipes.conversion import SourceOptions, open_source
+    from scrfdconv.recipes.artifacts.conversion import SourceOptions, open_source
 
     options = SourceOptions(architecture=architecture, config=config, groups=groups, seed=seed)
     opened = open_source(source, options)

@@ -14,8 +14,8 @@ from typing import Annotated, Any
 
 import typer
 
-from scrfdconv.cli import options as o
-from scrfdconv.cli.making import Wish, make
+from scrfdconv.cli.artifacts import options as o
+from scrfdconv.cli.artifacts.making import Wish, make
 from scrfdconv.converters.formats import Format, formats
 from scrfdconv.converters.options import OptionField, option_fields
 from scrfdconv.converters.precision import FLOAT, Precision, precisions

@@ -21,7 +21,7 @@ from scrfdconv.converters.graph.model_file import serialised
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.options import SizeOptions
 from scrfdconv.converters.runner import Interface
-from scrfdconv.recipes.detection import (
+from scrfdconv.recipes.faces.detection import (
     DetectOptions,
     Detector,
     Found,

@@ -10,7 +10,7 @@ from scrfdconv.converters.precision import FLOAT
 
 if TYPE_CHECKING:
     from scrfdconv.converters.formats import Source
-    from scrfdconv.recipes.target import Target
+    from scrfdconv.recipes.artifacts.target import Target
 
 
 def default_output(

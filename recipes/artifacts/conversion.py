@@ -28,8 +28,8 @@ from scrfdconv.converters.formats import (
 )
 from scrfdconv.converters.precision import FLOAT
 from scrfdconv.converters.scratch import scratch_folder
-from scrfdconv.recipes.precision import Order, Settled, Stage, account_of, settle, silent
-from scrfdconv.recipes.target import Target
+from scrfdconv.recipes.artifacts.precision import Order, Settled, Stage, account_of, settle, silent
+from scrfdconv.recipes.artifacts.target import Target
 
 
 @dataclass(frozen=True, kw_only=True)

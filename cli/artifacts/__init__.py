@@ -1,0 +1,1 @@
+"""Verbs that make artifacts: generated from what formats and precisions declare."""

@@ -1,0 +1,1 @@
+"""What users see: the one place that writes to terminals, results of builds, signals."""

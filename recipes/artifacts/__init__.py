@@ -1,0 +1,1 @@
+"""From a source and a target to a verified artifact."""

@@ -1,0 +1,1 @@
+"""Faces on photographs: detection, evaluation, and the agreement of two models."""
