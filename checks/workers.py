@@ -1,5 +1,8 @@
 """Worker processes for one function, each with its own thread pools.
 
+What libraries print in a worker, often raw names of a model and in colour, is logged here line by
+line: the command line shows log records as it shows any text.
+
 A worker that dies costs its own task and no other. All workers end with their parent, even if
 that is killed, and at once when it is interrupted. The executors of the standard library and of
 loky fail all tasks when one worker dies; that is why they are not used.
@@ -7,6 +10,7 @@ loky fail all tasks when one worker dies; that is why they are not used.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -23,11 +27,15 @@ from typing import Any, Generic, TypeVar
 
 from scrfdconv.converters.errors import MissingError
 
+logger = logging.getLogger(__name__)
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 THREADS = 1  # sums do not depend on the number of processors, or of workers
 # Environment variables that limit thread pools; each library reads its own when it is loaded.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_PRINTED = (1, 2)  # file descriptors of stdout and stderr
+_LAST_LINES = 1.0  # seconds to wait for what an ended worker has printed
 _INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -95,7 +103,8 @@ class Worker(Generic[Task, Result]):
     def _prepare(self) -> None:
         context = multiprocessing.get_context("spawn")  # threads do not survive a fork
         self.connection, self._theirs = context.Pipe()
-        arguments = (self._theirs, self._function)
+        self._said, self._says = context.Pipe(duplex=False)
+        arguments = (self._theirs, self._says, self._function)
         self._process = context.Process(target=_serve, args=arguments)
         self.used = False
 
@@ -116,7 +125,10 @@ class Worker(Generic[Task, Result]):
             self.used = True
             with _limited_threads(self._threads), _signals_held():
                 self._process.start()
-            self._theirs.close()  # an open copy here would hide the end of the process
+            for end in (self._theirs, self._says):
+                end.close()  # an open copy here would hide the end of the process
+            self._log = threading.Thread(target=_log_lines, args=(self._said,), daemon=True)
+            self._log.start()
         with suppress(BrokenPipeError, ConnectionResetError):  # the process died: receive says so
             self.connection.send(task)
 
@@ -137,11 +149,14 @@ class Worker(Generic[Task, Result]):
 
     def end(self) -> None:
         """End the process now, whatever it is doing."""
-        self.connection.close()
-        self._theirs.close()
+        for end in (self.connection, self._theirs, self._says):
+            end.close()
         if self._process.pid is not None:
             self._process.kill()
             self._process.join()
+            self._log.join(_LAST_LINES)  # a grandchild may hold the pipe for longer
+        else:
+            self._said.close()
 
 
 def on_this_machine(
@@ -223,11 +238,22 @@ def _signals_held() -> Iterator[None]:
         signal.raise_signal(caught[0])
 
 
+def _log_lines(said: Any) -> None:
+    """Log what a worker prints, until the worker and all that it started have ended."""
+    with os.fdopen(os.dup(said.fileno()), encoding="utf-8", errors="backslashreplace") as lines:
+        said.close()
+        for line in lines:
+            if line.strip():
+                logger.warning("%s", line.rstrip("\n"))
+
+
 # ---------------------------------------------------------------- inside a process
 
 
-def _serve(connection: Any, function: Callable[[Any], Any]) -> None:
+def _serve(connection: Any, says: Any, function: Callable[[Any], Any]) -> None:
     """Run tasks until the parent closes the pipe."""
+    for number in _PRINTED:
+        os.dup2(says.fileno(), number)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTIONS)
     _leave_with_parent()

@@ -156,12 +156,13 @@ def _print_matrix(recipe: Recipe, options: BuildOptions) -> None:
 
 
 def _init(sources: list[str], file: Path) -> None:
-    from scrfdconv.converters.artifact import replacing
+    from scrfdconv.converters.artifact import replacing, writing_to
     from scrfdconv.converters.errors import OutputError
     from scrfdconv.recipes.build.template import recipe_text
 
-    if file.exists():
-        raise OutputError(f"{file}: is there already; name another file with -o.")
+    with writing_to(file):
+        if file.exists():
+            raise OutputError(f"{file}: is there already; name another file with -o.")
     text = recipe_text(sources, file)
     with replacing(file) as part:
         part.write_text(text, "utf-8")

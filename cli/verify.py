@@ -52,9 +52,14 @@ def verify(
 
     A manifest.json is compared with the files beside it: digests, and with --rerun all numbers.
     """
+    from scrfdconv.converters.permissions import allowing_host_code
+
     if artifact.suffix == MANIFEST_SUFFIX:
         _require_for_manifest(context)
-        _verify_manifest(artifact, reference, images, json=json, rerun=rerun)
+        if allow_host_code and not rerun:
+            raise typer.BadParameter("--allow-host-code is for --rerun: digests run nothing.")
+        with allowing_host_code(allowed=allow_host_code):
+            _verify_manifest(artifact, reference, images, json=json, rerun=rerun)
         return
     if reference is None or rerun:
         raise typer.BadParameter(
@@ -67,7 +72,6 @@ def verify(
     from scrfdconv.checks.verification import verify as verify_artifact
     from scrfdconv.converters.artifact import digest_of_files
     from scrfdconv.converters.formats import format_of
-    from scrfdconv.converters.permissions import allowing_host_code
 
     found = format_of(artifact)
     source = open_for_making(reference, architecture, config, norm_groups, seed)
@@ -94,7 +98,7 @@ def verify(
 
 def _require_for_manifest(context: typer.Context) -> None:
     """Refuse options that mean nothing for a manifest: each entry has its own."""
-    for name in ("architecture", "config", "norm_groups", "seed", "loosen", "allow_host_code"):
+    for name in ("architecture", "config", "norm_groups", "seed", "loosen"):
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             flag = f"--{name.replace('_', '-')}"

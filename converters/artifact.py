@@ -163,4 +163,21 @@ def writing_to(out: Path) -> Iterator[None]:
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG):
             raise OutputError(f"{out}: cannot be written ({error.strerror}).") from error
+        if error.errno in _in_the_way() and _is_about(error, out):
+            raise OutputError(f"{out}: cannot be written ({error.strerror}).") from error
         raise
+
+
+def _in_the_way() -> tuple[int, ...]:
+    """What systems say of a path through a file, over a folder, or in a folder of the kernel."""
+    import errno
+
+    return (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP)
+
+
+def _is_about(error: OSError, out: Path) -> bool:
+    """True if the failed path lies beside ``out``, below or above: others have other causes."""
+    if not isinstance(error.filename, str):
+        return False
+    failed, place = Path(error.filename).absolute(), out.absolute()
+    return failed == place or failed in place.parents or place.parent in failed.parents

@@ -60,3 +60,12 @@ class MissingError(ScrfdconvError):
     """A library, device or resource that the command needs is not on this machine."""
 
     exit_code = 4
+
+
+LONGEST_REASON = 200  # characters: names in a model may have any length
+
+
+def reason_of(error: BaseException) -> str:
+    """The first line of a library's error, in a length that fits into a sentence."""
+    first = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+    return first if len(first) <= LONGEST_REASON else f"{first[:LONGEST_REASON]}..."

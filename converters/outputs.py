@@ -24,7 +24,9 @@ _FIRST_STRIDE = 8  # of every released model
 _OTHER_FIRST_STRIDES = (4, 16, 32)
 _ANCHORS = (2, 1, 3)  # of a cell: all released models have two; a stride that needs more is wrong
 MAP_RANK = 4  # of feature maps, which some exports end with
-NAME = re.compile(rf"({'|'.join(OUTPUT_KINDS)})_(\d+)")
+# Strides are powers of two up to the bound of network/bounds.py: "score_0" is no name of ours.
+_STRIDES = tuple(1 << power for power in range(9))
+NAME = re.compile(rf"({'|'.join(OUTPUT_KINDS)})_({'|'.join(map(str, _STRIDES))})")
 _ROWS_RANKS = (2, 3)  # (rows, width) without a batch axis, or with one
 _SHOWN = 9  # names that an error lists
 

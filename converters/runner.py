@@ -103,6 +103,7 @@ class Runner(ABC):
     """Runs one model. ``interface`` says what it takes, ``metadata`` what it says of itself."""
 
     arithmetic_setting: ClassVar[str] = ""  # what a deployer sets to choose the arithmetic
+    one_long_sum = False  # norms add a whole map up in one float32 sum: the error grows with size
     by_image = True  # outputs have one entry for each image; False for models that are no SCRFD
 
     def __init__(self, interface: Interface, metadata: Mapping[str, str] | None = None) -> None:

@@ -34,7 +34,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 UNPROVEN = (
     "tests/checks/test_planted.py",
     "tests/cli/test_build.py::test_another_folder",
-    "tests/cli/test_kills.py",
     "tests/converters/lifting/test_lift.py",
     "tests/converters/precision/test_fp16.py",
 )

@@ -24,6 +24,7 @@ TICKS = (
     (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0),
 )
 ENOUGH_TICKS = 3
+DECADES = (-307, 307)  # of a float: drawings end there, and the powers of ten do not overflow
 MARGIN = 0.05  # of the axis, left and right of the outermost points
 NARROWEST = 0.3  # decades: noise of equal values must not look like differences
 
@@ -38,7 +39,7 @@ class Axis:
     @classmethod
     def around(cls, values: Iterable[float]) -> Axis | None:
         """The axis that holds all positive numbers among ``values``; None if there are none."""
-        logs = [math.log10(value) for value in values if 0 < value < math.inf]
+        logs = [_decades(value) for value in values if 0 < value < math.inf]
         if not logs:
             return None
         low, high = min(logs), max(logs)
@@ -51,12 +52,12 @@ class Axis:
             return 0.0
         if not value < math.inf:
             return 100.0
-        share = (math.log10(value) - self.low) / (self.high - self.low)
+        share = (_decades(value) - self.low) / (self.high - self.low)
         return round(100 * min(1.0, max(0.0, share)), 1)
 
     def ticks(self) -> list[float]:
         """Round numbers on the axis."""
-        decades = range(math.floor(self.low), math.ceil(self.high) + 1)
+        decades = _whole_decades(math.floor(self.low), math.ceil(self.high) + 1)
         found: list[float] = []
         for marks in TICKS:
             values = [mark * 10.0**decade for decade in decades for mark in marks]
@@ -64,6 +65,15 @@ class Axis:
             if len(found) >= ENOUGH_TICKS:
                 break
         return found
+
+
+def _decades(value: float) -> float:
+    """The logarithm of a positive number, within what is drawn."""
+    return min(max(math.log10(value), DECADES[0]), DECADES[1])
+
+
+def _whole_decades(start: int, stop: int) -> range:
+    return range(max(start, DECADES[0]), min(stop, DECADES[1] + 1))
 
 
 def bar(share: float) -> Markup:
@@ -85,7 +95,9 @@ def error_axis(histograms: Sequence[Histogram]) -> Axis | None:
         if filled:
             values += [edges[filled[0]], edges[filled[-1] + 1]]
     axis = Axis.around(values)
-    return axis and Axis(math.floor(axis.low), math.ceil(axis.high))
+    if axis is None:
+        return None
+    return Axis(max(math.floor(axis.low), DECADES[0]), min(math.ceil(axis.high), DECADES[1]))
 
 
 def histogram(shown: Histogram, axis: Axis) -> Markup:
@@ -99,7 +111,7 @@ def histogram(shown: Histogram, axis: Axis) -> Markup:
                 path.append(f"{'' if math.isnan(right) else f'V{HEIGHT}'}M{start:g} {HEIGHT}")
             path.append(f"V{HEIGHT * (1 - math.log1p(count) / largest):.3g}H{end:g}")
             right = end
-    decades = range(int(axis.low) + 1, int(axis.high))
+    decades = _whole_decades(int(axis.low) + 1, int(axis.high))
     grid = "".join(f"M{axis.at(10.0**decade):g} 0V{HEIGHT}" for decade in decades)
     return Markup(
         '<svg class="histogram" viewBox="0 0 100 {height}" preserveAspectRatio="none" role="img" '

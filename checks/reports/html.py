@@ -29,6 +29,8 @@ METRICS = {  # of outputs, with the titles of their columns
     "p999_abs": "99.9 %",
     "cosine": "cosine",
     "sqnr": "SQNR, dB",
+    "slope": "slope",
+    "offset": "offset",
 }
 MARKS: dict[State, str] = {
     "built": "✓",

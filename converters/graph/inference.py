@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scrfdconv.converters.errors import ArtifactError, ScrfdconvError
+from scrfdconv.converters.errors import ArtifactError, ScrfdconvError, reason_of
 from scrfdconv.converters.runner import thread_limit
 
 if TYPE_CHECKING:
@@ -39,5 +39,6 @@ def outputs_of(model: onnx.ModelProto, images: Images) -> Iterator[list[Any]]:
     except ScrfdconvError:
         raise
     except Exception as error:  # onnxruntime's exceptions have no common public base
-        first = str(error).strip().partition("\n")[0]
-        raise ArtifactError(f"{model.graph.name}: ONNX Runtime fails on it: {first}.") from error
+        raise ArtifactError(
+            f"{model.graph.name}: ONNX Runtime fails on it: {reason_of(error)}."
+        ) from error

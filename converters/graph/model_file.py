@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from google.protobuf.message import Message
+
 from scrfdconv.converters.artifact import readable
-from scrfdconv.converters.errors import ArtifactError
+from scrfdconv.converters.errors import ArtifactError, reason_of
 
 if TYPE_CHECKING:
     import onnx
 
 IMAGE_RANK = 4
+_VALUES = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
+_PACKED = 4  # values of two bits in one number, the most
+_BITS = {21: 4, 22: 4, 23: 4, 25: 2, 26: 2}  # of the types of TensorProto that are below a byte
 
 
 def serialised(model: onnx.ModelProto) -> bytes:
@@ -34,21 +40,57 @@ def require_valid(model: onnx.ModelProto, where: str) -> None:
 def load_onnx(path: Path, *, tensors: bool = True) -> onnx.ModelProto:
     """Read an ONNX file, its functions written out; raises ArtifactError for anything else.
 
-    Without ``tensors``, those that are stored in other files are not read.
+    All names are text, and every tensor has as many values as its sizes say. Without ``tensors``,
+    those that are stored in other files are not read.
     """
     import onnx
     import onnx.inliner
-    from google.protobuf.message import DecodeError
 
+    readable(path)
     try:
-        model = onnx.load(str(readable(path)), load_external_data=tensors)
-    except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
-        raise ArtifactError(f"{path}: is no readable ONNX model ({error}).") from error
+        model = onnx.load(str(path), load_external_data=tensors)
+        _require_sound(model)
+        if model.functions:  # this package does not look into functions
+            model = onnx.inliner.inline_local_functions(model)
+    except Exception as error:  # onnx and protobuf raise whatever their C++ code raises
+        raise ArtifactError(f"{path}: is no readable ONNX model ({reason_of(error)}).") from error
     if not model.graph.node or not model.opset_import:
         raise ArtifactError(f"{path}: is no ONNX model: it has no nodes.")
-    if model.functions:  # this package does not look into functions
-        model = onnx.inliner.inline_local_functions(model)
     return model
+
+
+def _require_sound(message: Message) -> None:
+    """Raise ValueError for a text that is no UTF-8, or a tensor of other sizes than its values."""
+    import onnx
+
+    if isinstance(message, onnx.TensorProto):
+        _require_values(message)
+    for kind, value in message.ListFields():
+        texts = kind.type == kind.TYPE_STRING
+        if not texts and kind.type != kind.TYPE_MESSAGE:
+            continue
+        for item in (value,) if isinstance(value, str | bytes | Message) else value:
+            if isinstance(item, Message):
+                _require_sound(item)
+            elif not isinstance(item, str):  # protobuf gives such texts as bytes
+                raise ValueError(f"{kind.name} {item!r} is no text")
+
+
+def _require_values(tensor: onnx.TensorProto) -> None:
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    if tensor.data_location == tensor.EXTERNAL:  # not read
+        return
+    count, kind = math.prod(tensor.dims), tensor.data_type
+    what = f"tensor {tensor.name} of sizes {list(tensor.dims)}"
+    if min(tensor.dims, default=0) < 0:
+        raise ValueError(f"{what} is impossible")
+    if tensor.HasField("raw_data"):
+        bits = _BITS.get(kind) or 8 * tensor_dtype_to_np_dtype(kind).itemsize
+        if -(-count * bits // 8) != len(tensor.raw_data):
+            raise ValueError(f"{what} has {len(tensor.raw_data)} bytes")
+    elif count > (most := sum(len(getattr(tensor, field)) for field in _VALUES) * _PACKED):
+        raise ValueError(f"{what} has at most {most} values")
 
 
 def files_of_tensors(path: Path) -> tuple[Path, ...]:
@@ -60,6 +102,9 @@ def files_of_tensors(path: Path) -> tuple[Path, ...]:
     tensors += [a.t for node in model.graph.node for a in node.attribute if a.HasField("t")]
     outside = [t for t in tensors if t.data_location == onnx.TensorProto.EXTERNAL]
     names = [entry.value for t in outside for entry in t.external_data if entry.key == "location"]
+    for name in names:
+        if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+            raise ArtifactError(f"{path}: its tensors are in {name}, which is not beside it.")
     return tuple(path.parent / name for name in dict.fromkeys(names))
 
 

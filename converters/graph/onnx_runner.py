@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scrfdconv.converters.artifact import readable
-from scrfdconv.converters.errors import ArtifactError, ScrfdconvError
+from scrfdconv.converters.errors import ArtifactError, ScrfdconvError, reason_of
 from scrfdconv.converters.graph.faces import with_raw_outputs
 from scrfdconv.converters.graph.inference import SILENT
 from scrfdconv.converters.graph.kinds import output_kind
@@ -18,7 +18,7 @@ from scrfdconv.converters.graph.model_file import (
     IMAGE_RANK,
     load_onnx,
 )
-from scrfdconv.converters.graph.number_types import coarsest, output_precisions
+from scrfdconv.converters.graph.number_types import coarsest, live_nodes, output_precisions
 from scrfdconv.converters.metadata import architecture_from_metadata, own_metadata
 from scrfdconv.converters.network.architecture import CHANNELS
 from scrfdconv.converters.outputs import (
@@ -47,10 +47,10 @@ class OnnxRunner(Runner):
         self.path, self.by_image = path, scrfd
         self._session = _session(path, threads)
         self._threads = threads
-        self._metadata = own_metadata(self._session.get_modelmeta().custom_metadata_map)
+        self._metadata = own_metadata(_interface_of(self._session, path)[2])
         self.face_names = self._faces_first() if scrfd else ()
-        inputs = self._session.get_inputs()
-        outputs = [o for o in self._session.get_outputs() if o.name not in self.face_names]
+        inputs, named, _ = _interface_of(self._session, path)
+        outputs = [o for o in named if o.name not in self.face_names]
         if len(inputs) != 1 or len(inputs[0].shape) != IMAGE_RANK:
             raise ArtifactError(f"{path}: is not an SCRFD: expected one image input (N, 3, H, W).")
         self._input = inputs[0]
@@ -140,6 +140,12 @@ class OnnxRunner(Runner):
         return found or named_by_position(self.output_names, self.path)
 
     @cached_property
+    def one_long_sum(self) -> bool:  # type: ignore[override]
+        """True for InstanceNormalization, which ONNX Runtime makes of GroupNormalization, too."""
+        norms = ("InstanceNormalization", "GroupNormalization")
+        return any(node.op_type in norms for node in live_nodes(load_onnx(self.path).graph))
+
+    @cached_property
     def precision(self) -> str:
         """What the graph computes in, not what its metadata claim: foreign files have none."""
         return coarsest(self._precisions.values())
@@ -162,7 +168,7 @@ class OnnxRunner(Runner):
             return list(self._session.run(self.output_names, {self._input.name: images}))
         except Exception as error:  # onnxruntime's exceptions have no common public base
             raise ArtifactError(
-                f"{self.path.name}: fails on images of shape {images.shape}: {_first(error)}"
+                f"{self.path.name}: fails on images of shape {images.shape}: {reason_of(error)}."
             ) from error
 
 
@@ -191,8 +197,15 @@ def _session(path: Path, threads: int | None, content: bytes | None = None) -> A
     except ScrfdconvError:
         raise
     except Exception as error:  # onnxruntime's exceptions have no common public base
-        raise ArtifactError(f"{path}: ONNX Runtime cannot load it: {_first(error)}") from error
+        raise ArtifactError(f"{path}: ONNX Runtime cannot load it: {reason_of(error)}.") from error
 
 
-def _first(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".") + "."
+def _interface_of(session: Any, path: Path) -> tuple[list[Any], list[Any], dict[str, str]]:
+    """Inputs, outputs and metadata; their names are texts."""
+    try:
+        inputs, outputs = session.get_inputs(), session.get_outputs()
+        metadata = session.get_modelmeta().custom_metadata_map
+        _ = [value.name for value in (*inputs, *outputs)]  # decoded only now
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"{path}: has a name that is no text ({reason_of(error)}).") from error
+    return inputs, outputs, metadata

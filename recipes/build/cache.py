@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scrfdconv.checks.reports.outcome import Latency, Outcome, Picture
-from scrfdconv.converters.artifact import digest_of_files, put_in_place
+from scrfdconv.converters.artifact import digest_of_files, put_in_place, writing_to
 from scrfdconv.converters.errors import InputFileError, ScrfdconvError
 from scrfdconv.converters.structured import Real, read_json, write_json
 from scrfdconv.recipes.build.plan import STATE_FOLDER, Step
@@ -144,8 +144,9 @@ class Cache:
 
     @staticmethod
     def _write(path: Path, content: object) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, content, sort_keys=True)
+        with writing_to(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, content, sort_keys=True)
 
 
 def _inside(step: Step) -> str:

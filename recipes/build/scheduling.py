@@ -155,7 +155,7 @@ class Run:
         if skipped:  # with --strict, a skip is an ordinary failure
             done = replace(done, exit_code=FAILED)
         self._lose(step, state, done.error, done)
-        self._drop_children(step)
+        self._drop_children(step, done)
         if self._fail_fast and not skipped:
             for decision in tuple(self._due.values()):
                 self._drop(decision.step, f"{step.name} failed (--fail-fast)")
@@ -179,15 +179,17 @@ class Run:
         words = ["scrfdconv", "build", recipe, "-o", out, "--only", step.name, "--force"]
         return shlex.join(words)
 
-    def _drop_children(self, parent: Step) -> None:
-        children = [d.step for d in self._due.values() if parent.name in d.step.needs]
-        for child in children:
-            self._drop(child, f"it is made from {parent.name}, which failed")
-            self._drop_children(child)
+    def _drop_children(self, parent: Step, cause: Done) -> None:
+        """Drop all that needs ``parent``, with the first cause as the reason."""
+        failed = cause.report.summary() if cause.report and cause.report.failures else cause.error
+        why = f"{failed.rstrip('.')}; {parent.name}, from which it is made, failed"
+        for child in [d.step for d in self._due.values() if parent.name in d.step.needs]:
+            self._drop(child, why, cause.exit_code)
+            self._drop_children(child, cause)
 
-    def _drop(self, step: Step, why: str) -> None:
+    def _drop(self, step: Step, why: str, exit_code: int = FAILED) -> None:
         if self._due.pop(step.name, None):
-            self._lose(step, "not run", why, Done(exit_code=FAILED))
+            self._lose(step, "not run", why, Done(exit_code=exit_code))
 
 
 def _blank(step: Step, state: State) -> Outcome:

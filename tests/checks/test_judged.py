@@ -15,6 +15,8 @@ from scrfdconv.checks.stimuli import stimuli
 from scrfdconv.checks.verification import Demand, verify
 from scrfdconv.checks.weights import compare_weights
 from scrfdconv.converters.formats import formats
+from scrfdconv.converters.formats.onnx import OnnxOptions
+from scrfdconv.converters.formats.onnx.building import onnx_from_checkpoint
 from scrfdconv.converters.graph.model_file import load_onnx
 from scrfdconv.converters.graph.number_types import coarsest_of, output_precisions, precision_of
 from scrfdconv.converters.precision.fp16 import Fp16Options
@@ -190,6 +192,16 @@ def test_noise_on_the_weights_of_an_int8_model_is_found(share, tiny, int8, tmp_p
 @pytest.mark.parametrize("name", R["SAME_WEIGHTS"])
 def test_the_same_weights_in_another_graph_pass_without_a_remark(name, tiny, model, tmp_path):
     report = report_on(tiny, R["SAME_WEIGHTS"][name](model), tmp_path)
+
+    assert report.passed, report.summary()
+    assert not any("arranged in another way" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("opset", [11, 12, 13, 14])
+def test_a_foreign_export_of_an_old_opset_passes(opset, tiny, tmp_path):
+    exported = onnx_from_checkpoint(tiny, OnnxOptions(opset=opset))
+
+    report = report_on(tiny, R["renamed"](R["bare"](exported)), tmp_path)
 
     assert report.passed, report.summary()
     assert not any("arranged in another way" in note for note in report.notes)

@@ -12,9 +12,12 @@ from faults import FAULTS, plant
 
 from scrfdconv.checks import parity
 from scrfdconv.checks import verification as verify
+from scrfdconv.checks.tolerances import limits_for
 from scrfdconv.checks.verification import Demand, compare_opened
 from scrfdconv.converters.errors import InputFileError
+from scrfdconv.converters.formats.onnx import OnnxOptions, building
 from scrfdconv.converters.formats.pytorch.runner import EagerRunner
+from scrfdconv.converters.graph.model_file import serialised
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 
 SIZE = (96, 128)
@@ -112,3 +115,34 @@ def test_outputs_without_faces_in_them_fail_and_the_rest_is_still_measured(tiny,
 
     assert [r.metric for r in results if r.check == "faces"] == ["decoded"] * len(photographs)
     assert any(r.subject == "bbox_8" and r.metric == "sqnr" for r in results)
+
+
+@pytest.mark.parametrize(
+    ("height", "foreign", "factor"), [(1280, True, 2), (1280, False, 1), (320, True, 1)]
+)
+def test_limits_grow_with_the_size_where_one_model_adds_whole_maps_up(
+    height, foreign, factor, tiny_gn, tmp_path, monkeypatch
+):
+    if foreign:  # InstanceNormalization, as exporters write GroupNorm
+        monkeypatch.setattr(building, "write_group_norms", lambda model: None)
+    path = tmp_path / "model.onnx"
+    options = OnnxOptions(shape=(height, 640))
+    path.write_bytes(serialised(building.onnx_from_checkpoint(tiny_gn, options)))
+
+    results = compare_opened(EagerRunner(tiny_gn), OnnxRunner(path), Demand(), "fp32")
+
+    limit = next(r.limit for r in results if (r.subject, r.metric) == ("score_8", "mean_abs"))
+    assert limit == pytest.approx(factor * limits_for("fp32", "score_8").mean_abs)
+    assert all(result.passed for result in results)
+
+
+def test_the_norms_of_equal_models_earn_no_wider_limits(tiny_gn, tmp_path, monkeypatch):
+    monkeypatch.setattr(building, "write_group_norms", lambda model: None)
+    path = tmp_path / "model.onnx"
+    options = OnnxOptions(shape=(1280, 640))
+    path.write_bytes(serialised(building.onnx_from_checkpoint(tiny_gn, options)))
+
+    results = compare_opened(OnnxRunner(path), OnnxRunner(path), Demand(), "fp32")
+
+    limit = next(r.limit for r in results if (r.subject, r.metric) == ("score_8", "mean_abs"))
+    assert limit == limits_for("fp32", "score_8").mean_abs

@@ -36,6 +36,7 @@ def functions(tmp_path, monkeypatch):
         "def square(number): return number * number\n"
         "def process(_): return os.getpid()\n"
         "def threads(_): return os.environ.get('OMP_NUM_THREADS')\n"
+        "def shout(task): return os.write(task, b'\\x1b[31m::error::\\nmore\\n')\n"
         "def refuse(task): raise InputFileError(f'{task}: is bad.')\n"
         "def die(task): os.kill(os.getpid(), signal.SIGKILL)\n"
         "def die_at(doomed, task):\n"
@@ -52,6 +53,15 @@ def functions(tmp_path, monkeypatch):
 
     yield worked
     del sys.modules["worked"]
+
+
+@pytest.mark.parametrize("stream", [1, 2])
+def test_what_a_library_prints_in_a_worker_is_logged(stream, functions, caplog, capfd):
+    with Worker(functions.shout) as worker:
+        worker.ask(stream)
+
+    assert caplog.messages == ["\x1b[31m::error::", "more"]
+    assert capfd.readouterr() == ("", "")
 
 
 def test_all_tasks_are_done_by_a_few_workers(functions):

@@ -116,6 +116,10 @@ CASES = {
         ["verify", "good.onnx", "--reference", "good.pth", "--images", "no"], 3, "no"),
     "loosened below one": (
         ["verify", "good.onnx", "--reference", "good.pth", "--loosen", 0.5], 2, "1 or more"),
+    "host code of digests": (
+        ["verify", "manifest.json", "--allow-host-code"], 2, "--allow-host-code is for --rerun"),
+    "host code of a manifest": (
+        ["verify", "manifest.json", "--rerun", "--allow-host-code"], 3, "no such file"),
     "toml without a name": (["models", "--toml"], 2, "name of a model"),
 }  # fmt: skip
 

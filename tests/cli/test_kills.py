@@ -47,7 +47,7 @@ COMMANDS = {
     "torchscript": Command(f"tiny.pth {SIZE} -o out.pt", "out.pt"),
     "fp16": Command(f"tiny.pth {SIZE} -o out.onnx", "out.onnx"),
     "int8": Command(
-        "tiny.pth --shape 96 128 --images pictures --max-face-loss 0.5 --loosen 4 -o out.onnx",
+        "tiny.pth --shape 96 128 --images pictures --max-face-loss 1 --no-verify -o out.onnx",
         "out.onnx",
     ),
     "simplify": Command(f"tiny.onnx {SIZE} -o out.onnx", "out.onnx"),

@@ -26,11 +26,16 @@ def _pairs(model):
     for node in model.graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
-    for first in (n for n in model.graph.node if n.op_type == "Conv"):
+    dense = [
+        node
+        for node in model.graph.node
+        if node.op_type == "Conv" and all(a.i == 1 for a in node.attribute if a.name == "group")
+    ]
+    for first in dense:
         behind = readers.get(first.output[0], [])
         if len(behind) == 1 and behind[0].op_type == "Relu":
             after = readers.get(behind[0].output[0], [])
-            if len(after) == 1 and after[0].op_type == "Conv":
+            if len(after) == 1 and after[0] in dense:
                 yield first, after[0]
 
 
@@ -239,7 +244,7 @@ SAME_WEIGHTS = {
     "onnxsim": simplified,
     "ONNX Runtime, basic": optimised(lambda levels: levels.ORT_ENABLE_BASIC),
     "padded": padded,
-    **{f"opset {opset}": raised(opset) for opset in (18, 19, 20, 21)},
+    **{f"opset {opset}": raised(opset) for opset in (15, 16, 18, 19, 20, 21)},
 }
 OTHER_WEIGHTS = {
     "rescaled": rescaled,

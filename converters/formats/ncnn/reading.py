@@ -24,6 +24,9 @@ MAGIC = "7767517"
 _HALF = 0x01306B47  # mark before float16 weights
 _BYTES = 0x000D4B38  # mark before int8 weights
 _FLAG_BYTES = 4
+_NUMBER = re.compile(r"-?\d{1,10}")
+_SHOWN = 40  # characters of a damaged value
+_LARGEST_NUMBER = 2**31 - 1  # of a parameter; ncnn reads 32 bits
 _ALIGNMENT = 4  # of float16 weights in the file
 _LONGEST_PARAM = 4 << 20  # bytes; that of 34G has 30 thousand
 _DIGEST = re.compile(r"scrfdconv-bin-sha256-([0-9a-f]{64})")
@@ -47,8 +50,13 @@ class Layer:
     parameters: Mapping[int, str]
 
     def number(self, key: int, default: int = 0) -> int:
-        """A parameter as a whole number."""
-        return int(self.parameters.get(key, default))
+        """A parameter as a whole number; ArtifactError for anything else."""
+        text = str(self.parameters.get(key, default))
+        if not _NUMBER.fullmatch(text) or abs(int(text)) > _LARGEST_NUMBER:
+            raise ArtifactError(
+                f"Layer {self.name} is damaged: its parameter {key} is {text[:_SHOWN]!r}."
+            )
+        return int(text)
 
 
 @dataclass(frozen=True)
@@ -211,7 +219,7 @@ class _Weights:
         return self._take(np.dtype("<f4"), count)
 
     def _take(self, kind: np.dtype[Any], count: int) -> np.ndarray:
-        if count < 0:
+        if not 0 <= count * kind.itemsize <= len(self._content) - self._at:
             raise ValueError(count)
         values = np.frombuffer(self._content, kind, count, self._at)
         self._at += count * kind.itemsize
@@ -225,6 +233,11 @@ def convolutions_of(network: Network) -> Iterator[Convolution]:
             weight, *bias = (values.astype(np.float32) for values in network.weights[layer.name])
             out, kernel = layer.number(_OUT), layer.number(_KERNEL)
             sides = (layer.number(_KERNEL_H, kernel), kernel)
+            if out < 1 or min(sides) < 1 or weight.size % (out * math.prod(sides)):
+                raise ArtifactError(
+                    f"{network.path}: is damaged: {layer.name} has {weight.size} weights for {out} "
+                    f"filters of {sides[0]}x{sides[1]}."
+                )
             shaped = weight.reshape(out, -1, *sides)
             yield Convolution(layer.name, shaped, bias[0] if bias else np.zeros(out, np.float32))
 

@@ -31,6 +31,7 @@ from scrfdconv.converters.graph.model_file import (
 from scrfdconv.converters.graph.norms import write_group_norms
 from scrfdconv.converters.graph.outputs import declare_outputs, write_outputs
 from scrfdconv.converters.graph.passes import (
+    axis_names,
     constants_as_initializers,
     describe,
     pin_output_reshapes,
@@ -136,6 +137,9 @@ def simplified(model: onnx.ModelProto, options: OnnxOptions) -> onnx.ModelProto:
     model = simplify(model)
     own = _own(kept)
     architecture, kind = architecture_from_metadata(own), output_kind(own)
+    names = {output.name for output in model.graph.output}
+    if architecture and kind != "faces" and axis_names(architecture).keys() != names:
+        architecture = None  # somebody renamed, added or left out outputs: not one of our exports
     if architecture:
         faces = FaceRules.of(own).max_faces if kind == "faces" else 0
         declare_outputs(model, kind, architecture, options.shape, options.batch, faces)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scrfdconv.converters.errors import ArtifactError
+from scrfdconv.converters.errors import ArtifactError, reason_of
 from scrfdconv.converters.graph.convolution import Convolution, Storage
+from scrfdconv.converters.graph.inference import SILENT
 from scrfdconv.converters.graph.number_types import Numbers, weight_name
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def _computed(model: onnx.ModelProto, numbers: Numbers, names: list[str]) -> lis
     part.graph.initializer.extend(t for t in model.graph.initializer if t.name in needed)
     part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = SILENT
     options.intra_op_num_threads = 1
     try:
         session: Any = onnxruntime.InferenceSession(
@@ -159,5 +160,6 @@ def _computed(model: onnx.ModelProto, numbers: Numbers, names: list[str]) -> lis
         )
         return list(session.run(names, {}))
     except Exception as error:  # onnxruntime's exceptions have no common public base
-        first = str(error).strip().partition("\n")[0]
-        raise ArtifactError(f"{model.graph.name}: its weights cannot be read: {first}.") from error
+        raise ArtifactError(
+            f"{model.graph.name}: its weights cannot be read: {reason_of(error)}."
+        ) from error

@@ -6,7 +6,6 @@ pycuda is not used: with a second CUDA context beside torch's, engines run fast 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +22,15 @@ from scrfdconv.converters.formats.tensorrt.sidecar import Sidecar, read_sidecar
 from scrfdconv.converters.metadata import architecture_from_metadata
 from scrfdconv.converters.network.architecture import OUTPUT_KINDS, SIZE_MULTIPLE
 from scrfdconv.converters.permissions import OPTION, host_code_allowed
-from scrfdconv.converters.runner import Interface, Runner, canonical_outputs
+from scrfdconv.converters.runner import (
+    Interface,
+    Runner,
+    canonical_outputs,
+    is_output_name,
+)
 
 DEVICE = "cuda"  # torch's current device; tests put "cpu" here
 IMAGE_RANK = 4
-_NAME = re.compile(rf"({'|'.join(OUTPUT_KINDS)})_(\d+)")
 _WIDTHS = {1: "score", 4: "bbox", 10: "kps"}  # values per anchor -> what they are
 
 
@@ -148,7 +151,7 @@ class TensorRTRunner(Runner):
         the shapes do.
         """
         names = self._tensors(self._trt.TensorIOMode.OUTPUT)
-        if names and all(_NAME.fullmatch(name) for name in names):
+        if names and all(is_output_name(name) for name in names):
             return {name: name for name in sorted(names, key=_rank)}
         ordered = self._ordered_by_shape(names)
         return dict(zip(ordered, canonical_outputs(ordered, self._path), strict=True))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scrfdconv.converters.errors import ArtifactError
+from scrfdconv.converters.errors import ArtifactError, InputFileError
 from scrfdconv.converters.graph.edits import prepared
 from scrfdconv.converters.graph.model_file import opset_of
 from scrfdconv.converters.precision.int8 import Arrangement
@@ -27,6 +27,7 @@ Ranges = Mapping[str, tuple[float, float]]
 
 # Before 13, QuantizeLinear has no axis, so no scale for each channel of a weight.
 SMALLEST_OPSET = 13
+_DATA_INPUTS = {"Add": 2}  # inputs that are activations; others have one
 _RESIZE_INPUTS = 4  # X, roi, scales, sizes
 # TensorRT fuses what follows a convolution up to the next one's input, and takes Q/DQ pairs at
 # the inputs of convolutions only: symmetric, with biases in float.
@@ -101,6 +102,9 @@ def quantized(
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
     typed = _typed(model)
+    excluded = {*keep, *_pointless(model, keep)}
+    operators = ("Conv",) if target == "tensorrt" else OPERATORS
+    _require_ranges(typed, ranges, excluded, operators)
     limits = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
     quantizer = QDQQuantizer(
         typed,
@@ -110,8 +114,8 @@ def quantized(
         activation_qType=QuantType.QInt8 if target == "tensorrt" else QuantType.QUInt8,
         tensors_range=TensorsData(CalibrationMethod.MinMax, limits),
         nodes_to_quantize=[],
-        nodes_to_exclude=sorted({*keep, *_pointless(model, keep)}),
-        op_types_to_quantize=["Conv"] if target == "tensorrt" else list(OPERATORS),
+        nodes_to_exclude=sorted(excluded),
+        op_types_to_quantize=list(operators),
         extra_options=_TENSORRT if target == "tensorrt" else {},
     )
     with _quiet():
@@ -122,6 +126,22 @@ def quantized(
     result.graph.output.extend(model.graph.output)
     result.producer_name, result.producer_version = model.producer_name, model.producer_version
     return result
+
+
+def _require_ranges(
+    model: onnx.ModelProto, ranges: Ranges, excluded: Collection[str], operators: Collection[str]
+) -> None:
+    """Raise InputFileError where a quantized node reads an activation without a range."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type in operators and node.name not in excluded:
+            read = node.input[: _DATA_INPUTS.get(node.op_type, 1)]
+            lacking = [name for name in read if name not in constants and name not in ranges]
+            if lacking:
+                raise InputFileError(
+                    f"The calibration table has no range of {lacking[0]}, which {node.name} reads: "
+                    "the table was changed or is of another model; calibrate anew with --images."
+                )
 
 
 def _pointless(model: onnx.ModelProto, keep: Collection[str]) -> set[str]:

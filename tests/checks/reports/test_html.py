@@ -12,6 +12,7 @@ import pytest
 
 from scrfdconv.checks.reports.html import html, share
 from scrfdconv.checks.reports.outcome import BuildResult, FacesOn, Picture
+from scrfdconv.checks.results import CheckResult, Report
 
 VOID = {"meta", "br", "wbr", "link", "img", "input", "hr"}
 LARGEST = 3_000_000  # bytes of a page of 88 artifacts, so that mail and CI systems take it
@@ -280,3 +281,18 @@ def test_a_build_of_nothing_has_a_page(builds):
 )
 def test_shares_of_a_limit_are_for_people(value, written):
     assert share(value) == written
+
+
+def test_slope_and_offset_of_an_output_stand_in_columns(small_result):
+    results = [
+        CheckResult("parity", "bbox_8", metric, value, 0.075)
+        for metric, value in (("slope", 0.0123), ("offset", 0.0456))
+    ]
+    outcome = replace(small_result.outcomes[0], report=Report.of(results, []))
+
+    table = Page(html(replace(small_result, outcomes=(outcome,))))
+
+    headings = [found["text"] for found in table.all("th", scope="col")]
+    assert headings.index("slope") + 1 == headings.index("offset")
+    cells = " ".join(found["text"] for found in table.all("td"))
+    assert "0.0123≤ 0.075 0.0456≤ 0.075" in cells
