@@ -26,6 +26,8 @@ from scrfdconv.converters.formats import (
     open_artifact,
     require_other_files,
 )
+from scrfdconv.converters.graph.kinds import output_kind
+from scrfdconv.converters.metadata import own_metadata
 from scrfdconv.converters.precision import FLOAT
 from scrfdconv.converters.scratch import scratch_folder
 from scrfdconv.recipes.artifacts.precision import Order, Settled, Stage, account_of, settle, silent
@@ -199,6 +201,13 @@ def require_possible(source: Source, target: Target, demand: Demand | None) -> N
     _require_end(source, target)
 
 
+def _ends_with_faces(source: Artifact) -> bool:
+    from scrfdconv.converters.graph.model_file import load_onnx
+
+    said = {p.key: p.value for p in load_onnx(source.path).metadata_props}
+    return output_kind(own_metadata(said)) == "faces"
+
+
 def _require_end(source: Source, target: Target) -> None:
     """Refuse to build on a graph that ends with faces: nothing here reads them from other files."""
     maker = target.maker
@@ -208,6 +217,11 @@ def _require_end(source: Source, target: Target) -> None:
         graph.require_possible(source, wanted, target.sizes)
     if graph is maker and target.precision in (None, FLOAT):
         return
+    if isinstance(source, Artifact) and source.format == graph.name and _ends_with_faces(source):
+        raise UsageError(
+            f"{source.path}: ends with faces; start from its checkpoint, or from a file with raw "
+            "outputs."
+        )
     if getattr(wanted, "outputs", None) == "faces":
         raise UsageError(
             "--outputs faces is for ONNX in float32: leave the option out, or make it with onnx."
