@@ -294,7 +294,7 @@ BAD = {
     "all zero": (lambda i: noise(i) * 0, "alive"),
     "constant": (lambda i: noise(i) * 0 + 0.5, "alive"),
     "short": (lambda i: noise(i)[:, 1:], "shape"),
-    "rank": (lambda i: noise(i)[..., None], "shape"),
+    "rank": (lambda i: noise(i)[..., None], "runs"),  # read as maps, which they are not
     "empty": (lambda i: noise(i)[:, :0], "shape"),
 }
 

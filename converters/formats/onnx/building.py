@@ -31,7 +31,6 @@ from scrfdconv.converters.graph.model_file import (
 from scrfdconv.converters.graph.norms import write_group_norms
 from scrfdconv.converters.graph.outputs import declare_outputs, write_outputs
 from scrfdconv.converters.graph.passes import (
-    axis_names,
     constants_as_initializers,
     describe,
     pin_output_reshapes,
@@ -138,7 +137,7 @@ def simplified(model: onnx.ModelProto, options: OnnxOptions) -> onnx.ModelProto:
     own = _own(kept)
     architecture, kind = architecture_from_metadata(own), output_kind(own)
     names = {output.name for output in model.graph.output}
-    if architecture and kind != "faces" and axis_names(architecture).keys() != names:
+    if architecture and kind != "faces" and names != set(architecture.output_names):
         architecture = None  # somebody renamed, added or left out outputs: not one of our exports
     if architecture:
         faces = FaceRules.of(own).max_faces if kind == "faces" else 0

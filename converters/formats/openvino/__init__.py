@@ -79,7 +79,7 @@ class OpenVino(Format):
         arithmetic = {"computes_by_default_in": runner.computes_in}
         return facts_of_model(path) | facts_of_runner(runner) | arithmetic
 
-    def stored_precision(self, path: Path) -> str:
+    def precision_of(self, path: Path) -> str:
         """The coarsest numbers in the graph."""
         from scrfdconv.converters.formats.openvino.api import read_model
         from scrfdconv.converters.formats.openvino.reading import stored_precision

@@ -495,12 +495,12 @@ def test_a_subset_of_other_images_is_refused(tmp_path):
 def test_the_images_are_found_where_people_unpack_them(where, tmp_path):
     write_tree(tmp_path / where, {"0--Parade/x.jpg": b""})
 
-    assert widerface_images.find_images(tmp_path) == tmp_path / where
+    assert widerface_images.find_events(tmp_path) == tmp_path / where
 
 
 def test_missing_images_of_the_data_set_are_an_error(tmp_path):
     with pytest.raises(InputFileError, match="images are not here"):
-        widerface_images.find_images(tmp_path)
+        widerface_images.find_events(tmp_path)
 
 
 # --- pre-processing ----------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 from scrfdconv.converters.errors import ArtifactError, CheckFailed
 from scrfdconv.converters.formats import formats, open_artifact
 from scrfdconv.converters.formats.tensorrt import TensorRTOptions
-from scrfdconv.converters.formats.tensorrt.audit_engine import audit_engine, audit_layers
+from scrfdconv.converters.formats.tensorrt.audit import audit_engine, audit_layers
 from scrfdconv.converters.formats.tensorrt.inspect import layers_from_json
 from scrfdconv.recipes.artifacts.conversion import convert
 from scrfdconv.recipes.artifacts.target import target_of
