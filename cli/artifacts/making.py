@@ -150,7 +150,8 @@ def _written(wish: Wish, path: Path, source: Source) -> list[Path]:
 
     beside = [file for file in wish.format.companions(path) if file != path]
     if wish.plan_only:  # a source that is the graph already stays there, unchanged
-        beside += set(wish.format.instruction_files(path)) - files_read(source).keys()
+        read = {file.resolve() for file in files_read(source)}
+        beside += [f for f in wish.format.instruction_files(path) if f.resolve() not in read]
     return [path, *beside, *_named(wish)]
 
 

@@ -108,9 +108,9 @@ def test_a_plan_leaves_the_onnx_that_it_comes_from_alone(scrfdconv, tiny_onnx, t
     source.write_bytes(tiny_onnx.read_bytes())
     before = source.stat()
 
-    code, _, _ = scrfdconv("tensorrt", source, "--plan-only", *PROFILE)
+    code, _, err = scrfdconv("tensorrt", source, "--plan-only", *PROFILE)
 
-    assert code == 0
+    assert code == 0, err
     assert source.stat().st_mtime_ns == before.st_mtime_ns
 
 
