@@ -17,7 +17,7 @@ from scrfdconv.cli.terminal import output
 if TYPE_CHECKING:
     from scrfdconv.checks.widerface.protocol import Evaluation
     from scrfdconv.recipes.artifacts.conversion import SourceOptions
-    from scrfdconv.recipes.faces.evaluation import Plan, Score
+    from scrfdconv.recipes.faces.evaluation import EvaluationPlan, Score
 
 PLOT_SUFFIXES = (".svg", ".png")
 NO_LABELS = "--images needs a MODEL and --reference: without labels, another model is the truth."
@@ -96,7 +96,7 @@ def evaluate(
     """
     from scrfdconv.checks.widerface.geometry import parse_mode
     from scrfdconv.recipes.artifacts.conversion import SourceOptions
-    from scrfdconv.recipes.faces.evaluation import Plan
+    from scrfdconv.recipes.faces.evaluation import EvaluationPlan
 
     _require_one_way(model, widerface, results, ground_truth, images, reference)
     _require_drawable(plot, [model, architecture, config], [widerface, ground_truth])
@@ -112,7 +112,7 @@ def evaluate(
         _require_absent({**running, "--limit": limit, "--plot": plot}, "--widerface")
         _agreement(model, reference, options, images)
     elif model and widerface:
-        plan = Plan(
+        plan = EvaluationPlan(
             mode=parse_mode(mode or "vga"),
             results=results,
             limit=limit,
@@ -184,7 +184,7 @@ def _plot(evaluation: Evaluation, title: str, path: Path) -> None:
 
 
 def _run_model(
-    model: str, options: SourceOptions, directory: Path, plan: Plan, plot: Path | None
+    model: str, options: SourceOptions, directory: Path, plan: EvaluationPlan, plot: Path | None
 ) -> None:
     from scrfdconv.recipes.faces.evaluation import score_model
 
@@ -198,14 +198,14 @@ def _run_model(
 
 
 def _score_files(results: Path, ground_truth: Path, limit: int | None, plot: Path | None) -> None:
-    from scrfdconv.recipes.faces.evaluation import Plan, score_results
+    from scrfdconv.recipes.faces.evaluation import EvaluationPlan, score_results
 
     with output.working(f"scoring {results.name}"):
         score = score_results(results, ground_truth, limit)
-    _show(score, None, Plan(results=results, limit=limit), plot)
+    _show(score, None, EvaluationPlan(results=results, limit=limit), plot)
 
 
-def _show(score: Score, model: str | None, plan: Plan, plot: Path | None) -> None:
+def _show(score: Score, model: str | None, plan: EvaluationPlan, plot: Path | None) -> None:
     from scrfdconv.checks.widerface.geometry import mode_name
 
     evaluation, published = score.evaluation, score.published

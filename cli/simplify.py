@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from scrfdconv.cli.artifacts import options as o
-from scrfdconv.cli.artifacts.making import show_made
+from scrfdconv.cli.artifacts.conversion import show_made
 from scrfdconv.cli.main import MAKE, app
 from scrfdconv.cli.terminal import output
 

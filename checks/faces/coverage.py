@@ -26,7 +26,7 @@ _SIZES = {0: "small", -1: "large"}  # faces of the finest and of the coarsest st
 
 
 @dataclass(frozen=True)
-class Seen:
+class FacesSeen:
     """The faces that the reference finds on one calibration picture."""
 
     by_stride: dict[int, int]
@@ -67,13 +67,13 @@ class Coverage:
         }
 
 
-def seen(outputs: Outputs, size: tuple[int, int]) -> Seen:
+def seen(outputs: Outputs, size: tuple[int, int]) -> FacesSeen:
     """Count the faces of one picture by the stride that found them."""
     (faces,) = decode(outputs, size)
     strides = sorted({int(name.rpartition("_")[2]) for name in outputs})
     counts = {stride: _found_at(faces, outputs[f"score_{stride}"]) for stride in strides}
     sides = (faces.boxes[:, 2:] - faces.boxes[:, :2]).max(axis=1, initial=0)
-    return Seen(counts, float(sides.max(initial=0)) / min(size))
+    return FacesSeen(counts, float(sides.max(initial=0)) / min(size))
 
 
 def _found_at(faces: Faces, scores: np.ndarray) -> int:
@@ -82,7 +82,9 @@ def _found_at(faces: Faces, scores: np.ndarray) -> int:
     return int(np.isin(faces.scores, candidates).sum())
 
 
-def coverage(pictures: Sequence[Seen], parts: Sequence[Extremes], *, trained: bool) -> Coverage:
+def coverage(
+    pictures: Sequence[FacesSeen], parts: Sequence[Extremes], *, trained: bool
+) -> Coverage:
     """Sum up and judge; an untrained reference finds no faces that could be judged."""
     strides = {stride: 0 for picture in pictures for stride in picture.by_stride}
     for picture in pictures:
@@ -129,7 +131,7 @@ def _size_warnings(found: Coverage) -> Iterable[str]:
         )
 
 
-def _face_warnings(found: Coverage, pictures: Sequence[Seen]) -> Iterable[str]:
+def _face_warnings(found: Coverage, pictures: Sequence[FacesSeen]) -> Iterable[str]:
     if not found.faces:
         yield "no calibration picture has a face: give photographs with faces of all sizes"
         return

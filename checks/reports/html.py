@@ -15,8 +15,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from scrfdconv.checks.reports import drawings
-from scrfdconv.checks.reports import wording as figures
+from scrfdconv.checks.reports import drawings, wording
 from scrfdconv.checks.reports.drawings import Axis
 from scrfdconv.checks.reports.outcome import BuildResult, FacesOn, Outcome, Picture, State
 from scrfdconv.checks.reports.overview import Matrix
@@ -122,7 +121,7 @@ def _rows(results: tuple[CheckResult, ...]) -> Iterator[Row]:
             outputs.setdefault((result.check, result.subject), {})[result.metric] = result
     checks = {check for check, _ in outputs}
     for (check, subject), found in outputs.items():
-        shares = [s for s in map(figures.share_of_limit, found.values()) if s is not None]
+        shares = [s for s in map(wording.share_of_limit, found.values()) if s is not None]
         details = dict.fromkeys(result.detail for result in found.values() if result.detail)
         name = subject if len(checks) == 1 else f"{check} {subject}"
         cells = tuple(map(found.get, METRICS))
@@ -131,13 +130,13 @@ def _rows(results: tuple[CheckResult, ...]) -> Iterator[Row]:
 
 def _plots(sections: list[Section]) -> Iterator[Plot]:
     sizes = [
-        Point(s, s.outcome.size, figures.megabytes(s.outcome.size))
+        Point(s, s.outcome.size, wording.megabytes(s.outcome.size))
         for s in sections
         if s.outcome.size
     ]
-    yield from _plot("Size", "Size of the file, in MB", sizes, figures.MEGABYTE)
+    yield from _plot("Size", "Size of the file, in MB", sizes, wording.MEGABYTE)
     times = [
-        Point(s, s.outcome.latency.ratio, figures.figure(s.outcome.latency.ratio))
+        Point(s, s.outcome.latency.ratio, wording.figure(s.outcome.latency.ratio))
         for s in sections
         if s.outcome.latency
     ]
@@ -175,7 +174,7 @@ def _reasons(result: BuildResult) -> dict[str, list[Outcome]]:
     found: dict[str, list[Outcome]] = {}
     for outcome in result.outcomes:
         if outcome.state in ("skipped", "not run"):
-            found.setdefault(f"{outcome.state}: {figures.reason_for(outcome)}", []).append(outcome)
+            found.setdefault(f"{outcome.state}: {wording.reason_for(outcome)}", []).append(outcome)
     return found
 
 
@@ -187,7 +186,7 @@ def exact(value: float) -> str:
 
 def number(value: float, written: str | None = None) -> Markup:
     """A number for people, with its exact value for programs."""
-    text = figures.figure(value) if written is None else written
+    text = wording.figure(value) if written is None else written
     return Markup("<span data-value=%s>%s</span>") % (exact(value), text)
 
 
@@ -226,7 +225,7 @@ def _template() -> Any:
         "exact": exact,
         "share": share,
         "breakable": breakable,
-        "figures": figures,
+        "wording": wording,
         "drawings": drawings,
         "picture_size": _picture_size,
         "METRICS": METRICS,

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from scrfdconv.cli.artifacts import options as o
-from scrfdconv.cli.artifacts.making import Wish, make
+from scrfdconv.cli.artifacts.conversion import Wish, make
 from scrfdconv.converters.formats import Format, formats
 from scrfdconv.converters.options import OptionField, option_fields
 from scrfdconv.converters.precision import FLOAT, Precision, precisions

@@ -23,7 +23,7 @@ from scrfdconv.recipes.build.recipe import (
     TargetEntry,
     Tolerance,
 )
-from scrfdconv.recipes.table import TomlTable, load_toml
+from scrfdconv.recipes.toml_table import TomlTable, load_toml
 
 VERSION = 1
 _SHA256 = re.compile(r"[0-9a-f]{64}")

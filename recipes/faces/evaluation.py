@@ -61,7 +61,7 @@ class EvaluationJob:
 
 
 @dataclass(frozen=True)
-class Plan:
+class EvaluationPlan:
     """How to evaluate a model on WIDER FACE, as the command line's options."""
 
     mode: int = VGA
@@ -91,7 +91,7 @@ def score_results(results: Path, ground_truth: Path, limit: int | None = None) -
 
 
 def score_model(
-    model: str, options: SourceOptions, directory: Path, plan: Plan, progress: Progress
+    model: str, options: SourceOptions, directory: Path, plan: EvaluationPlan, progress: Progress
 ) -> Score:
     """Run a model on the validation images and score it by the published protocol.
 
@@ -152,7 +152,7 @@ def published_for(source: Source, runner: Runner) -> Published | None:
 
 
 def _run(
-    job: EvaluationJob, groups: Sequence[Group], plan: Plan, source: Source
+    job: EvaluationJob, groups: Sequence[Group], plan: EvaluationPlan, source: Source
 ) -> Generator[tuple[Group, list[np.ndarray]]]:
     if plan.scheduler:
         return on_dask(plan.scheduler, detect_group, job, groups)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scrfdconv.checks.faces.coverage import Coverage, Seen, coverage, seen
+from scrfdconv.checks.faces.coverage import Coverage, FacesSeen, coverage, seen
 from scrfdconv.checks.faces.images import UInt8
 from scrfdconv.converters.errors import InputFileError
 from scrfdconv.converters.graph.model_file import image_input
@@ -45,7 +45,7 @@ class Split:
         return self.inside != self.held
 
 
-def split(faces: Sequence[Seen]) -> Split:
+def split(faces: Sequence[FacesSeen]) -> Split:
     """Hold back every fourth picture by number of faces; of many pictures, fewer.
 
     So both parts see crowds and portraits alike; a seeded shuffle decides between equals.
@@ -70,7 +70,7 @@ def split(faces: Sequence[Seen]) -> Split:
 
 def faces_seen(
     conversion: Int8Conversion, reference: OnnxRunner, pictures: Pictures
-) -> Iterator[Seen]:
+) -> Iterator[FacesSeen]:
     """The faces that the float model finds on each picture."""
     for images in batches(pictures.canvases, conversion.batch)():
         outputs = reference.run(images)
@@ -87,7 +87,9 @@ class Calibrated:
     notes: tuple[str, ...] = ()
 
 
-def calibrate(conversion: Int8Conversion, pictures: Pictures, faces: Sequence[Seen]) -> Calibrated:
+def calibrate(
+    conversion: Int8Conversion, pictures: Pictures, faces: Sequence[FacesSeen]
+) -> Calibrated:
     """Measure ranges on ``pictures``, plus mosaics of the pictures if they show too little."""
     with conversion.stage("calibrating") as progress:
         images = counted(batches(pictures.canvases, conversion.batch), len(pictures), progress)

@@ -1,4 +1,4 @@
-"""What `scrfdconv --help` costs, against importing typer alone. Target: at most three times.
+"""What `scrfdconv --help` costs, against importing typer alone. Target: at most twice.
 
 python tests/benchmarks/startup.py [RUNS]
 """

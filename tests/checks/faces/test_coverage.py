@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scrfdconv.checks.faces.coverage import Seen, coverage, growth, seen
+from scrfdconv.checks.faces.coverage import FacesSeen, coverage, growth, seen
 from scrfdconv.converters.precision.int8.calibration import Extremes
 
-GOOD = [Seen({8: 5, 16: 2, 32: 1}, 0.6)] * 24
+GOOD = [FacesSeen({8: 5, 16: 2, 32: 1}, 0.6)] * 24
 STEADY = [Extremes({"x": 0.0}, {"x": 1.0}, {"x": np.zeros(1)})] * 24
 
 
@@ -27,9 +27,9 @@ def test_varied_photographs_need_no_warning():
     ("pictures", "said"),
     [
         (GOOD[:3], "only 3 calibration pictures"),
-        ([Seen({8: 0, 16: 0, 32: 1}, 0.7)] * 8, "portraits"),
-        ([Seen({8: 0, 16: 3, 32: 1}, 0.7)] * 24, "no face .* stride 8 .up to 64 pixels"),
-        ([Seen({8: 0, 16: 0, 32: 0}, 0)] * 24, "no calibration picture has a face"),
+        ([FacesSeen({8: 0, 16: 0, 32: 1}, 0.7)] * 8, "portraits"),
+        ([FacesSeen({8: 0, 16: 3, 32: 1}, 0.7)] * 24, "no face .* stride 8 .up to 64 pixels"),
+        ([FacesSeen({8: 0, 16: 0, 32: 0}, 0)] * 24, "no calibration picture has a face"),
     ],
 )
 def test_what_is_missing_is_said(pictures, said):
@@ -48,7 +48,7 @@ def test_ranges_that_still_grow_are_a_warning():
 
 
 def test_nothing_is_said_about_the_faces_of_an_untrained_model():
-    found = coverage([Seen({8: 9, 16: 0, 32: 0}, 0.1)] * 24, STEADY, trained=False)
+    found = coverage([FacesSeen({8: 9, 16: 0, 32: 0}, 0.1)] * 24, STEADY, trained=False)
 
     assert (found.faces, found.warnings) == (0, ())
 

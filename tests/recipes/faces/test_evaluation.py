@@ -30,7 +30,7 @@ from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.network.architecture import BUILTIN, PUBLISHED
 from scrfdconv.recipes.artifacts.conversion import SourceOptions
 from scrfdconv.recipes.faces.evaluation import (
-    Plan,
+    EvaluationPlan,
     published_for,
     score_model,
     score_results,
@@ -40,7 +40,7 @@ SIZE = 64  # mode: images are fitted into 64x64, where tiny's largest anchors fi
 
 
 def run(model, widerface, progress=lambda done, total: None, **options):
-    plan = Plan(**{"mode": SIZE, "workers": 1, **options})
+    plan = EvaluationPlan(**{"mode": SIZE, "workers": 1, **options})
     return score_model(str(model), SourceOptions(), widerface, plan, progress)
 
 

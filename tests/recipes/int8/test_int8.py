@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from scrfdconv.checks.faces.coverage import Seen
+from scrfdconv.checks.faces.coverage import FacesSeen
 from scrfdconv.checks.faces.limits import LIMITS
 from scrfdconv.checks.faces.matching import agreement
 from scrfdconv.checks.verification import Demand
@@ -81,7 +81,7 @@ def test_the_budget_is_judged_on_pictures_that_were_held_back(trained, images, t
 
 @pytest.mark.parametrize(("count", "held"), [(16, 4), (24, 6), (96, 24), (300, 25)])
 def test_some_pictures_of_each_kind_are_held_back_and_never_hundreds(count, held):
-    faces = [Seen({8: i % 7}, 0.1) for i in range(count)]
+    faces = [FacesSeen({8: i % 7}, 0.1) for i in range(count)]
 
     parts = split(faces)
 
