@@ -124,6 +124,7 @@ CASES = {
 }  # fmt: skip
 
 
+LONG = ("shape beyond memory", "checkpoint as artifact of another")  # ten seconds and more
 # One of each kind runs as a process: a file, an option, code that must not run, memory.
 PROCESSES = (
     "truncated checkpoint",
@@ -133,7 +134,10 @@ PROCESSES = (
 )
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(c, marks=pytest.mark.slow if c in LONG else ()) for c in CASES],
+)
 def test_bad_input_gets_one_sentence_and_the_right_exit_code(case, inputs, scrfdconv, in_process):
     arguments, code, said = CASES[case]
     before = sorted(p.name for p in inputs.iterdir())

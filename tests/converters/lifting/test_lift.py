@@ -165,13 +165,14 @@ def test_every_writer_s_graph_is_lifted(writer, head, request, tmp_path):
     assert any("float16" in note for note in lifted.notes) == ("FP16" in writer)
 
 
+@pytest.mark.slow  # torch.export takes ten seconds for each
 @pytest.mark.parametrize(
     ("opset", "head"),
     [
+        (18, "tiny"),
+        (20, "tiny"),
         (18, "tiny_gn"),
-        pytest.param(18, "tiny", marks=pytest.mark.slow),
-        pytest.param(20, "tiny", marks=pytest.mark.slow),
-        pytest.param(20, "tiny_gn", marks=pytest.mark.slow),
+        (20, "tiny_gn"),
     ],
 )
 def test_dynamo_s_graphs_are_lifted(opset, head, request, tmp_path):
