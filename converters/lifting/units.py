@@ -16,6 +16,7 @@ _CLOSE = 1e-3
 _CLOSE_HALF = 1e-2  # float16 stores 1e-5 as 1.0014e-5, a subnormal number
 _KERNEL_RANK = 4  # (out, in, k, k)
 _FLOATS = ("float32", "float16", "float64", "bfloat16")
+_WHOLE_MAP = (2, 3)  # axes of height and width
 _CHANNEL_AXIS = 3  # from the end: (N, C, H, W)
 
 
@@ -195,7 +196,7 @@ def _written_out(graph: Graph, value: str, width: int) -> tuple[Norm, list[Node]
     shifted = graph.only_reader(scaled.output, "Add")
     weight = graph.constant(factor, 0)
     bias, epsilon = _either_constant(graph, shifted), _either_constant(graph, above_zero)
-    groups = graph.constant(mean[1], 1)
+    groups = graph.constant(mean[1], 1) if len(mean) > 1 else np.array([1, width])
     if weight is None or bias is None or groups is None or epsilon is None:
         graph.refuse(factor, "lacks constant factors and offsets")
     close = _CLOSE_HALF if epsilon.dtype == np.float16 else _CLOSE
@@ -213,7 +214,13 @@ def _either_constant(graph: Graph, node: Node) -> np.ndarray | None:
 
 
 def _mean_of_groups(graph: Graph, rows: Node) -> list[Node]:
-    """The mean of each row, the groups, and the mean of each group."""
+    """The mean of each row, the groups, and the mean of each group.
+
+    Simplifiers make one node of them where every channel is a group.
+    """
+    axes = graph.constant(rows, 1) if len(rows.inputs) > 1 else rows.ints("axes", ())
+    if axes is not None and tuple(axes) == _WHOLE_MAP:
+        return [rows]
     grouped = graph.only_reader(rows.output, "Reshape")
     return [rows, grouped, graph.only_reader(grouped.output, "ReduceMean")]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -78,6 +79,14 @@ def test_a_network_is_its_checkpoint_at_five_sizes(precision, tiny, tmp_path):
 @pytest.mark.parametrize("options", [{}, {"shape": (64, 96)}])
 def test_group_norm_is_carried(options, tiny_gn, tmp_path):
     assert verify(tiny_gn, made(tiny_gn, tmp_path / "gn.param", **options)).passed
+
+
+def test_a_norm_with_a_group_for_each_channel_is_carried(tiny_gn, tmp_path):
+    """Simplifiers write the two means of such a norm as one."""
+    architecture = replace(tiny_gn.architecture, head_groups=tiny_gn.architecture.head_channels[0])
+    checkpoint = seeded_checkpoint(architecture)
+
+    assert verify(checkpoint, made(checkpoint, tmp_path / "m.param", shape=(64, 96))).passed
 
 
 @pytest.mark.slow
