@@ -34,7 +34,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 UNPROVEN = (
     "tests/checks/test_planted.py",
     "tests/cli/test_build.py::test_another_folder",
-    "tests/converters/precision/test_fp16.py",
 )
 
 
