@@ -25,8 +25,6 @@ _PUBLIC = {
     "target_of": "recipes.artifacts.target",
 }
 __all__ = list(_PUBLIC)
-
-
 _load = loaded_when_used(__name__, _PUBLIC)
 
 

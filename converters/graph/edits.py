@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from scrfdconv.converters.errors import ArtifactError
+from scrfdconv.converters.graph.number_types import live_nodes
 from scrfdconv.converters.graph.passes import constants_as_initializers
 
 if TYPE_CHECKING:
@@ -25,10 +26,21 @@ def prepared(model: onnx.ModelProto) -> onnx.ModelProto:
         )
     constants_as_initializers(graph)
     _name_nodes(graph)
+    drop_unread_constants(graph)
+    return result
+
+
+def drop_unread(graph: onnx.GraphProto) -> None:
+    """Remove the nodes that no output depends on, and the constants that nothing reads then."""
+    replace_all(graph.node, live_nodes(graph))
+    drop_unread_constants(graph)
+
+
+def drop_unread_constants(graph: onnx.GraphProto) -> None:
+    """Remove the initializers that no node reads and that are no output."""
     used = {name for node in graph.node for name in node.input}
     used |= {value.name for value in graph.output}
     replace_all(graph.initializer, [t for t in graph.initializer if t.name in used])
-    return result
 
 
 def float_tensors(model: onnx.ModelProto) -> frozenset[str]:

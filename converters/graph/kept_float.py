@@ -13,7 +13,7 @@ import numpy as np
 
 from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.errors import ArtifactError
-from scrfdconv.converters.graph.model_file import load_onnx
+from scrfdconv.converters.graph.model_file import load_onnx, metadata_of
 from scrfdconv.converters.graph.number_types import coarsest_of
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.metadata import PREFIX
@@ -54,8 +54,7 @@ def describe_reduced(
     for entry in kept:
         by_reason.setdefault(entry.reason, []).extend(entry.nodes)
     said = {**own, KEY: json.dumps(by_reason), "parent_sha256": source.digest}
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
-    metadata |= {PREFIX + key: value for key, value in said.items()}
+    metadata = metadata_of(model) | {PREFIX + key: value for key, value in said.items()}
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, dict(sorted(metadata.items())))
 

@@ -118,6 +118,11 @@ def opset_of(model: onnx.ModelProto) -> int:
     return int(next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0))
 
 
+def metadata_of(model: onnx.ModelProto) -> dict[str, str]:
+    """All metadata of a model, ours and those of others."""
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
 def image_input(model: onnx.ModelProto) -> onnx.ValueInfoProto:
     """The one input (N, C, H, W) of a detector; raises ArtifactError for other models."""
     constants = {tensor.name for tensor in model.graph.initializer}  # old files list them as inputs

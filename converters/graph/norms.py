@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scrfdconv.converters.graph.edits import replace_all
+from scrfdconv.converters.graph.edits import drop_unread, replace_all
 
 if TYPE_CHECKING:
     import onnx
@@ -60,9 +60,8 @@ def write_group_norms(model: onnx.ModelProto) -> None:
             nodes += writer.nodes()
         elif node.output[0] not in gone:
             nodes.append(node)
-    replace_all(graph.node, _read(nodes, {value.name for value in graph.output}))
-    used = {name for node in graph.node for name in node.input}
-    replace_all(graph.initializer, [t for t in graph.initializer if t.name in used])
+    replace_all(graph.node, nodes)
+    drop_unread(graph)  # shapes for the norm's Reshape
 
 
 def norm_nodes(model: onnx.ModelProto) -> frozenset[str]:
@@ -141,16 +140,6 @@ def _exported(graph: onnx.GraphProto) -> Iterator[_Exported]:
             groups=len(tensors[norm.input[1]]),
             epsilon=next(a.f for a in norm.attribute if a.name == "epsilon"),
         )
-
-
-def _read(nodes: list[onnx.NodeProto], outputs: set[str]) -> list[onnx.NodeProto]:
-    """``nodes`` in order, without those that nothing reads: shapes for the norm's Reshape."""
-    needed, kept = set(outputs), []
-    for node in reversed(nodes):
-        if needed & set(node.output):
-            needed.update(node.input)
-            kept.append(node)
-    return kept[::-1]
 
 
 class _Writer:

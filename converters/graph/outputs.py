@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scrfdconv.converters.errors import ArtifactError
-from scrfdconv.converters.graph.edits import replace_all
+from scrfdconv.converters.graph.edits import drop_unread
 from scrfdconv.converters.graph.faces import face_dims
 from scrfdconv.converters.graph.kinds import OutputKind
 from scrfdconv.converters.network.architecture import OUTPUT_KINDS, Architecture
@@ -54,17 +54,7 @@ def _end_with_maps(model: onnx.ModelProto) -> None:
                 node.output[i] = ends[name]
         node.input[:] = [ends.get(name, name) for name in node.input]
     graph.node.extend(added)
-    _drop_unread(graph)
-
-
-def _drop_unread(graph: onnx.GraphProto) -> None:
-    wanted, kept = {value.name for value in graph.output}, []
-    for node in reversed(graph.node):
-        if wanted.intersection(node.output):
-            kept.append(node)
-            wanted.update(node.input)
-    replace_all(graph.node, kept[::-1])
-    replace_all(graph.initializer, [t for t in graph.initializer if t.name in wanted])
+    drop_unread(graph)
 
 
 def _drop_batch_axis(model: onnx.ModelProto, a: Architecture) -> None:

@@ -6,7 +6,8 @@ precision, the format, each built from the one before, and the last one compared
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -104,15 +105,7 @@ def convert(
     maker = target.maker
     require_possible(source, target, demand)
     require_other_files(maker, out, source)
-    with scratch_folder() as folder:
-        way = _Way(
-            source=source,
-            target=target,
-            folder=Path(folder),
-            images=images,
-            demand=demand,
-            stage=stage,
-        )
+    with _way_from(source, target, images=images, demand=demand, stage=stage) as way:
         start, options, settled = way.last_step(parent)
         linted = _require_lint(maker, start)
         verified = _Verification(source, target, out, settled.demand)
@@ -154,15 +147,7 @@ def plan_only(
     target = target_in_full(target, source)
     maker = target.maker
     maker.require_possible(source, target.of(maker.options), target.sizes)
-    with scratch_folder() as folder:
-        way = _Way(
-            source=source,
-            target=target,
-            folder=Path(folder),
-            images=images,
-            demand=demand,
-            stage=stage,
-        )
+    with _way_from(source, target, images=images, demand=demand, stage=stage) as way:
         start, options, _ = way.last_step()
         if start is not source:  # otherwise the source is this graph and stays unchanged
             require_distinct(maker.instruction_files(out), files_read(source))
@@ -269,6 +254,13 @@ def target_in_full(target: Target, source: Source) -> Target:
 def _is_ready(source: Source, graph: Format, target: Target) -> bool:
     """True if ``source`` is the graph that is wanted, as it is."""
     return source.format == graph.name and target.of(graph.options) == graph.options()
+
+
+@contextmanager
+def _way_from(source: Source, target: Target, **settings: Any) -> Iterator[_Way]:
+    """The way from ``source``, with a folder that is removed afterwards."""
+    with scratch_folder() as folder:
+        yield _Way(source=source, target=target, folder=Path(folder), **settings)
 
 
 @dataclass(frozen=True, kw_only=True)

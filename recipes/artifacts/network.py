@@ -16,7 +16,7 @@ from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.errors import ArtifactError, CheckFailed
 from scrfdconv.converters.formats import Source, formats
 from scrfdconv.converters.graph.kinds import output_kind
-from scrfdconv.converters.graph.model_file import image_input, load_onnx, opset_of
+from scrfdconv.converters.graph.model_file import image_input, load_onnx, metadata_of, opset_of
 from scrfdconv.converters.metadata import architecture_from_metadata, own_metadata
 from scrfdconv.converters.precision import FLOAT
 from scrfdconv.recipes.artifacts.lift import fit, lifted
@@ -93,7 +93,7 @@ def _fit_in_words(report: Report) -> str:
 def _is_wanted(source: Artifact, target: Target) -> bool:
     """True for a file of ours with the opset, the outputs and the sizes that are asked for."""
     model = load_onnx(source.path)
-    own = own_metadata(_metadata(model))
+    own = own_metadata(metadata_of(model))
     if architecture_from_metadata(own) is None:
         return False
     options: Any = target.of(GRAPH.options)
@@ -102,10 +102,6 @@ def _is_wanted(source: Artifact, target: Target) -> bool:
         and options.outputs in (None, output_kind(own))
         and _takes(model, target)
     )
-
-
-def _metadata(model: onnx.ModelProto) -> dict[str, str]:
-    return {p.key: p.value for p in model.metadata_props}
 
 
 def _takes(model: onnx.ModelProto, target: Target) -> bool:

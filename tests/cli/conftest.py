@@ -52,8 +52,9 @@ def in_process(monkeypatch, capfd) -> Callable[..., Ran]:
     """The same command line in this process: sooner, for what needs no process of its own."""
     from scrfdconv.cli import app
 
-    def run(*arguments: object, cwd: Path) -> Ran:
-        monkeypatch.chdir(cwd)
+    def run(*arguments: object, cwd: Path | None = None) -> Ran:
+        if cwd:
+            monkeypatch.chdir(cwd)
         monkeypatch.setenv("COLUMNS", "200")
         capfd.readouterr()
         with pytest.raises(SystemExit) as ended:

@@ -11,6 +11,7 @@ from typing import Any
 import hostile
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
+from mmdet_config import CONFIG
 
 from scrfdconv.checks.results import CheckResult
 from scrfdconv.cli import app
@@ -26,22 +27,6 @@ FEW, MANY = 12, 150  # files for each reader: in every run, and in the slow ones
 # Readers with a process or a conversion of their own for each file: 0.1 to 1 s.
 SLOW_READERS = {"ground truth": 2, "ONNX to simplify": 4, "MNN": 4, "OpenVINO": 6, "ncnn": 6}
 MOST_KEPT, LONGEST = 8, 600  # wrong files of a reader, and characters of what came out of each
-CONFIG = """
-model = dict(
-    type='SCRFD',
-    backbone=dict(
-        type='ResNetV1e', depth=0, num_stages=4, base_channels=24,
-        block_cfg=dict(block='BasicBlock', stage_blocks=(3, 5, 3, 2),
-                       stage_planes=[24, 48, 48, 80])),
-    neck=dict(type='PAFPN', in_channels=[24, 48, 48, 80], out_channels=24, start_level=1,
-              add_extra_convs='on_output', num_outs=3),
-    bbox_head=dict(
-        type='SCRFDHead', num_classes=1, in_channels=24, stacked_convs=2, feat_channels=64,
-        norm_cfg=dict(type='GN', num_groups=16), cls_reg_share=True, strides_share=True,
-        scale_mode=2, loss_dfl=False, reg_max=8, use_kps=False,
-        anchor_generator=dict(type='AnchorGenerator', ratios=[1.0], scales=[1, 2],
-                              base_sizes=[16, 64, 256], strides=[8, 16, 32])))
-"""
 RECIPE = """
 [checkpoints.tiny]
 path = "tiny.pth"

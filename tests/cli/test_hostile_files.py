@@ -16,8 +16,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from scrfdconv.cli import app
-
 MOST_SECONDS = 20
 _spec = importlib.util.spec_from_file_location(
     "torchscript_fake", Path(__file__).parents[1] / "fakes" / "torchscript.py"
@@ -27,15 +25,14 @@ _spec.loader.exec_module(_fake)
 
 
 @pytest.fixture
-def command(capfd):
+def command(in_process):
     """Run the command line in this process: its exit code and what it said on stderr."""
 
     def run(*arguments):
         before = time.monotonic()
-        with pytest.raises(SystemExit) as ended:
-            app(list(map(str, arguments)))
+        ran = in_process(*arguments)
         assert time.monotonic() - before < MOST_SECONDS
-        return ended.value.code, capfd.readouterr().err.strip()
+        return ran.code, ran.err.strip()
 
     return run
 

@@ -44,6 +44,17 @@ def plant(model: onnx.ModelProto, fault: Fault) -> onnx.ModelProto:
     return copy
 
 
+def caught(reference, path) -> bool:
+    """True if the file at ``path`` is refused, or is not ``reference`` by verification."""
+    from scrfdconv.checks.verification import verify
+    from scrfdconv.converters.errors import InputFileError
+
+    try:
+        return not verify(reference, path).passed
+    except InputFileError:
+        return True
+
+
 def fits(fault: Fault, model: onnx.ModelProto) -> bool:
     """True if ``model`` has the outputs that ``fault`` touches: some models have no keypoints."""
     return set(fault.touches) <= set(output_names(model))
@@ -390,5 +401,9 @@ OF_THE_INPUT = (
     Fault("BGR for RGB", input_channels([2, 1, 0])),
     Fault("pictures 10 % too bright", input_scaled(1.1)),
     Fault("pictures of -127.5 to 127.5", input_scaled(128.0)),
+)
+# A cut-off does nothing where no score is that high: untrained models have none.
+OF_ANY_MODEL = tuple(
+    fault for fault in (*OF_ALL_STRIDES, *OF_THE_INPUT) if "cut off" not in fault.name
 )
 FAULTS = (*OF_ONE_STRIDE, *OF_ALL_STRIDES, *OF_THE_INPUT)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scrfdconv.converters.graph.edits import prepared, replace_all
+from scrfdconv.converters.graph.edits import drop_unread, prepared, replace_all
 from scrfdconv.converters.graph.model_file import image_input
 from scrfdconv.converters.lifting.graph import Graph, Node
 from scrfdconv.converters.lifting.units import EPSILON, Norm, norm_after
@@ -40,7 +40,7 @@ def for_pnnx(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
     if _fuse_group_norms(result, where):
         opset = next(o for o in result.opset_import if o.domain in ("", "ai.onnx"))
         opset.version = max(opset.version, _GROUP_NORM_OPSET)
-    _drop_unread(graph)
+    drop_unread(graph)
     return result
 
 
@@ -83,15 +83,3 @@ def _one_node(graph: onnx.GraphProto, norm: Norm, source: str, last: Node) -> on
         num_groups=norm.groups,
         epsilon=EPSILON,
     )
-
-
-def _drop_unread(graph: onnx.GraphProto) -> None:
-    """Remove the nodes and constants that nothing reads any more."""
-    wanted = {value.name for value in graph.output}
-    kept = []
-    for node in reversed(graph.node):
-        if wanted.intersection(node.output):
-            kept.append(node)
-            wanted.update(node.input)
-    replace_all(graph.node, list(reversed(kept)))
-    replace_all(graph.initializer, [t for t in graph.initializer if t.name in wanted])

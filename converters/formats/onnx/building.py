@@ -26,6 +26,7 @@ from scrfdconv.converters.graph.kinds import KEY, FaceRules, OutputKind, output_
 from scrfdconv.converters.graph.model_file import (
     image_input,
     load_onnx,
+    metadata_of,
     opset_of,
 )
 from scrfdconv.converters.graph.norms import write_group_norms
@@ -120,7 +121,7 @@ def simplified(model: onnx.ModelProto, options: OnnxOptions) -> onnx.ModelProto:
             f"--outputs {options.outputs}: outputs are chosen where a network is exported, and "
             "this graph is taken as it is."
         )
-    kept = {p.key: p.value for p in model.metadata_props if not p.key.startswith(SIMPLIFIER)}
+    kept = {k: v for k, v in metadata_of(model).items() if not k.startswith(SIMPLIFIER)}
     if options.shape:
         require_shape(options.shape)
         fix_input(model, options.batch, options.shape)
@@ -150,7 +151,7 @@ def simplified(model: onnx.ModelProto, options: OnnxOptions) -> onnx.ModelProto:
 
 
 def _has_outputs(model: onnx.ModelProto, kind: OutputKind) -> bool:
-    own = _own({p.key: p.value for p in model.metadata_props})
+    own = _own(metadata_of(model))
     return architecture_from_metadata(own) is not None and output_kind(own) == kind
 
 

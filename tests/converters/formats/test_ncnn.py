@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from faults import caught
 
 from scrfdconv.checks.stimuli import stimuli
 from scrfdconv.checks.verification import verify
@@ -203,14 +204,6 @@ def test_weights_alone_name_their_text(small_param):
 
 
 # ---------------------------------------------------------------- planted faults
-
-
-def caught(tiny, param):
-    """True if verification fails, or the files are refused at once."""
-    try:
-        return not verify(tiny, param).passed
-    except InputFileError:
-        return True
 
 
 def test_the_network_without_a_fault_passes(tiny, small_param):
