@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,9 @@ from scrfdconv.cli.artifacts import options as o
 from scrfdconv.cli.artifacts.sources import open_for_making
 from scrfdconv.cli.main import PROVE, app
 from scrfdconv.cli.terminal import output
+
+if TYPE_CHECKING:
+    from scrfdconv.converters.formats import Source
 
 MANIFEST_SUFFIX = ".json"  # no model is a JSON file
 FAILED = 1
@@ -70,10 +73,9 @@ def verify(
     from scrfdconv.checks.faces.images import image_files
     from scrfdconv.checks.verification import Demand
     from scrfdconv.checks.verification import verify as verify_artifact
-    from scrfdconv.converters.artifact import digest_of_files
     from scrfdconv.converters.formats import format_of
 
-    found = format_of(artifact)
+    format_of(artifact)  # what is wrong with the artifact is said before the reference is loaded
     source = open_for_making(reference, architecture, config, norm_groups, seed)
     demand = Demand(image_files(images), loosen)
     with (
@@ -82,18 +84,26 @@ def verify(
     ):
         report = verify_artifact(source, artifact, demand)
     if json:
-        content = {
-            "artifact": str(artifact),
-            "kind": found.name,
-            "sha256": digest_of_files(found.files(artifact)),
-            "reference": {"name": source.name, "sha256": source.digest},
-        }
-        output.print_json({**content, **report.to_dict()})
+        output.print_json({**_compared(artifact, source), **report.to_dict()})
     else:
         output.show_report(report)
     if not report.passed:
         output.say(f"scrfdconv: {artifact} is not {source.name}: {report.summary()}.")
         raise typer.Exit(report.exit_code)
+
+
+def _compared(artifact: Path, source: Source) -> dict[str, Any]:
+    """Which files were compared."""
+    from scrfdconv.converters.artifact import digest_of_files
+    from scrfdconv.converters.formats import format_of
+
+    found = format_of(artifact)
+    return {
+        "artifact": str(artifact),
+        "kind": found.name,
+        "sha256": digest_of_files(found.files(artifact)),
+        "reference": {"name": source.name, "sha256": source.digest},
+    }
 
 
 def _require_for_manifest(context: typer.Context) -> None:
