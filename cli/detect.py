@@ -51,6 +51,7 @@ def detect(
     config: o.Config = None,
     norm_groups: o.NormGroups = None,
     seed: o.Seed = 0,
+    provider: o.Provider = None,
     allow_host_code: o.AllowHostCode = False,
     json: o.Json = False,
 ) -> None:
@@ -76,6 +77,7 @@ def detect(
             groups=norm_groups,
             seed=seed,
             allow_host_code=allow_host_code,
+            provider=provider,
         ),
     )
     detector = Detector(open_runner(source), DetectOptions(size, threshold, nms, max_faces))

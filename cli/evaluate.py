@@ -86,6 +86,7 @@ def evaluate(
     config: o.Config = None,
     norm_groups: o.NormGroups = None,
     seed: o.Seed = 0,
+    provider: o.Provider = None,
     allow_host_code: o.AllowHostCode = False,
     json: o.Json = False,
 ) -> None:
@@ -106,6 +107,7 @@ def evaluate(
         groups=norm_groups,
         seed=seed,
         allow_host_code=allow_host_code,
+        provider=provider,
     )
     running = {"--mode": mode, "--workers": workers, "--scheduler": scheduler}
     if images and model and reference:
@@ -121,7 +123,12 @@ def evaluate(
         )
         _run_model(model, options, widerface, plan, plot)
     elif results and ground_truth:
-        reading = {"--architecture": architecture, "--config": config, "--norm-groups": norm_groups}
+        reading = {
+            "--architecture": architecture,
+            "--config": config,
+            "--norm-groups": norm_groups,
+            "--provider": provider,
+        }
         _require_absent({**running, **reading}, "MODEL --widerface")
         _score_files(results, ground_truth, limit, plot)
 

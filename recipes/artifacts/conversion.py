@@ -24,6 +24,7 @@ from scrfdconv.converters.formats import (
     Source,
     files_read,
     format_of,
+    formats,
     open_artifact,
     require_other_files,
 )
@@ -66,6 +67,7 @@ class SourceOptions:
     groups: int | None = None
     seed: int = DEFAULT_SEED
     allow_host_code: bool = False  # that engines carry; see converters/permissions.py
+    provider: str | None = None  # of the runtime; None: the format's own choice
 
 
 def open_source(source: str | None, options: SourceOptions | None = None) -> Source:
@@ -74,7 +76,14 @@ def open_source(source: str | None, options: SourceOptions | None = None) -> Sou
     if source and Path(source).is_file():
         found = format_of(Path(source))
         if found.source is not None:
-            return replace(found.artifact_at(Path(source)), host_code=chosen.allow_host_code)
+            return replace(
+                found.artifact_at(Path(source)),
+                host_code=chosen.allow_host_code,
+                provider=chosen.provider,
+            )
+    if chosen.provider:
+        can = " or ".join(one.title for one in formats().values() if one.has_providers)
+        raise UsageError(f"{source}: torch runs checkpoints; --provider is for {can}.")
     return load_source(
         source,
         recipe=chosen.architecture,

@@ -22,7 +22,7 @@ from scrfdconv.converters.errors import (
     OutputError,
     UsageError,
 )
-from scrfdconv.converters.formats import Source, open_artifact
+from scrfdconv.converters.formats import Source, format_of, open_artifact
 from scrfdconv.converters.formats.pytorch.runner import EagerRunner
 from scrfdconv.converters.network.architecture import require_shape
 from scrfdconv.converters.permissions import allowing_host_code
@@ -98,6 +98,8 @@ def open_runner(source: Source, threads: int | None = None) -> Runner:
     if isinstance(source, Checkpoint):
         return EagerRunner(source, threads)
     with allowing_host_code(allowed=source.host_code):
+        if source.provider:
+            return format_of(source.path).open_on(source.provider, source.path, threads)
         return open_artifact(source.path, threads)
 
 

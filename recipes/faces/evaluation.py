@@ -30,6 +30,7 @@ from scrfdconv.checks.widerface.result_files import load_results
 from scrfdconv.checks.widerface.result_folder import ResultFolder
 from scrfdconv.checks.widerface.truth import GroundTruth, load_ground_truth
 from scrfdconv.checks.workers import THREADS, on_this_machine
+from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.errors import InputFileError
 from scrfdconv.converters.formats import Source, formats
@@ -160,7 +161,8 @@ def _run(
 
 
 def _default_workers(source: Source) -> int:
-    if not formats()[source.format].runs_on_cpu:
+    on_device = isinstance(source, Artifact) and source.provider
+    if on_device or not formats()[source.format].runs_on_cpu:
         return 1  # the device is shared: more processes would only fill its memory
     return usable_cores()
 
@@ -183,7 +185,9 @@ def _stamp(source: Source, mode: int) -> dict[str, Any]:
     """Everything that detections depend on, as JSON would read it back."""
     architecture = source.architecture.to_dict() if isinstance(source, Checkpoint) else {}
     plain = {k: list(v) if isinstance(v, tuple) else v for k, v in architecture.items()}
+    provider = source.provider if isinstance(source, Artifact) else None
     return {
+        **({"provider": provider} if provider else {}),
         "model_sha256": source.digest,
         "architecture": plain,
         "mode": mode_name(mode),
