@@ -59,6 +59,7 @@ def detect(
 
     A picture that cannot be read is reported, the rest goes on, and the exit code is 3.
     """
+    from scrfdconv.converters.formats import files_read
     from scrfdconv.recipes.artifacts.conversion import SourceOptions, open_source
     from scrfdconv.recipes.faces.detection import (
         DetectOptions,
@@ -85,7 +86,7 @@ def detect(
     paths, bad = list_pictures(images)
     for item in bad:
         output.say(f"scrfdconv: {item.reason}")
-    drawings = plan_drawings(draw, paths) if draw and paths else {}
+    drawings = plan_drawings(draw, paths, files_read(source)) if draw and paths else {}
     with faults_of(model):
         found, more = _detect(detector, paths, drawings)
     bad += more
