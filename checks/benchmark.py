@@ -124,12 +124,12 @@ def measure(
             return _TimedModel(name, model, worker)
 
         timed, interfaces = list[_TimedModel](), list[Interface]()
-        for name, model in models.items():
-            timed.append(model_called(name, model))
+        for name, opening in models.items():
+            timed.append(model_called(name, opening))
             opened = timed[-1].open(twins=twins)
             interfaces.append(opened.interface)
             if opened.has_twin:
-                timed.append(model_called(name, partial(_twin_of, model)))
+                timed.append(model_called(name, partial(_twin_of, opening)))
                 timed[-1].open()
         workload = choose(interfaces)
         for model in timed:
