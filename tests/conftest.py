@@ -24,6 +24,10 @@ from scrfdconv.converters.network.architecture import Architecture
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# Two test processes on two cores: the threads of one would spin while those of the other work.
+# Read when torch loads.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 # Scripts start background jobs with Ctrl-C ignored, and children inherit that: tests of
 # interruptions would interrupt nothing.
 signal.signal(signal.SIGINT, signal.default_int_handler)
