@@ -183,7 +183,8 @@ def _open(model: Open) -> Interface:
 def _prepare(workload: Workload) -> None:
     noise = np.random.default_rng(SEED)
     pixels = noise.integers(0, 256, (workload.batch, *workload.shape, 3), np.uint8)
-    images = _here["images"] = normalise(pixels)
+    normalization = _here["runner"].interface.normalization
+    images = _here["images"] = normalise(pixels, normalization)
     # The time of a model that is no SCRFD, or whose outputs are not finite, would mean nothing.
     candidates(_here["runner"].run(images), workload.shape, DEPLOYMENT_THRESHOLD)
 

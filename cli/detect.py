@@ -50,6 +50,9 @@ def detect(
     architecture: o.Architecture = None,
     config: o.Config = None,
     norm_groups: o.NormGroups = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    color: o.Color = None,
     seed: o.Seed = 0,
     allow_host_code: o.AllowHostCode = False,
     json: o.Json = False,
@@ -58,6 +61,7 @@ def detect(
 
     A picture that cannot be read is reported, the rest goes on, and the exit code is 3.
     """
+    from scrfdconv.converters.network.normalization import NormalizationOptions
     from scrfdconv.recipes.artifacts.conversion import SourceOptions, open_source
     from scrfdconv.recipes.faces.detection import (
         DetectOptions,
@@ -76,10 +80,12 @@ def detect(
             groups=norm_groups,
             seed=seed,
             allow_host_code=allow_host_code,
+            normalization=NormalizationOptions.read(mean, std, color),
         ),
     )
     detector = Detector(open_runner(source), DetectOptions(size, threshold, nms, max_faces))
     output.say_if_seeded(source)
+    output.say_if_assumed(detector.runner.interface)
     paths, bad = list_pictures(images)
     for item in bad:
         output.say(f"scrfdconv: {item.reason}")
@@ -130,6 +136,7 @@ def _to_dict(
     return {
         "model": model,
         "input": list(detector.size),
+        "normalization": detector.runner.interface.normalization.to_plain(),
         "threshold": options.threshold,
         "nms": options.nms_iou,
         "images": found,

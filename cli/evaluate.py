@@ -85,6 +85,9 @@ def evaluate(
     architecture: o.Architecture = None,
     config: o.Config = None,
     norm_groups: o.NormGroups = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    color: o.Color = None,
     seed: o.Seed = 0,
     allow_host_code: o.AllowHostCode = False,
     json: o.Json = False,
@@ -95,6 +98,7 @@ def evaluate(
     any detector; MODEL --images DIR --reference REF needs no labels.
     """
     from scrfdconv.checks.widerface.geometry import parse_mode
+    from scrfdconv.converters.network.normalization import NormalizationOptions
     from scrfdconv.recipes.artifacts.conversion import SourceOptions
     from scrfdconv.recipes.faces.evaluation import EvaluationPlan
 
@@ -106,6 +110,7 @@ def evaluate(
         groups=norm_groups,
         seed=seed,
         allow_host_code=allow_host_code,
+        normalization=NormalizationOptions.read(mean, std, color),
     )
     running = {"--mode": mode, "--workers": workers, "--scheduler": scheduler}
     if images and model and reference:
@@ -122,7 +127,8 @@ def evaluate(
         _run_model(model, options, widerface, plan, plot)
     elif results and ground_truth:
         reading = {"--architecture": architecture, "--config": config, "--norm-groups": norm_groups}
-        _require_absent({**running, **reading}, "MODEL --widerface")
+        said = {"--mean": mean, "--std": std, "--color": color}
+        _require_absent({**running, **reading, **said}, "MODEL --widerface")
         _score_files(results, ground_truth, limit, plot)
 
 
@@ -192,6 +198,8 @@ def _run_model(
         output.say("note: give --results DIR to keep detections and to continue when interrupted.")
     with output.progress("evaluating") as advance:
         score = score_model(model, options, directory, plan, advance)
+    if score.interface:
+        output.say_if_assumed(score.interface)
     if score.reused:
         output.say(f"note: {score.reused} images were finished before, in {plan.results}.")
     _show(score, model, plan, plot)

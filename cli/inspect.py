@@ -18,15 +18,24 @@ def inspect(
     architecture: o.Architecture = None,
     config: o.Config = None,
     norm_groups: o.NormGroups = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    color: o.Color = None,
     allow_host_code: o.AllowHostCode = False,
     json: o.Json = False,
 ) -> None:
     """Say what a file is: kind, architecture, inputs and outputs, precision, digest, metadata."""
+    from scrfdconv.converters.network.normalization import NormalizationOptions
     from scrfdconv.converters.permissions import allowing_host_code
     from scrfdconv.recipes.artifacts.conversion import SourceOptions
     from scrfdconv.recipes.describe import facts_of_file
 
-    options = SourceOptions(architecture=architecture, config=config, groups=norm_groups)
+    options = SourceOptions(
+        architecture=architecture,
+        config=config,
+        groups=norm_groups,
+        normalization=NormalizationOptions.read(mean, std, color),
+    )
     with allowing_host_code(allowed=allow_host_code):
         facts = facts_of_file(file, options)
     if json:

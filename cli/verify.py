@@ -44,6 +44,9 @@ def verify(
     architecture: o.Architecture = None,
     config: o.Config = None,
     norm_groups: o.NormGroups = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    color: o.Color = None,
     seed: o.Seed = 0,
     allow_host_code: o.AllowHostCode = False,
     loosen: o.Loosen = 1.0,
@@ -74,9 +77,18 @@ def verify(
     from scrfdconv.checks.verification import Demand
     from scrfdconv.checks.verification import verify as verify_artifact
     from scrfdconv.converters.formats import format_of
+    from scrfdconv.converters.network.normalization import NormalizationOptions
+    from scrfdconv.recipes.artifacts.conversion import SourceOptions
 
     format_of(artifact)  # what is wrong with the artifact is said before the reference is loaded
-    source = open_for_making(reference, architecture, config, norm_groups, seed)
+    reading = SourceOptions(
+        architecture=architecture,
+        config=config,
+        groups=norm_groups,
+        seed=seed,
+        normalization=NormalizationOptions.read(mean, std, color),
+    )
+    source = open_for_making(reference, reading)
     demand = Demand(image_files(images), loosen)
     with (
         output.working(f"comparing {artifact.name} with {source.name}"),
@@ -108,7 +120,9 @@ def _compared(artifact: Path, source: Source) -> dict[str, Any]:
 
 def _require_for_manifest(context: typer.Context) -> None:
     """Refuse options that mean nothing for a manifest: each entry has its own."""
-    for name in ("architecture", "config", "norm_groups", "seed", "loosen"):
+    for name in (
+        "architecture", "config", "norm_groups", "mean", "std", "color", "seed", "loosen",
+    ):  # fmt: skip
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             flag = f"--{name.replace('_', '-')}"

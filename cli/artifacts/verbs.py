@@ -102,6 +102,9 @@ def _parameters(verb: Verb) -> Iterator[inspect.Parameter]:
     yield _parameter("architecture", o.Architecture, None)
     yield _parameter("config", o.Config, None)
     yield _parameter("norm_groups", o.NormGroups, None)
+    yield _parameter("mean", o.Mean, None)
+    yield _parameter("std", o.Std, None)
+    yield _parameter("color", o.Color, None)
     yield _parameter("seed", o.Seed, 0)
     yield _parameter("loosen", o.Loosen, 1.0)
     yield _parameter("no_lift", o.NoLift, default=False)
@@ -197,6 +200,9 @@ def _default(field: OptionField) -> Any:
 
 def _wish(verb: Verb, values: Mapping[str, Any], given: set[str]) -> Wish:
     """The values of the command line, sorted by what they are for."""
+    from scrfdconv.converters.network.normalization import NormalizationOptions
+    from scrfdconv.recipes.artifacts.conversion import SourceOptions
+
     precision = verb.precision or (values.get("precision") and str(values["precision"]))
     fields = {f.name: f for f in (*_format_fields(verb), *_precision_fields(verb))}
     return Wish(
@@ -208,10 +214,13 @@ def _wish(verb: Verb, values: Mapping[str, Any], given: set[str]) -> Wish:
         plan_only=values.get("plan_only", False),
         out=values["out"],
         images=values["images"],
-        architecture=values["architecture"],
-        config=values["config"],
-        norm_groups=values["norm_groups"],
-        seed=values["seed"],
+        reading=SourceOptions(
+            architecture=values["architecture"],
+            config=values["config"],
+            groups=values["norm_groups"],
+            seed=values["seed"],
+            normalization=NormalizationOptions.read(values["mean"], values["std"], values["color"]),
+        ),
         loosen=values["loosen"] if "loosen" in given else None,
         verify=not values["no_verify"],
         lift=not values["no_lift"],
