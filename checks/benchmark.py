@@ -12,13 +12,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from scrfdconv.checks.faces.decode import DEPLOYMENT_THRESHOLD, candidates
+from scrfdconv.checks.faces.compare import faces_on_input, model_input
+from scrfdconv.checks.faces.decode import DEPLOYMENT_THRESHOLD, Faces, candidates
 from scrfdconv.checks.faces.images import normalise
 from scrfdconv.checks.workers import Died, Worker
 from scrfdconv.converters.errors import ArtifactError, CheckFailed, MissingError
@@ -35,7 +37,8 @@ DEFAULT_WARM_UP = 5  # the first runs allocate, choose kernels and wake threads
 # (processor time after a run of the 2.5G model with two threads).
 PAUSE_SECONDS = 0.03
 SEED = 0  # of the noise images; the time of a model does not depend on the seed
-LIBRARIES = ("torch", "onnxruntime", "tensorrt", "numpy")
+_RUNTIMES = ("torch", "onnxruntime", "onnxruntime-openvino", "onnxruntime-gpu")
+LIBRARIES = (*_RUNTIMES, "openvino", "ncnn", "MNN", "tensorrt", "numpy")
 
 Open = Callable[[], Runner]  # picklable: it is called in the model's own process
 _Call = tuple[Callable[..., Any], tuple[Any, ...]]  # a function and its arguments
@@ -45,11 +48,14 @@ _Call = tuple[Callable[..., Any], tuple[Any, ...]]  # a function and its argumen
 class Timing:
     """One model's measured runs."""
 
-    name: str
+    name: str  # the same for both timings of a file that is timed in two arithmetics
     seconds: Seconds  # (runs,) of one batch each
     processor: Seconds  # (runs,) processor time, over all threads
     peak_bytes: int  # of its process, libraries included
     batch: int
+    precision: str = "fp32"  # and the arithmetic of float layers, where that is no float32
+    faces: tuple[Faces, ...] = ()  # of each photograph, before the deployment threshold
+    remark: str = ""  # of the runtime, such as what another device computed
 
     @property
     def median(self) -> float:
@@ -101,17 +107,33 @@ def measure(
     choose: Callable[[Sequence[Interface]], Workload],
     threads: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    twins: bool = False,
+    photographs: Sequence[Path] = (),
 ) -> tuple[list[Timing], Workload]:
     """Time models by name in turns; ``choose`` picks the workload from what all models accept.
 
-    ``threads`` limits each model's runtime; None leaves it to the runtimes.
+    ``threads`` limits each model's runtime; None leaves it to the runtimes. With ``twins``, a file
+    that this machine can compute in two arithmetics is timed in both. The faces of ``photographs``
+    are found before the first measured run.
     """
     with ExitStack() as stack:
-        timed = [
-            _TimedModel(name, model, stack.enter_context(Worker[_Call, Any](_answer, threads)))
-            for name, model in models.items()
-        ]
-        workload = choose([model.open() for model in timed])
+
+        def model_called(name: str, model: Open) -> _TimedModel:
+            worker = stack.enter_context(Worker[_Call, Any](_answer, threads))
+            return _TimedModel(name, model, worker)
+
+        timed, interfaces = list[_TimedModel](), list[Interface]()
+        for name, opening in models.items():
+            timed.append(model_called(name, opening))
+            opened = timed[-1].open(twins=twins)
+            interfaces.append(opened.interface)
+            if opened.has_twin:
+                timed.append(model_called(name, partial(_twin_of, opening)))
+                timed[-1].open()
+        workload = choose(interfaces)
+        for model in timed:
+            model.find_faces(photographs, workload.shape)
         for model in timed:
             model.warm_up(workload)
         for done in range(1, workload.runs + 1):
@@ -128,6 +150,8 @@ class _TimedModel:
         self.name = name
         self._open, self._worker = model, worker
         self._runs: list[tuple[float, float]] = []  # wall, processor
+        self._faces: tuple[Faces, ...] = ()
+        self.opened: _Opened
 
     def _ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
         found = self._worker.ask((function, arguments))
@@ -138,15 +162,21 @@ class _TimedModel:
             )
         return found
 
-    def open(self) -> Interface:
-        interface: Interface = self._ask(_open, self._open)
-        return interface
+    def open(self, *, twins: bool = False) -> _Opened:
+        self.opened = self._ask(_open, self._open, twins)
+        return self.opened
 
-    def warm_up(self, workload: Workload) -> None:
+    def find_faces(self, photographs: Sequence[Path], size: tuple[int, int]) -> None:
+        self._faces = tuple(self._checked(_faces_on, path, size) for path in photographs)
+
+    def _checked(self, function: Callable[..., Any], *arguments: Any) -> Any:
         try:
-            self._ask(_prepare, workload)
+            return self._ask(function, *arguments)
         except CheckFailed as error:
             raise ArtifactError(f"{self.name}: {error}") from error
+
+    def warm_up(self, workload: Workload) -> None:
+        self._checked(_prepare, workload)
         for _ in range(workload.warm_up):
             self._ask(_run)
 
@@ -162,6 +192,9 @@ class _TimedModel:
             processor=busy,
             peak_bytes=self._ask(peak_memory),
             batch=workload.batch,
+            precision=self.opened.precision,
+            faces=self._faces,
+            remark=self.opened.remark,
         )
 
 
@@ -175,9 +208,31 @@ def _answer(call: _Call) -> Any:
     return function(*arguments)
 
 
-def _open(model: Open) -> Interface:
+@dataclass(frozen=True)
+class _Opened:
+    interface: Interface
+    precision: str
+    has_twin: bool
+    remark: str
+
+
+def _open(model: Open, twins: bool) -> _Opened:
     runner = _here["runner"] = model()
-    return runner.interface
+    precision, arithmetic = runner.precision, runner.computes_in
+    told = precision if arithmetic in (precision, "fp32") else f"{precision}, {arithmetic}"
+    has_twin = twins and runner.twin() is not None
+    return _Opened(runner.interface, told, has_twin, runner.remark)
+
+
+def _twin_of(model: Open) -> Runner:
+    twin = model().twin()
+    assert twin is not None
+    return twin
+
+
+def _faces_on(path: Path, size: tuple[int, int]) -> Faces:
+    runner = _here["runner"]
+    return faces_on_input(runner, model_input(path, size, runner.interface.normalization))
 
 
 def _prepare(workload: Workload) -> None:
@@ -213,12 +268,13 @@ def peak_memory() -> int:
 # ---------------------------------------------------------------- the machine
 
 
-def bench_environment(threads: int | None) -> dict[str, Any]:
-    """What a time depends on besides the model."""
+def bench_environment(threads: Sequence[int | None]) -> dict[str, Any]:
+    """What a time depends on besides the model, for one or several numbers of threads."""
+    told = [number or "runtime default" for number in threads]
     return {
         "cpu": cpu_name(),
         "processors": os.cpu_count(),
-        "threads": threads or "runtime default",
+        "threads": told[0] if len(told) == 1 else told,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "libraries": {name: found for name in LIBRARIES if (found := installed_version(name))},

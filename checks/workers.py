@@ -26,6 +26,7 @@ from multiprocessing.connection import wait
 from typing import Any, Generic, TypeVar
 
 from scrfdconv.converters.errors import MissingError
+from scrfdconv.converters.interruption import finish_first
 
 logger = logging.getLogger(__name__)
 
@@ -57,16 +58,17 @@ class Workers(Generic[Task, Result]):
     def __enter__(self) -> Workers[Task, Result]:
         return self
 
+    @finish_first
     def __exit__(self, *_: object) -> None:
-        with _signals_held():  # a second interrupt must not leave workers behind
-            for worker in (*self._idle, *self._busy):
-                worker.end()
+        for worker in {*self._idle, *self._busy}:
+            worker.end()
 
     @property
     def idle(self) -> int:
         """How many tasks could be started now."""
         return len(self._idle)
 
+    @finish_first
     def start(self, task: Task, *, fresh: bool = False) -> None:
         """Run ``task`` on an idle worker; ``fresh``: in a process that has run nothing before."""
         worker = self._idle.pop()
@@ -84,8 +86,8 @@ class Workers(Generic[Task, Result]):
         by_connection = {worker.connection: worker for worker in self._busy}
         for connection in wait(list(by_connection)):
             worker = by_connection[connection]  # type: ignore[index]
+            self._idle.append(worker)  # first: an interruption must find each worker somewhere
             task = self._busy.pop(worker)
-            self._idle.append(worker)
             yield task, worker.receive()
 
 
@@ -106,11 +108,13 @@ class Worker(Generic[Task, Result]):
         self._said, self._says = context.Pipe(duplex=False)
         arguments = (self._theirs, self._says, self._function)
         self._process = context.Process(target=_serve, args=arguments)
+        self._log = threading.Thread(target=_log_lines, args=(self._said,), daemon=True)
         self.used = False
 
     def __enter__(self) -> Worker[Task, Result]:
         return self
 
+    @finish_first
     def __exit__(self, *_: object) -> None:
         self.end()
 
@@ -125,10 +129,9 @@ class Worker(Generic[Task, Result]):
             self.used = True
             with _limited_threads(self._threads), _signals_held():
                 self._process.start()
-            for end in (self._theirs, self._says):
-                end.close()  # an open copy here would hide the end of the process
-            self._log = threading.Thread(target=_log_lines, args=(self._said,), daemon=True)
-            self._log.start()
+                for end in (self._theirs, self._says):
+                    end.close()  # an open copy here would hide the end of the process
+                self._log.start()
         with suppress(BrokenPipeError, ConnectionResetError):  # the process died: receive says so
             self.connection.send(task)
 
@@ -149,11 +152,13 @@ class Worker(Generic[Task, Result]):
 
     def end(self) -> None:
         """End the process now, whatever it is doing."""
+        started = self._process.pid is not None
+        if started:
+            self._process.kill()  # before its pipes close, which it would complain of
+            self._process.join()
         for end in (self.connection, self._theirs, self._says):
             end.close()
-        if self._process.pid is not None:
-            self._process.kill()
-            self._process.join()
+        if started:
             self._log.join(_LAST_LINES)  # a grandchild may hold the pipe for longer
         else:
             self._said.close()
@@ -260,7 +265,7 @@ def _serve(connection: Any, says: Any, function: Callable[[Any], Any]) -> None:
     while True:
         try:
             task = connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             return
         connection.send(_outcome(function, task))
 

@@ -54,6 +54,7 @@ def detect(
     std: o.Std = None,
     color: o.Color = None,
     seed: o.Seed = 0,
+    provider: o.Provider = None,
     allow_host_code: o.AllowHostCode = False,
     json: o.Json = False,
 ) -> None:
@@ -61,6 +62,7 @@ def detect(
 
     A picture that cannot be read is reported, the rest goes on, and the exit code is 3.
     """
+    from scrfdconv.converters.formats import files_read
     from scrfdconv.converters.network.normalization import NormalizationOptions
     from scrfdconv.recipes.artifacts.conversion import SourceOptions, open_source
     from scrfdconv.recipes.faces.detection import (
@@ -81,6 +83,7 @@ def detect(
             seed=seed,
             allow_host_code=allow_host_code,
             normalization=NormalizationOptions.read(mean, std, color),
+            provider=provider,
         ),
     )
     detector = Detector(open_runner(source), DetectOptions(size, threshold, nms, max_faces))
@@ -89,7 +92,7 @@ def detect(
     paths, bad = list_pictures(images)
     for item in bad:
         output.say(f"scrfdconv: {item.reason}")
-    drawings = plan_drawings(draw, paths) if draw and paths else {}
+    drawings = plan_drawings(draw, paths, files_read(source)) if draw and paths else {}
     with faults_of(model):
         found, more = _detect(detector, paths, drawings)
     bad += more

@@ -89,6 +89,7 @@ def evaluate(
     std: o.Std = None,
     color: o.Color = None,
     seed: o.Seed = 0,
+    provider: o.Provider = None,
     allow_host_code: o.AllowHostCode = False,
     json: o.Json = False,
 ) -> None:
@@ -111,6 +112,7 @@ def evaluate(
         seed=seed,
         allow_host_code=allow_host_code,
         normalization=NormalizationOptions.read(mean, std, color),
+        provider=provider,
     )
     running = {"--mode": mode, "--workers": workers, "--scheduler": scheduler}
     if images and model and reference:
@@ -126,7 +128,12 @@ def evaluate(
         )
         _run_model(model, options, widerface, plan, plot)
     elif results and ground_truth:
-        reading = {"--architecture": architecture, "--config": config, "--norm-groups": norm_groups}
+        reading = {
+            "--architecture": architecture,
+            "--config": config,
+            "--norm-groups": norm_groups,
+            "--provider": provider,
+        }
         said = {"--mean": mean, "--std": std, "--color": color}
         _require_absent({**running, **reading, **said}, "MODEL --widerface")
         _score_files(results, ground_truth, limit, plot)

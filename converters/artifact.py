@@ -26,6 +26,7 @@ class Artifact:
     digest: str  # of all files
     parents: tuple[str, ...] = ()  # digests of the sources
     companions: tuple[Path, ...] = ()  # the other files
+    provider: str | None = None  # the execution provider that the user asks for
     host_code: bool = False  # the user allows code in the file to run (an engine's runtime)
     # What the user says of its pictures, for a file that says nothing.
     normalization: NormalizationOptions = NOTHING_SAID

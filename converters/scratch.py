@@ -15,12 +15,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from scrfdconv.converters.interruption import finish_first
+
 _PREFIX = "scrfdconv-"
 _FOLDER = re.compile(rf"\.?{_PREFIX}[a-z0-9_]{{8}}")  # the eight characters of tempfile.mkdtemp
 _LOCK, _FILES = ".scrfdconv-lock", "files"  # inside such a folder
 
 
 @contextmanager
+@finish_first  # not what its block does
 def scratch_folder(beside: Path | None = None) -> Iterator[Path]:
     """An empty folder, removed with all its content after the block.
 

@@ -109,6 +109,15 @@ AllowHostCode = Annotated[
         "you trust.",
     ),
 ]
+Provider = Annotated[
+    str | None,
+    typer.Option(
+        "--provider",
+        metavar="NAME",
+        help="An execution provider of the installed ONNX Runtime, such as CUDA or OpenVINO.",
+        show_default="CPU",
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of a built-in model's weights.")]
 Loosen = Annotated[
     float,

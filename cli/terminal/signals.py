@@ -1,8 +1,7 @@
 """How a command is interrupted: by an exception, so that context managers clean up after it.
 
-Imports are never interrupted. An exception there, while the C++ of an extension module sets itself
-up, crashed the interpreter in one of thirty interrupted conversions, with its temporary files left
-behind.
+Imports and the making and removing of temporary folders are never interrupted: the signal is sent
+again until they are done.
 """
 
 from __future__ import annotations
@@ -12,10 +11,11 @@ import sys
 import threading
 from types import FrameType
 
+from scrfdconv.converters.interruption import must_finish
+
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 TERMINATED = 143  # 128 + SIGTERM
-AGAIN = 0.05  # seconds until a signal that met an import is sent again; imports take 0.1 to 2
-_IMPORT = "<frozen importlib"  # file name of the frames of Python's import system
+AGAIN = 0.05  # seconds until a signal that has to wait is sent again; imports take 0.1 to 2
 
 
 def install() -> None:
@@ -35,7 +35,7 @@ def ignore() -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    if _importing(frame):
+    if must_finish(frame):
         again = threading.Timer(AGAIN, signal.raise_signal, [number])
         again.daemon = True
         again.start()
@@ -43,11 +43,3 @@ def _stop(number: int, frame: FrameType | None) -> None:
         sys.exit(TERMINATED)
     else:
         raise KeyboardInterrupt
-
-
-def _importing(frame: FrameType | None) -> bool:
-    while frame is not None:
-        if frame.f_code.co_filename.startswith(_IMPORT):
-            return True
-        frame = frame.f_back
-    return False

@@ -107,6 +107,7 @@ class Format(ABC):
     bound_to_machine: ClassVar[bool] = False
     keeps_metadata: ClassVar[bool] = True  # False: its files cannot say what pictures they want
     from_itself: ClassVar[bool] = False  # True: a file of the format is a source, too
+    has_providers: ClassVar[bool] = False  # True: ``open_on`` takes names of execution providers
 
     # ------------------------------------------------------------ what a format writes
 
@@ -125,6 +126,10 @@ class Format(ABC):
     @abstractmethod
     def open(self, path: Path, threads: int | None = None) -> Runner:
         """Open an artifact of this format, from here or from elsewhere."""
+
+    def open_on(self, provider: str, path: Path, threads: int | None = None) -> Runner:
+        """Open an artifact with the execution provider that a user names."""
+        raise UsageError(f"{path}: is {self.title}, whose runtime has no --provider {provider}.")
 
     def describe(self, path: Path) -> dict[str, Any]:
         """What ``inspect`` says of a file beside its digest, as plain types in reading order."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from scrfdconv.converters.graph.model_file import (
     load_onnx,
 )
 from scrfdconv.converters.graph.number_types import coarsest, live_nodes, output_precisions
+from scrfdconv.converters.graph.providers import CPU, PROBE_SIZE, session_on
 from scrfdconv.converters.metadata import architecture_from_metadata, own_metadata
 from scrfdconv.converters.network.architecture import CHANNELS, SIZE_MULTIPLE
 from scrfdconv.converters.outputs import (
@@ -33,20 +34,26 @@ from scrfdconv.converters.runner import Interface, Outputs, Runner, thread_limit
 if TYPE_CHECKING:
     import onnx
 
-PROBE_SIZE = (128, 128)  # of models of any size: whole cells at every stride up to 128
 _MATRIX = 2  # rank of outputs without a batch axis
 
 
 class OnnxRunner(Runner):
-    """A model in ONNX Runtime on the CPU.
+    """A model in ONNX Runtime, on the CPU or on another execution provider.
 
     ``scrfd=False`` keeps the outputs' own names and takes any model with one image input.
     """
 
-    def __init__(self, path: Path, threads: int | None = None, *, scrfd: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        threads: int | None = None,
+        *,
+        scrfd: bool = True,
+        provider: str = CPU,
+    ) -> None:
         self.path, self.by_image = path, scrfd
-        self._session = _session(path, threads)
-        self._threads = threads
+        self._open = partial(_session, path, threads, provider)
+        self._session, placed = self._open()
         self._metadata = own_metadata(_interface_of(self._session, path)[2])
         self.face_names = self._faces_first() if scrfd else ()
         inputs, named, _ = _interface_of(self._session, path)
@@ -81,7 +88,7 @@ class OnnxRunner(Runner):
             ),
             metadata,
         )
-        self.remark = naming.remark if naming else ""
+        self.remark = "; ".join(filter(None, [naming.remark if naming else "", placed]))
 
     def _faces_first(self) -> tuple[str, ...]:
         """The outputs of a file that ends with faces; its session gets the raw ones, too."""
@@ -92,7 +99,7 @@ class OnnxRunner(Runner):
         return names
 
     def _session_with_rows(self, threshold: float | None) -> Any:
-        return _session(self.path, self._threads, self._with_rows(threshold).SerializeToString())
+        return self._open(self._with_rows(threshold).SerializeToString())[0]
 
     def _with_rows(self, threshold: float | None = None) -> onnx.ModelProto:
         a = architecture_from_metadata(self._metadata)
@@ -178,8 +185,10 @@ def _of_one(shape: tuple[int, ...], batch: int) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _session(path: Path, threads: int | None, content: bytes | None = None) -> Any:
-    """The session of a file, or of ``content`` in its place."""
+def _session(
+    path: Path, threads: int | None, provider: str, content: bytes | None = None
+) -> tuple[Any, str]:
+    """The session of a file, or of ``content`` in its place, and a remark on where it computes."""
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(SILENT)
@@ -190,13 +199,17 @@ def _session(path: Path, threads: int | None, content: bytes | None = None) -> A
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
     try:
-        return onnxruntime.InferenceSession(
-            content or str(readable(path)), options, providers=["CPUExecutionProvider"]
-        )
+        model = content or str(readable(path))
+        if provider != CPU:
+            return session_on(provider, model, options, threads)
+        return onnxruntime.InferenceSession(model, options, providers=[CPU]), ""
     except ScrfdconvError:
         raise
     except Exception as error:  # onnxruntime's exceptions have no common public base
-        raise ArtifactError(f"{path}: ONNX Runtime cannot load it: {reason_of(error)}.") from error
+        where = "" if provider == CPU else f" on {provider}"
+        raise ArtifactError(
+            f"{path}: ONNX Runtime cannot load it{where}: {reason_of(error)}."
+        ) from error
 
 
 def _interface_of(session: Any, path: Path) -> tuple[list[Any], list[Any], dict[str, str]]:

@@ -24,6 +24,7 @@ from scrfdconv.converters.formats import (
     Source,
     files_read,
     format_of,
+    formats,
     open_artifact,
     require_other_files,
 )
@@ -72,6 +73,7 @@ class SourceOptions:
     seed: int = DEFAULT_SEED
     allow_host_code: bool = False  # that engines carry; see converters/permissions.py
     normalization: NormalizationOptions = NOTHING_SAID
+    provider: str | None = None  # of the runtime; None: the format's own choice
 
 
 def open_source(source: str | None, options: SourceOptions | None = None) -> Source:
@@ -84,7 +86,11 @@ def open_source(source: str | None, options: SourceOptions | None = None) -> Sou
                 found.artifact_at(Path(source)),
                 host_code=chosen.allow_host_code,
                 normalization=chosen.normalization,
+                provider=chosen.provider,
             )
+    if chosen.provider:
+        can = " or ".join(one.title for one in formats().values() if one.has_providers)
+        raise UsageError(f"{source}: torch runs checkpoints; --provider is for {can}.")
     return load_source(
         source,
         recipe=chosen.architecture,

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from scrfdconv.checks.results import Report
 from scrfdconv.checks.verification import Demand, verify
@@ -20,6 +19,7 @@ from scrfdconv.converters.lifting.lift import Lifted, lifted_from, with_own_outp
 from scrfdconv.converters.network.normalization import NOTHING_SAID, NormalizationOptions
 from scrfdconv.converters.precision import FLOAT
 from scrfdconv.converters.runner import canonical_outputs
+from scrfdconv.converters.scratch import scratch_folder
 from scrfdconv.recipes.artifacts.conversion import Made
 
 
@@ -86,8 +86,8 @@ def _with_known_outputs(found: Lifted, model: Path) -> Iterator[tuple[Path, tupl
     if list(told.items()) == list(found.outputs.items()) and not found.maps:
         yield model, ()
         return
-    with TemporaryDirectory(prefix="scrfdconv-") as folder:
-        copy = Path(folder, model.name)
+    with scratch_folder() as folder:
+        copy = folder / model.name
         copy.write_bytes(with_own_outputs(found, model).SerializeToString())
         shown = " ".join(found.outputs.values())
         note = f"its outputs were told by what makes them; in our order they are {shown}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from scrfdconv.checks.faces.compare import faces_on_canvas
@@ -24,9 +25,13 @@ def score_agreement(
 ) -> Agreement:
     """Compare the faces of two models on photographs, without labels: the reference is the truth.
 
-    Raises CheckFailed where the reference finds no face.
+    The options' provider is the model's. Raises CheckFailed where the reference finds no face.
     """
-    truth, measured = (open_runner(open_source(name, options)) for name in (reference, model))
+    plain = replace(options, provider=None)
+    truth, measured = (
+        open_runner(open_source(name, chosen))
+        for name, chosen in ((reference, plain), (model, options))
+    )
     size = _common_size([truth, measured])
 
     def pairs() -> Iterator[tuple[Faces, Faces]]:

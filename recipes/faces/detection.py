@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from scrfdconv.converters.errors import (
     OutputError,
     UsageError,
 )
-from scrfdconv.converters.formats import Source, open_artifact
+from scrfdconv.converters.formats import Source, format_of, open_artifact
 from scrfdconv.converters.formats.pytorch.runner import EagerRunner
 from scrfdconv.converters.network.architecture import require_shape
 from scrfdconv.converters.permissions import allowing_host_code
@@ -98,7 +98,11 @@ def open_runner(source: Source, threads: int | None = None) -> Runner:
     if isinstance(source, Checkpoint):
         return EagerRunner(source, threads)
     with allowing_host_code(allowed=source.host_code):
-        runner = open_artifact(source.path, threads)
+        runner = (
+            format_of(source.path).open_on(source.provider, source.path, threads)
+            if source.provider
+            else open_artifact(source.path, threads)
+        )
     runner.state(source.normalization, str(source.path))
     return runner
 
@@ -173,11 +177,13 @@ def _detect_batch(detector: Detector, batch: list[tuple[Path, UInt8]]) -> Iterat
 # ---------------------------------------------------------------- drawing
 
 
-def plan_drawings(folder: Path, paths: Sequence[Path]) -> dict[Path, Path]:
+def plan_drawings(
+    folder: Path, paths: Sequence[Path], read: Iterable[Path] = ()
+) -> dict[Path, Path]:
     """Where in ``folder`` each picture's drawing goes: its own name, numbered where taken.
 
     JPEG stays JPEG, everything else becomes PNG. Makes the folder. Raises OutputError where a
-    drawing would replace one of the pictures.
+    drawing would replace one of the pictures, or another of the files that are ``read``.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -185,7 +191,7 @@ def plan_drawings(folder: Path, paths: Sequence[Path]) -> dict[Path, Path]:
         raise OutputError(f"--draw {folder}: cannot be made ({error.strerror}).") from error
     plan: dict[Path, Path] = {}
     taken: set[str] = set()
-    sources = {path.resolve() for path in paths}
+    sources = {path.resolve() for path in (*paths, *read)}
     for path in paths:
         suffix = path.suffix if path.suffix.lower() in JPEG_SUFFIXES else ".png"
         target = folder / _free_name(path.stem, suffix, taken)

@@ -163,7 +163,8 @@ def _run(
 
 
 def _default_workers(source: Source) -> int:
-    if not formats()[source.format].runs_on_cpu:
+    on_device = isinstance(source, Artifact) and source.provider
+    if on_device or not formats()[source.format].runs_on_cpu:
         return 1  # the device is shared: more processes would only fill its memory
     return usable_cores()
 
@@ -185,7 +186,9 @@ def _anywhere(model: str) -> str:
 def _stamp(source: Source, mode: int) -> dict[str, Any]:
     """Everything that detections depend on, as JSON would read it back."""
     fed: Any = source.normalization.given if isinstance(source, Artifact) else source.architecture
+    provider = source.provider if isinstance(source, Artifact) else None
     return {
+        **({"provider": provider} if provider else {}),
         "model_sha256": source.digest,
         "architecture": to_plain(fed),
         "mode": mode_name(mode),

@@ -23,7 +23,7 @@ from scrfdconv.converters.formats.onnx import OnnxOptions
 from scrfdconv.converters.network.architecture import BUILTIN, PUBLISHED
 from scrfdconv.converters.options import SizeOptions
 from scrfdconv.recipes.artifacts.conversion import SourceOptions
-from scrfdconv.recipes.bench import BenchOptions, compare_speed
+from scrfdconv.recipes.bench import BenchOptions, compare_speed, labels
 
 VGA = (480, 640)  # height, width
 OPTIONS = {"onnx": OnnxOptions(shape=VGA), "torchscript": SizeOptions(shape=VGA)}
@@ -39,13 +39,14 @@ def main():
     print("|---|---|---|---|---|")
     for model in asked.models:
         print(row(model, asked), flush=True)
-    print(f"\n{bench_environment(asked.threads)}")
+    print(f"\n{bench_environment([asked.threads])}")
 
 
 def row(model, asked):
-    contest = BenchOptions(VGA, threads=asked.threads, runs=asked.runs)
+    contest = BenchOptions(shape=VGA, threads=(asked.threads,), runs=asked.runs)
     with tempfile.TemporaryDirectory() as folder:
-        compared, _ = compare_speed([model, *artifacts(model, folder)], SourceOptions(), contest)
+        models = labels([model, *artifacts(model, folder)])
+        compared, _ = compare_speed(models, SourceOptions(), contest)
     eager, *others = (found.timing.processor for found in compared)
     published = f"{PUBLISHED[model].milliseconds}{'*' if PUBLISHED[model].note else ''}"
     ratios = (ratio(other / eager) for other in others)

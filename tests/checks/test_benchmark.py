@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from two_arithmetics import TwoArithmetics
 
 from scrfdconv.checks.benchmark import (
     Timing,
@@ -21,6 +22,7 @@ from scrfdconv.converters.formats import open_artifact
 from scrfdconv.converters.formats.onnx import OnnxOptions
 from scrfdconv.converters.formats.onnx.building import onnx_from_checkpoint
 from scrfdconv.converters.graph.model_file import serialised
+from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.machine import cpu_name
 from scrfdconv.converters.network.architecture import BUILTIN
 
@@ -52,7 +54,7 @@ def test_the_ratio_compares_runs_of_the_same_round():
 
 
 def test_the_machine_is_named_with_its_libraries():
-    said = bench_environment(threads=3)
+    said = bench_environment([3])
 
     assert said["threads"] == 3
     assert said["cpu"] == cpu_name() != ""
@@ -81,3 +83,16 @@ def test_one_thread_uses_one_processor(kind, tmp_path):
 
     assert len(measured.seconds) == 5
     assert measured.cores < 1.1  # two threads would use up to 2
+
+
+def test_a_file_with_two_arithmetics_is_timed_in_both(tiny_onnx):
+    workload = Workload(1, (64, 64), runs=2, warm_up=1)
+    models = {"one": partial(OnnxRunner, tiny_onnx), "two": partial(TwoArithmetics, tiny_onnx)}
+    seen = []
+
+    timings, _ = measure(models, lambda found: seen.append(len(found)) or workload, twins=True)
+
+    assert seen == [2]
+    assert [(t.name, t.precision) for t in timings] == [
+        ("one", "fp32"), ("two", "fp32"), ("two", "fp32, bf16")
+    ]  # fmt: skip

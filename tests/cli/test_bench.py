@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx
 import pytest
 
+from scrfdconv.converters.formats import formats
 from scrfdconv.converters.formats.onnx import OnnxOptions
 from scrfdconv.converters.formats.onnx.building import onnx_from_checkpoint
 from scrfdconv.converters.graph.model_file import serialised
@@ -54,11 +55,14 @@ def test_models_of_any_kind_stand_side_by_side(scrfdconv, tiny_pth, tiny_onnx, t
 
 
 def test_the_table_says_machine_versions_and_threads(scrfdconv, tiny_onnx):
-    ran = scrfdconv("bench", tiny_onnx, "--runs", 2, "--shape", 64, 64)
+    ran = scrfdconv("bench", tiny_onnx, "--runs", 2, "--shape", 64, 64, "--threads", 1,
+                    "--threads", "all")  # fmt: skip
 
     assert ran.code == 0, ran.err
     assert "1 x 3 x 64 x 64, 2 runs in turns after 5" in ran.out
-    assert "threads: runtime default" in ran.out
+    assert "threads: [1, 'runtime default']" in ran.out
+    threads = [line.split()[2] for line in ran.out.splitlines() if line.startswith("tiny.onnx")]
+    assert threads == ["1", "all"]
     assert "onnxruntime" in ran.out
     assert "tiny.onnx" in ran.out
 
@@ -69,6 +73,7 @@ def test_the_table_says_machine_versions_and_threads(scrfdconv, tiny_onnx):
         (["ONNX", "--shape", 64, 100], 2, "nearest: 96 or 128"),
         (["FIXED", "--shape", 128, 128], 2, "batch 2, height 64, width 96, not 2 x 128x128"),
         (["FIXED", "--batch", 1], 2, "not 1 x 64x96"),
+        (["ONNX", "--threads", "some"], 2, "'some' is neither all nor a number from 1 on"),
         (["ONNX", "none.onnx"], 3, "no such file"),
         (["ONNX", "nine.onnx"], 3, "nine.onnx: bbox_8 has shape (1, 1, 3)"),
     ],
@@ -84,3 +89,38 @@ def test_bad_input_gets_one_sentence(
     assert ran.code == code, ran.err
     assert says in ran.sentence
     assert ran.json["exit_code"] == code
+
+
+@pytest.mark.slow
+def test_one_network_in_every_runtime(scrfdconv, tiny_pth):
+    ran = scrfdconv("bench", tiny_pth, "--runtimes", "--shape", 64, 96, "--runs", 2, "--json")
+
+    assert ran.code == 0, ran.err
+    rows, left_out = ran.json["models"], ran.json["left_out"]
+    assert rows[0]["model"] == str(tiny_pth)
+    assert [row["threads"] for row in rows] == sorted(
+        (row["threads"] for row in rows), key=lambda n: n is None
+    )
+    half = rows[: len(rows) // 2]
+    assert {row["threads"] for row in half} == {1}
+    assert [row["ratio"] for row in (rows[0], rows[len(half)])] == [1, 1]
+    made = {(row["format"], row["precision"].partition(",")[0]) for row in half}
+    wanted = {(one.name, p) for one in formats().values() for p in one.precisions}
+    titles = {f"{formats()[name].title} {precision}" for name, precision in wanted - made}
+    assert titles == left_out.keys()
+    assert left_out["ONNX int8"] == "is calibrated on --images."
+    assert all(left_out.values())
+
+
+@pytest.mark.slow
+def test_faces_that_another_model_loses_stand_beside_its_time(scrfdconv, data):
+    small, large = (data / "onnx" / f"det_{size}.onnx" for size in ("500m", "2.5g"))
+
+    ran = scrfdconv("bench", large, small, "--images", data / "images" / "test", "--runs", 1,
+                    "--json")  # fmt: skip
+
+    assert ran.code == 0, ran.err
+    assert ran.json["photographs"] == 16
+    first, other = ran.json["models"]
+    assert (first["faces_lost"], first["faces_extra"], first["mean_iou"]) == (0, 0, 1)
+    assert 0 < other["faces_lost"] < other["reference_faces"] == first["reference_faces"]

@@ -254,6 +254,32 @@ def test_wrong_usage_is_said(scrfdconv, recipe, options, says):
     assert says in ran.sentence
 
 
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        (b"text", "is neither a checkpoint"),
+        (b"PK\x03\x04 cut off", "damaged or truncated"),
+    ],
+)
+def test_the_first_cause_comes_first_and_gives_the_exit_code(
+    in_process, recipe, tmp_path, content, cause
+):
+    (tmp_path / "tiny.pth").unlink()
+    (tmp_path / "tiny.pth").write_bytes(content)
+
+    ran = in_process("build", recipe, "-o", "out", "--json", cwd=tmp_path)
+
+    outcomes = ran.json["outcomes"]
+    assert ran.code == 3
+    assert cause in ran.sentence
+    assert [outcome["state"] for outcome in outcomes].count("not run") > 0
+    assert len(outcomes) == ARTIFACTS
+    for outcome in outcomes:
+        assert outcome["why"].startswith(f"{tmp_path / 'tiny.pth'}: ")
+        assert cause in outcome["why"]
+        assert outcome["exit_code"] == 3
+
+
 # ---------------------------------------------------------------- kills, neighbours, jobs
 
 

@@ -110,6 +110,7 @@ COMMANDS = {
     "a merged report over a part": ["report", "merge", "report.json"],
     "a new recipe over a checkpoint": ["build", "--init", "model.pth", "-o", "model.pth"],
     "a drawing over a picture": ["detect", "model.onnx", "face.png", "--draw", "."],
+    "a drawing over the model": ["detect", "x/face.png", "face.png", "--draw", "x"],
     "curves over the model": ["eval", "model.png", "--widerface", ".", "--plot", "model.png"],
     "curves over a picture": ["eval", "model.onnx", "--widerface", ".", "--plot", "face.png"],
 }
@@ -118,6 +119,7 @@ COMMANDS = {
 @pytest.mark.parametrize("name", every(2, COMMANDS))
 def test_what_is_read_is_not_written_over(name, files, scrfdconv):
     (files / "x").mkdir()
+    shutil.copy(files / "model.onnx", files / "x" / "face.png")
     before = {path: path.read_bytes() for path in files.rglob("*") if path.is_file()}
 
     ran = scrfdconv(*COMMANDS[name], cwd=files)

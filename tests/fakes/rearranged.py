@@ -230,6 +230,44 @@ def simplified(model):
     return onnxsim.simplify(model)[0]
 
 
+def slimmed(model):
+    """What onnxslim makes of it."""
+    import onnxslim
+
+    return onnxslim.slim(_copy(model))
+
+
+def lowered(opset):
+    """In an opset that knows no sizes of Resize: each level is doubled by constant scales."""
+    doubling = numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "doubling")
+    operator = {9: "Upsample", 10: "Resize"}[opset]
+
+    def edit(model):
+        model = _copy(model)
+        nodes = [
+            helper.make_node(operator, [node.input[0], "doubling"], node.output, mode="nearest")
+            if node.op_type == "Resize"
+            else node
+            for node in model.graph.node
+            if node.op_type not in ("Shape", "Slice")
+        ]
+        for node in nodes:
+            if node.op_type.endswith("Pool"):  # these came with opset 10, and mean nothing here
+                new = ("ceil_mode", "dilations")
+                plain = [a for a in node.attribute if a.name not in new]
+                del node.attribute[:]
+                node.attribute.extend(plain)
+        read = {name for node in nodes for name in node.input}
+        sizes = [n for n in nodes if n.op_type == "Concat" and n.output[0] not in read]
+        model.graph.initializer.append(doubling)
+        del model.graph.node[:]
+        model.graph.node.extend(node for node in nodes if node not in sizes)
+        model.opset_import[0].version = opset
+        return model
+
+    return edit
+
+
 def raised(opset):
     """In another opset."""
     return lambda model: onnx.version_converter.convert_version(model, opset)
@@ -242,8 +280,10 @@ SAME_WEIGHTS = {
     "a function": with_a_function,
     "nodes in another order": nodes_in_another_order,
     "onnxsim": simplified,
+    "onnxslim": slimmed,
     "ONNX Runtime, basic": optimised(lambda levels: levels.ORT_ENABLE_BASIC),
     "padded": padded,
+    **{f"opset {opset}": lowered(opset) for opset in (9, 10)},
     **{f"opset {opset}": raised(opset) for opset in (15, 16, 18, 19, 20, 21)},
 }
 OTHER_WEIGHTS = {

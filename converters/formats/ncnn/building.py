@@ -7,7 +7,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from scrfdconv.converters.artifact import digest_of
 from scrfdconv.converters.errors import ArtifactError, MissingError, UsageError
@@ -16,6 +15,7 @@ from scrfdconv.converters.formats.ncnn.reading import Layer, param_text, parsed_
 from scrfdconv.converters.graph.model_file import image_input, load_onnx, serialised
 from scrfdconv.converters.network.architecture import CHANNELS, SIZE_MULTIPLE
 from scrfdconv.converters.runner import INPUT_NAME
+from scrfdconv.converters.scratch import scratch_folder
 
 # Two sizes without a common side tell pnnx which numbers depend on the picture's size.
 _TRACED = ((6, 8), (10, 4))  # in units of the largest stride
@@ -33,13 +33,13 @@ def write_model(source: Path, out: Path, precision: str) -> None:
     if batch > 1:
         raise UsageError(f"{source}: has a batch of {batch}; ncnn takes one picture at a time.")
     fixed = (height, width) if height and width else None
-    with TemporaryDirectory(prefix="scrfdconv-") as folder:
-        prepared = Path(folder, "model.onnx")
+    with scratch_folder() as folder:
+        prepared = folder / "model.onnx"
         prepared.write_bytes(serialised(for_pnnx(model, str(source))))
         sizes = [fixed] if fixed else _traced_sizes(outputs)
         _run_pnnx(prepared, sizes, precision)
-        weights = Path(folder, "model.ncnn.bin").read_bytes()
-        text = Path(folder, "model.ncnn.param").read_text("utf-8")
+        weights = (folder / "model.ncnn.bin").read_bytes()
+        text = (folder / "model.ncnn.param").read_text("utf-8")
     out.with_suffix(".bin").write_bytes(weights)
     digest = digest_of(out.with_suffix(".bin"))
     layers = [_renamed(layer, outputs, fixed, digest) for layer in parsed_layers(text, source)]

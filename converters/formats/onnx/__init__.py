@@ -124,6 +124,7 @@ class Onnx(Format):
     libraries = ("torch", "onnx", "onnxsim", "numpy")
     modules = ("torch", "onnx", "onnxsim", "onnxruntime")
     from_itself = True
+    has_providers = True
 
     def recognises(self, path: Path, head: bytes) -> bool:
         """True for a protobuf message that begins with an IR version."""
@@ -155,6 +156,13 @@ class Onnx(Format):
         from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 
         return OnnxRunner(path, threads)
+
+    def open_on(self, provider: str, path: Path, threads: int | None = None) -> Runner:
+        """Open a model with any execution provider of the installed ONNX Runtime."""
+        from scrfdconv.converters.graph.onnx_runner import OnnxRunner
+        from scrfdconv.converters.graph.providers import provider_called
+
+        return OnnxRunner(path, threads, provider=provider_called(provider))
 
     def files_read(self, path: Path) -> tuple[Path, ...]:
         """The file, and those in which tensors are stored outside of the file."""
