@@ -20,7 +20,7 @@ from scrfdconv.checks.tolerances import bias_limits_for, limits_for
 from scrfdconv.converters.errors import ArtifactError, MissingError
 from scrfdconv.converters.machine import available_memory
 from scrfdconv.converters.network.architecture import TRACE_CELLS
-from scrfdconv.converters.network.normalization import Normalization
+from scrfdconv.converters.normalization import Normalization
 from scrfdconv.converters.runner import Interface, Outputs, Runner, order_faults
 
 CHECK = "parity"

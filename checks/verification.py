@@ -34,7 +34,7 @@ from scrfdconv.converters.formats.pytorch.runner import EagerRunner
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.metadata import architecture_from_metadata
 from scrfdconv.converters.network.complexity import complexity
-from scrfdconv.converters.network.normalization import METADATA
+from scrfdconv.converters.network.preprocessing import METADATA
 from scrfdconv.converters.permissions import allowing_host_code
 from scrfdconv.converters.precision import FLOAT
 from scrfdconv.converters.runner import Outputs, Runner

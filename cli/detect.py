@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scrfdconv.cli.artifacts import options as o
+from scrfdconv.cli.artifacts.sources import reading
 from scrfdconv.cli.main import PROVE, app
 from scrfdconv.cli.terminal import output
 from scrfdconv.converters.errors import InputFileError
@@ -63,8 +64,7 @@ def detect(
     A picture that cannot be read is reported, the rest goes on, and the exit code is 3.
     """
     from scrfdconv.converters.formats import files_read
-    from scrfdconv.converters.network.normalization import NormalizationOptions
-    from scrfdconv.recipes.artifacts.conversion import SourceOptions, open_source
+    from scrfdconv.recipes.artifacts.conversion import open_source
     from scrfdconv.recipes.faces.detection import (
         DetectOptions,
         Detector,
@@ -76,13 +76,13 @@ def detect(
 
     source = open_source(
         model,
-        SourceOptions(
+        reading(
+            (mean, std, color),
             architecture=architecture,
             config=config,
             groups=norm_groups,
             seed=seed,
             allow_host_code=allow_host_code,
-            normalization=NormalizationOptions.read(mean, std, color),
             provider=provider,
         ),
     )

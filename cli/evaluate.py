@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scrfdconv.cli.artifacts import options as o
+from scrfdconv.cli.artifacts.sources import reading
 from scrfdconv.cli.main import PROVE, app
 from scrfdconv.cli.terminal import output
 
@@ -99,19 +100,17 @@ def evaluate(
     any detector; MODEL --images DIR --reference REF needs no labels.
     """
     from scrfdconv.checks.widerface.geometry import parse_mode
-    from scrfdconv.converters.network.normalization import NormalizationOptions
-    from scrfdconv.recipes.artifacts.conversion import SourceOptions
     from scrfdconv.recipes.faces.evaluation import EvaluationPlan
 
     _require_one_way(model, widerface, results, ground_truth, images, reference)
     _require_drawable(plot, [model, architecture, config], [widerface, ground_truth])
-    options = SourceOptions(
+    options = reading(
+        (mean, std, color),
         architecture=architecture,
         config=config,
         groups=norm_groups,
         seed=seed,
         allow_host_code=allow_host_code,
-        normalization=NormalizationOptions.read(mean, std, color),
         provider=provider,
     )
     running = {"--mode": mode, "--workers": workers, "--scheduler": scheduler}
@@ -119,23 +118,17 @@ def evaluate(
         _require_absent({**running, "--limit": limit, "--plot": plot}, "--widerface")
         _agreement(model, reference, options, images)
     elif model and widerface:
-        plan = EvaluationPlan(
-            mode=parse_mode(mode or "vga"),
-            results=results,
-            limit=limit,
-            workers=workers,
-            scheduler=scheduler,
-        )
+        plan = EvaluationPlan(parse_mode(mode or "vga"), results, limit, workers, scheduler)
         _run_model(model, options, widerface, plan, plot)
     elif results and ground_truth:
-        reading = {
+        more = {
             "--architecture": architecture,
             "--config": config,
             "--norm-groups": norm_groups,
             "--provider": provider,
+            **{"--mean": mean, "--std": std, "--color": color},
         }
-        said = {"--mean": mean, "--std": std, "--color": color}
-        _require_absent({**running, **reading, **said}, "MODEL --widerface")
+        _require_absent({**running, **more}, "MODEL --widerface")
         _score_files(results, ground_truth, limit, plot)
 
 

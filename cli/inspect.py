@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from scrfdconv.cli.artifacts import options as o
+from scrfdconv.cli.artifacts.sources import reading
 from scrfdconv.cli.main import LOOK_UP, app
 from scrfdconv.cli.terminal import output
 
@@ -25,16 +26,14 @@ def inspect(
     json: o.Json = False,
 ) -> None:
     """Say what a file is: kind, architecture, inputs and outputs, precision, digest, metadata."""
-    from scrfdconv.converters.network.normalization import NormalizationOptions
     from scrfdconv.converters.permissions import allowing_host_code
-    from scrfdconv.recipes.artifacts.conversion import SourceOptions
     from scrfdconv.recipes.describe import facts_of_file
 
-    options = SourceOptions(
+    options = reading(
+        (mean, std, color),
         architecture=architecture,
         config=config,
         groups=norm_groups,
-        normalization=NormalizationOptions.read(mean, std, color),
     )
     with allowing_host_code(allowed=allow_host_code):
         facts = facts_of_file(file, options)

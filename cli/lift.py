@@ -33,7 +33,7 @@ def lift(
     from scrfdconv.checks.verification import Demand
     from scrfdconv.converters.artifact import require_folder
     from scrfdconv.converters.formats import require_format
-    from scrfdconv.converters.network.normalization import NormalizationOptions
+    from scrfdconv.converters.normalization import NormalizationOptions
     from scrfdconv.recipes.artifacts.lift import default_checkpoint
     from scrfdconv.recipes.artifacts.lift import lift as lift_model
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scrfdconv.cli.artifacts import options as o
-from scrfdconv.cli.artifacts.sources import open_for_making
+from scrfdconv.cli.artifacts.sources import open_for_making, reading
 from scrfdconv.cli.main import PROVE, app
 from scrfdconv.cli.terminal import output
 
 if TYPE_CHECKING:
+    from scrfdconv.checks.verification import Demand
     from scrfdconv.converters.formats import Source
 
 MANIFEST_SUFFIX = ".json"  # no model is a JSON file
@@ -75,25 +76,25 @@ def verify(
         )
     from scrfdconv.checks.faces.images import image_files
     from scrfdconv.checks.verification import Demand
-    from scrfdconv.checks.verification import verify as verify_artifact
     from scrfdconv.converters.formats import format_of
-    from scrfdconv.converters.network.normalization import NormalizationOptions
-    from scrfdconv.recipes.artifacts.conversion import SourceOptions
 
     format_of(artifact)  # what is wrong with the artifact is said before the reference is loaded
-    reading = SourceOptions(
+    options = reading(
+        (mean, std, color),
         architecture=architecture,
         config=config,
         groups=norm_groups,
         seed=seed,
-        normalization=NormalizationOptions.read(mean, std, color),
     )
-    source = open_for_making(reference, reading)
-    demand = Demand(image_files(images), loosen)
-    with (
-        output.working(f"comparing {artifact.name} with {source.name}"),
-        allowing_host_code(allowed=allow_host_code),
-    ):
+    source = open_for_making(reference, options)
+    with allowing_host_code(allowed=allow_host_code):
+        _compare(artifact, source, Demand(image_files(images), loosen), json=json)
+
+
+def _compare(artifact: Path, source: Source, demand: Demand, *, json: bool) -> None:
+    from scrfdconv.checks.verification import verify as verify_artifact
+
+    with output.working(f"comparing {artifact.name} with {source.name}"):
         report = verify_artifact(source, artifact, demand)
     if json:
         output.print_json({**_compared(artifact, source), **report.to_dict()})

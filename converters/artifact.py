@@ -10,7 +10,7 @@ from pathlib import Path
 
 from scrfdconv.converters.archive import names_in
 from scrfdconv.converters.errors import InputFileError, MissingError, OutputError
-from scrfdconv.converters.network.normalization import NOTHING_SAID, NormalizationOptions
+from scrfdconv.converters.normalization import NOTHING_SAID, NormalizationOptions
 from scrfdconv.converters.scratch import scratch_folder
 
 _CHUNK = 1 << 20  # bytes read at a time

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from scrfdconv.converters.errors import ArtifactError
 from scrfdconv.converters.network.architecture import Architecture
-from scrfdconv.converters.network.normalization import METADATA, Normalization
+from scrfdconv.converters.network.preprocessing import METADATA, stated_in
 from scrfdconv.converters.structured import json_as
 
 PREFIX = "scrfdconv."
@@ -46,7 +46,7 @@ def architecture_from_metadata(metadata: dict[str, str]) -> Architecture | None:
         keys="known",
         error=ArtifactError,
     )
-    stated = Normalization.stated_in(metadata)
+    stated = stated_in(metadata)
     if stated and stated != found.normalization:
         raise ArtifactError(
             f"The model's metadata contradict each other: {PREFIX}{METADATA} says {stated}, "

@@ -16,7 +16,8 @@ from scrfdconv.converters.network.architecture import (
     SIZE_MULTIPLE,
     Architecture,
 )
-from scrfdconv.converters.network.normalization import STANDARD, Normalization, NormalizationOptions
+from scrfdconv.converters.network.preprocessing import stated_in
+from scrfdconv.converters.normalization import STANDARD, Normalization, NormalizationOptions
 from scrfdconv.converters.outputs import (
     MAP_RANK,
     NAME,
@@ -116,7 +117,7 @@ class Runner(ABC):
 
     def __init__(self, interface: Interface, metadata: Mapping[str, str] | None = None) -> None:
         self.metadata = dict(metadata or {})
-        stated = Normalization.stated_in(self.metadata)
+        stated = stated_in(self.metadata)
         self.interface = replace(interface, stated=stated) if stated else interface
         self.remark = ""  # says which facts about the model are guesses
 

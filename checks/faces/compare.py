@@ -13,7 +13,7 @@ from scrfdconv.checks.faces.limits import CHECK, LIMITS, results_of
 from scrfdconv.checks.faces.matching import MATCH_IOU, Tally
 from scrfdconv.checks.results import CheckResult
 from scrfdconv.converters.errors import CheckFailed
-from scrfdconv.converters.network.normalization import Normalization
+from scrfdconv.converters.normalization import Normalization
 from scrfdconv.converters.runner import Outputs, Runner
 
 

@@ -26,7 +26,7 @@ from scrfdconv.checks.faces.image_faults import (
     tell_damage,
 )
 from scrfdconv.converters.errors import InputFileError
-from scrfdconv.converters.network.normalization import Normalization
+from scrfdconv.converters.normalization import Normalization
 
 UInt8 = npt.NDArray[np.uint8]
 Float32 = npt.NDArray[np.float32]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from scrfdconv.checks.faces.decode import Faces, candidates, nms
 from scrfdconv.converters.errors import InputFileError, UsageError
-from scrfdconv.converters.network.normalization import Normalization
+from scrfdconv.converters.normalization import Normalization
 from scrfdconv.converters.runner import Interface, Runner
 
 IMAGE_FOLDERS = ("WIDER_val/images", "images", "")

@@ -16,6 +16,7 @@ import typer
 
 from scrfdconv.cli.artifacts import options as o
 from scrfdconv.cli.artifacts.conversion import Wish, make
+from scrfdconv.cli.artifacts.sources import reading
 from scrfdconv.converters.formats import Format, formats
 from scrfdconv.converters.options import OptionField, option_fields
 from scrfdconv.converters.precision import FLOAT, Precision, precisions
@@ -200,9 +201,6 @@ def _default(field: OptionField) -> Any:
 
 def _wish(verb: Verb, values: Mapping[str, Any], given: set[str]) -> Wish:
     """The values of the command line, sorted by what they are for."""
-    from scrfdconv.converters.network.normalization import NormalizationOptions
-    from scrfdconv.recipes.artifacts.conversion import SourceOptions
-
     precision = verb.precision or (values.get("precision") and str(values["precision"]))
     fields = {f.name: f for f in (*_format_fields(verb), *_precision_fields(verb))}
     return Wish(
@@ -214,12 +212,12 @@ def _wish(verb: Verb, values: Mapping[str, Any], given: set[str]) -> Wish:
         plan_only=values.get("plan_only", False),
         out=values["out"],
         images=values["images"],
-        reading=SourceOptions(
+        reading=reading(
+            (values["mean"], values["std"], values["color"]),
             architecture=values["architecture"],
             config=values["config"],
             groups=values["norm_groups"],
             seed=values["seed"],
-            normalization=NormalizationOptions.read(values["mean"], values["std"], values["color"]),
         ),
         loosen=values["loosen"] if "loosen" in given else None,
         verify=not values["no_verify"],

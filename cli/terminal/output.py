@@ -152,7 +152,7 @@ def say_if_seeded(source: Source) -> None:
 
 def say_if_assumed(interface: Interface) -> None:
     """Tell how pictures are prepared, where neither the model nor the user says it."""
-    from scrfdconv.converters.network.normalization import ASSUMED
+    from scrfdconv.converters.normalization import ASSUMED
 
     if interface.stated is None:
         say(f"note: {ASSUMED}.")

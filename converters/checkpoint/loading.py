@@ -42,7 +42,7 @@ from scrfdconv.converters.network.architecture import (
     common_row,
     known_name,
 )
-from scrfdconv.converters.network.normalization import (
+from scrfdconv.converters.normalization import (
     ASSUMED,
     NOTHING_SAID,
     STANDARD,

@@ -6,7 +6,7 @@ import json
 
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.metadata import package_version
-from scrfdconv.converters.network.normalization import METADATA, metadata_text
+from scrfdconv.converters.network.preprocessing import METADATA, metadata_text
 from scrfdconv.converters.options import DYNAMIC
 
 

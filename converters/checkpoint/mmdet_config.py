@@ -21,7 +21,7 @@ from scrfdconv.converters.checkpoint.pipelines import normalization_in
 from scrfdconv.converters.errors import CheckpointError, UsageError
 from scrfdconv.converters.network.architecture import FIRST_STAGE_STRIDE, Architecture, Block
 from scrfdconv.converters.network.bounds import MOST_VALUES
-from scrfdconv.converters.network.normalization import Normalization
+from scrfdconv.converters.normalization import Normalization
 
 KEYPOINTS = 5  # NK in upstream's head: not configurable
 DEFAULT_NORM = {"type": "GN", "num_groups": 32}  # default of upstream's head

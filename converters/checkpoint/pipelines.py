@@ -8,7 +8,7 @@ from typing import Any
 from scrfdconv.converters.checkpoint.config_data import SPOILED, NoData
 from scrfdconv.converters.errors import CheckpointError, UsageError
 from scrfdconv.converters.network.architecture import CHANNELS
-from scrfdconv.converters.network.normalization import Normalization
+from scrfdconv.converters.normalization import Normalization
 
 # Where a config says it. The first one is what upstream's own tools feed a network.
 _PIPELINES = (

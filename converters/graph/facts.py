@@ -9,7 +9,7 @@ from typing import Any
 from scrfdconv.converters.metadata import architecture_from_metadata
 from scrfdconv.converters.network.architecture import Architecture
 from scrfdconv.converters.network.complexity import complexity
-from scrfdconv.converters.network.normalization import Normalization
+from scrfdconv.converters.normalization import Normalization
 from scrfdconv.converters.runner import Runner
 
 _TYPES = {1: "float32", 2: "uint8", 3: "int8", 10: "float16"}  # onnx.TensorProto.DataType

@@ -26,11 +26,11 @@ from scrfdconv.converters.lifting.heads import FoundHead, Kind, head, neck
 from scrfdconv.converters.lifting.weights import weights_of
 from scrfdconv.converters.metadata import PREFIX, own_metadata
 from scrfdconv.converters.network.architecture import Architecture
-from scrfdconv.converters.network.normalization import (
+from scrfdconv.converters.network.preprocessing import stated_in
+from scrfdconv.converters.normalization import (
     ASSUMED,
     NOTHING_SAID,
     STANDARD,
-    Normalization,
     NormalizationOptions,
 )
 
@@ -77,7 +77,7 @@ def lifted_from(path: Path, normalization: NormalizationOptions = NOTHING_SAID) 
     heads = [head(walk, value) for value in pyramid.maps]
     found = architecture_of(walk, body, pyramid, heads, path.stem)
     weights = weights_of(walk, found)
-    said = normalization.over(Normalization.stated_in(own_metadata(metadata_of(model))), str(path))
+    said = normalization.over(stated_in(own_metadata(metadata_of(model))), str(path))
     architecture = replace(found.architecture, normalization=said or STANDARD)
     _require_all_seen(walk, sum(len(one.outputs) for one in heads))
     checkpoint = Checkpoint(

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from scrfdconv.converters.errors import InputFileError, UsageError
 from scrfdconv.converters.network.bounds import LONGEST_NAME, broken_bound
-from scrfdconv.converters.network.normalization import STANDARD, Normalization
+from scrfdconv.converters.normalization import STANDARD, Normalization
 from scrfdconv.converters.structured import plain_as, read_toml, to_plain
 
 # Four backbone stages at strides 4, 8, 16, 32: fixed by both backbones.

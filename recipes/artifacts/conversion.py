@@ -30,7 +30,7 @@ from scrfdconv.converters.formats import (
 )
 from scrfdconv.converters.graph.kinds import output_kind
 from scrfdconv.converters.metadata import own_metadata
-from scrfdconv.converters.network.normalization import (
+from scrfdconv.converters.normalization import (
     NOTHING_SAID,
     STANDARD,
     NormalizationOptions,

@@ -16,7 +16,7 @@ from scrfdconv.converters.errors import ArtifactError, CheckFailed
 from scrfdconv.converters.formats import format_of, reference_format
 from scrfdconv.converters.graph.model_file import load_onnx
 from scrfdconv.converters.lifting.lift import Lifted, lifted_from, with_own_outputs
-from scrfdconv.converters.network.normalization import NOTHING_SAID, NormalizationOptions
+from scrfdconv.converters.normalization import NOTHING_SAID, NormalizationOptions
 from scrfdconv.converters.precision import FLOAT
 from scrfdconv.converters.runner import canonical_outputs
 from scrfdconv.converters.scratch import scratch_folder

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from scrfdconv.converters.network.normalization import NOTHING_SAID, NormalizationOptions
+from scrfdconv.converters.normalization import NOTHING_SAID, NormalizationOptions
 from scrfdconv.converters.precision.int8 import DEFAULT_FACE_LOSS
 from scrfdconv.recipes.artifacts.target import Target
 

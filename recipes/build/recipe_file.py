@@ -11,7 +11,7 @@ from typing import Any
 from scrfdconv.converters.errors import InputFileError, UsageError
 from scrfdconv.converters.formats import formats
 from scrfdconv.converters.network.architecture import known_name, require_shape
-from scrfdconv.converters.network.normalization import NormalizationOptions
+from scrfdconv.converters.normalization import NormalizationOptions
 from scrfdconv.converters.options import OptionField, option_fields
 from scrfdconv.converters.precision import FLOAT, precisions
 from scrfdconv.converters.precision.int8 import DEFAULT_FACE_LOSS

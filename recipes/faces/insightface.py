@@ -15,7 +15,7 @@ from pathlib import Path
 from scrfdconv.checks.reports.outcome import Outcome
 from scrfdconv.converters.artifact import replacing
 from scrfdconv.converters.formats import formats, open_artifact
-from scrfdconv.converters.network.normalization import Normalization
+from scrfdconv.converters.normalization import Normalization
 
 FOLDER = "insightface"
 LICENSE_NAME = "MODEL.LICENSE"

@@ -23,7 +23,7 @@ from scrfdconv.converters.checkpoint.loading import load_checkpoint
 from scrfdconv.converters.formats import formats
 from scrfdconv.converters.formats.onnx import OnnxOptions
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
-from scrfdconv.converters.network.normalization import STANDARD
+from scrfdconv.converters.normalization import STANDARD
 from scrfdconv.converters.precision.fp16 import Fp16Options
 from scrfdconv.converters.precision.fp16.conversion import Fp16Settings
 

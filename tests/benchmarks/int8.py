@@ -23,7 +23,7 @@ from scrfdconv.checks.faces.images import find_images, letterbox, normalise, rea
 from scrfdconv.checks.faces.matching import agreement
 from scrfdconv.converters.formats.onnx import Onnx, OnnxOptions
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
-from scrfdconv.converters.network.normalization import STANDARD
+from scrfdconv.converters.normalization import STANDARD
 from scrfdconv.recipes.artifacts.conversion import convert, open_source
 from scrfdconv.recipes.artifacts.target import target_of
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from scrfdconv.converters.checkpoint.loading import Checkpoint
-from scrfdconv.converters.network.normalization import STANDARD, Normalization
+from scrfdconv.converters.normalization import STANDARD, Normalization
 
 UNSCALED = Normalization(std=(1.0, 1.0, 1.0))
 BLUE_FIRST = Normalization(color="bgr")

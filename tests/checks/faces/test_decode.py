@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scrfdconv.checks.faces.decode import KEYPOINT_NAMES, Faces, candidates, decode, nms
 from scrfdconv.checks.faces.images import letterbox, normalise, read_image
 from scrfdconv.converters.errors import CheckFailed
-from scrfdconv.converters.network.normalization import STANDARD
+from scrfdconv.converters.normalization import STANDARD
 
 SIZE = (64, 96)  # height, width: not square, so that swapped axes show
 STRIDES = (8, 16, 32)

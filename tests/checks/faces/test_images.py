@@ -21,7 +21,7 @@ from scrfdconv.checks.faces.images import (
     read_image,
 )
 from scrfdconv.converters.errors import InputFileError
-from scrfdconv.converters.network.normalization import STANDARD
+from scrfdconv.converters.normalization import STANDARD
 
 # python -c "from PIL import Image; Image.new('CMYK', (8, 8), (0, 255, 255, 0)).save('red.jpg',
 #   quality=95, optimize=True)": pure red in four inks.

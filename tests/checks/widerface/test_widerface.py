@@ -18,7 +18,7 @@ from scrfdconv.checks.widerface.protocol import evaluate_results
 from scrfdconv.checks.widerface.result_files import load_results
 from scrfdconv.checks.widerface.truth import GroundTruth, ImageTruth
 from scrfdconv.converters.errors import CheckFailed, InputFileError, OutputError, UsageError
-from scrfdconv.converters.network.normalization import STANDARD
+from scrfdconv.converters.normalization import STANDARD
 
 oracle = runpy.run_path(str(Path(__file__).with_name("widerface_oracle.py")))["evaluate"]
 

@@ -7,7 +7,7 @@ from mmdet_config import CONFIG
 
 from scrfdconv.converters.checkpoint.mmdet_config import described_in_text
 from scrfdconv.converters.errors import CheckpointError
-from scrfdconv.converters.network.normalization import Normalization
+from scrfdconv.converters.normalization import Normalization
 
 STEP = "dict(type='Normalize', mean=[1, 2, 3.5], std=[4, 5, 6], to_rgb=False)"
 WANTED = Normalization((1, 2, 3.5), (4, 5, 6), "bgr")

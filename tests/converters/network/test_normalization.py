@@ -16,11 +16,11 @@ from scrfdconv.converters.network.architecture import (
     architecture_from_toml,
     toml_from_architecture,
 )
-from scrfdconv.converters.network.normalization import (
+from scrfdconv.converters.network.preprocessing import metadata_text, stated_in
+from scrfdconv.converters.normalization import (
     STANDARD,
     Normalization,
     NormalizationOptions,
-    metadata_text,
 )
 
 IMAGENET = Normalization((103.53, 116.28, 123.675), (57.375, 57.12, 58.395), "bgr")
@@ -65,8 +65,8 @@ def test_metadata_and_tables_read_back():
         "preprocessing": metadata_text(IMAGENET),
     }
 
-    assert Normalization.stated_in(said) == IMAGENET
-    assert Normalization.stated_in({}) is None
+    assert stated_in(said) == IMAGENET
+    assert stated_in({}) is None
     assert architecture_from_metadata(said) == architecture
 
 
@@ -95,7 +95,7 @@ def test_metadata_that_contradict_each_other_are_an_error():
 )  # fmt: skip
 def test_damaged_metadata_are_an_error(text):
     with pytest.raises(ArtifactError, match="preprocessing are damaged"):
-        Normalization.stated_in({"preprocessing": text})
+        stated_in({"preprocessing": text})
 
 
 # ---------------------------------------------------------------- options

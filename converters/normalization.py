@@ -6,14 +6,12 @@ prepares a picture for a network asks the network's `Normalization`, and nothing
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from scrfdconv.converters.errors import ArtifactError, UsageError
+from scrfdconv.converters.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
 Color = Literal["rgb", "bgr"]
 ByChannel = tuple[float, float, float]
 
-METADATA = "preprocessing"  # the key under which artifacts state the normalisation
 LARGEST = 1e4  # of a mean or a deviation; pixels have 0 to 255
 SMALLEST_STD = 1e-3  # pixels divided by less are beyond what FP16 holds
 BYTES = 256
@@ -61,26 +58,6 @@ class Normalization:
 
     def __str__(self) -> str:
         return f"{self.color.upper()}, (x - {shown(self.mean)}) / {shown(self.std)}"
-
-    @classmethod
-    def stated_in(cls, metadata: Mapping[str, str]) -> Normalization | None:
-        """What an artifact's own metadata say; None where they say nothing.
-
-        Raises ArtifactError where they are damaged.
-        """
-        text = metadata.get(METADATA)
-        if text is None:
-            return None
-        from scrfdconv.converters.structured import json_as  # which reads files of artifacts
-
-        where = f"The model's metadata scrfdconv.{METADATA} are damaged: it"
-        said = json_as(
-            text, _Stated, where, "normalisation", "convert it again", error=ArtifactError
-        )
-        try:
-            return said.normalization
-        except UsageError as error:
-            raise ArtifactError(f"{where} is no normalisation ({error})") from error
 
     def to_plain(self) -> dict[str, Any]:
         """For metadata and JSON; one number stands for three equal ones."""
@@ -199,20 +176,6 @@ ASSUMED = (
 )
 
 
-@dataclass(frozen=True)
-class _Stated:
-    """The JSON text in metadata, as far as the normalisation goes."""
-
-    color: str
-    mean: float | ByChannel
-    std: float | ByChannel
-
-    @property
-    def normalization(self) -> Normalization:
-        color: Any = self.color.lower()
-        return Normalization(by_channel(self.mean), by_channel(self.std), color)
-
-
 def _read(text: str | None, name: str) -> ByChannel | None:
     """``127.5`` or ``123.675,116.28,103.53``."""
     if text is None:
@@ -228,23 +191,3 @@ def _read(text: str | None, name: str) -> ByChannel | None:
             "network's channels."
         )
     return numbers[0], numbers[len(numbers) // 2], numbers[-1]
-
-
-def by_channel(value: float | ByChannel) -> ByChannel:
-    """Three values, of which one stands for three equal ones."""
-    return value if isinstance(value, tuple) else (value, value, value)
-
-
-def metadata_text(normalization: Normalization) -> str:
-    """What artifacts state under `METADATA`: everything that prepares a photograph."""
-    stated = normalization.to_plain()
-    return json.dumps(
-        {
-            "color": stated["color"],
-            "layout": "NCHW",
-            "mean": stated["mean"],
-            "std": stated["std"],
-            "resize": "bilinear, keeps the aspect, top left",
-            "padding": 0,  # a pixel value, before the normalisation
-        }
-    )
