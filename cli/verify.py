@@ -74,6 +74,7 @@ def verify(
     from scrfdconv.checks.verification import Demand
     from scrfdconv.checks.verification import verify as verify_artifact
     from scrfdconv.converters.formats import format_of
+    from scrfdconv.recipes.bisection import first_fault
 
     format_of(artifact)  # what is wrong with the artifact is said before the reference is loaded
     source = open_for_making(reference, architecture, config, norm_groups, seed)
@@ -83,12 +84,15 @@ def verify(
         allowing_host_code(allowed=allow_host_code),
     ):
         report = verify_artifact(source, artifact, demand)
+        begins = "" if report.passed else first_fault(source, artifact)
     if json:
-        output.print_json({**_compared(artifact, source), **report.to_dict()})
+        where = {"begins": begins} if begins else {}
+        output.print_json({**_compared(artifact, source), **report.to_dict(), **where})
     else:
         output.show_report(report)
     if not report.passed:
-        output.say(f"scrfdconv: {artifact} is not {source.name}: {report.summary()}.")
+        what = "; ".join(filter(None, [report.summary(), begins]))
+        output.say(f"scrfdconv: {artifact} is not {source.name}: {what}.")
         raise typer.Exit(report.exit_code)
 
 
