@@ -14,7 +14,10 @@ from scrfdconv.cli.main import PROVE, app
 from scrfdconv.cli.terminal import output
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from scrfdconv.checks.bisection import Bisection, LayerError
+    from scrfdconv.converters.formats import Source
 
 FAILED = 1
 Artifact = Annotated[Path, typer.Argument(help="An ONNX model, in any precision.")]
@@ -45,14 +48,13 @@ def bisect(
     from scrfdconv.checks.faces.images import image_files
     from scrfdconv.checks.verification import Demand, verify
     from scrfdconv.converters.formats import format_of
-    from scrfdconv.recipes.bisection import bisected
 
     format_of(artifact)  # what is wrong with the artifact is said before the reference is loaded
     source = open_for_making(reference, architecture, config, norm_groups, seed)
     pictures = image_files(images)
     with output.working(f"comparing {artifact.name} with {source.name}"):
         report = verify(source, artifact, Demand(pictures))
-        found = bisected(source, artifact, pictures)
+        found = _bisected(source, artifact, pictures, passed=report.passed)
     verdict = found.line()
     if report.passed:  # the same function in another arrangement is no fault
         verdict = f"no layer is at fault: {artifact.name} is {source.name}, {report.summary()}"
@@ -66,6 +68,20 @@ def bisect(
     if not report.passed:
         output.say(f"scrfdconv: {artifact} is not {source.name}: {verdict}.")
         raise typer.Exit(FAILED)
+
+
+def _bisected(source: Source, path: Path, images: Sequence[Path], *, passed: bool) -> Bisection:
+    """The comparison layer by layer; a right model may be arranged so that none is possible."""
+    from scrfdconv.checks.bisection import Bisection
+    from scrfdconv.converters.errors import ArtifactError
+    from scrfdconv.recipes.bisection import bisected
+
+    try:
+        return bisected(source, path, images)
+    except ArtifactError:
+        if passed:
+            return Bisection(())
+        raise
 
 
 def _to_dict(found: Bisection, verdict: str, *, passed: bool) -> dict[str, Any]:
@@ -87,6 +103,8 @@ def _to_dict(found: Bisection, verdict: str, *, passed: bool) -> dict[str, Any]:
 def _show_table(found: Bisection) -> None:
     from scrfdconv.checks.metrics import SILENT_SQNR
 
+    if not found.layers:
+        return
     output.show("")
     output.show("in     dB, alone  slope    dB, whole  layer")
     for layer in found.layers:
