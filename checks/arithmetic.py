@@ -37,7 +37,8 @@ def notes_on_twin(got: Runner, photographs: Sequence[Path], size: tuple[int, int
     if not photographs:
         yield told
         return
-    images = (model_input(path, size) for path in photographs)
+    normalization = got.interface.normalization
+    images = (model_input(path, size, normalization) for path in photographs)
     found = agreement((faces_on_input(got, image), faces_on_input(twin, image)) for image in images)
     yield (
         f"{told}, and {found.found} of {found.reference_faces} faces stay on "

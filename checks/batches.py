@@ -33,6 +33,7 @@ def batch_results(runner: Runner, loosen: float = 1.0) -> Iterator[CheckResult]:
         return
     batch, height, width = min(shapes, key=lambda shape: shape[0] * shape[1] * shape[2])
     images = stimuli(batch, height, width, _SEED, interface.channels)
+    images = interface.normalization.of_unit(images)
     try:
         faults = list(_faults(runner, images, loosen))
     except ArtifactError as error:

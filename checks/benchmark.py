@@ -231,13 +231,15 @@ def _twin_of(model: Open) -> Runner:
 
 
 def _faces_on(path: Path, size: tuple[int, int]) -> Faces:
-    return faces_on_input(_here["runner"], model_input(path, size))
+    runner = _here["runner"]
+    return faces_on_input(runner, model_input(path, size, runner.interface.normalization))
 
 
 def _prepare(workload: Workload) -> None:
     noise = np.random.default_rng(SEED)
     pixels = noise.integers(0, 256, (workload.batch, *workload.shape, 3), np.uint8)
-    images = _here["images"] = normalise(pixels)
+    normalization = _here["runner"].interface.normalization
+    images = _here["images"] = normalise(pixels, normalization)
     # The time of a model that is no SCRFD, or whose outputs are not finite, would mean nothing.
     candidates(_here["runner"].run(images), workload.shape, DEPLOYMENT_THRESHOLD)
 

@@ -16,7 +16,7 @@ import numpy as np
 from scrfdconv.checks.alignment import Pair, aligned
 from scrfdconv.checks.fault_kinds import kind_of_fault
 from scrfdconv.checks.metrics import Bias, LineFit, sqnr
-from scrfdconv.checks.parity import common_shapes
+from scrfdconv.checks.parity import common_normalization, common_shapes
 from scrfdconv.checks.stimuli import stimuli
 from scrfdconv.checks.weights import difference_at_rest, limit_at_rest
 from scrfdconv.converters.errors import ArtifactError
@@ -95,9 +95,10 @@ class Bisection:
 
 
 def bisect(want: Layers, got: Layers, photographs: Sequence[np.ndarray] = ()) -> Bisection:
-    """Compare an artifact with its reference layer by layer; each picture is (3, H, W) in [-1, 1].
+    """Compare an artifact with its reference layer by layer.
 
-    Raises ArtifactError where no size fits both, or where few layers can be aligned.
+    ``photographs`` are (3, H, W) as the models take them, besides the seeded pictures. Raises
+    ArtifactError where no size fits both, or where few layers can be aligned.
     """
     images = _pictures(want, got, photographs)
     wanted, gotten = _values(want, images), _values(got, images)
@@ -135,7 +136,8 @@ def size_of(want: Layers, got: Layers) -> tuple[int, int]:
 
 def _pictures(want: Layers, got: Layers, photographs: Sequence[np.ndarray]) -> np.ndarray:
     height, width = size_of(want, got)
-    seeded = [stimuli(1, height, width, seed)[0] for seed in range(SEEDED)]
+    prepared = common_normalization(want.runner.interface, got.runner.interface)
+    seeded = [prepared.of_unit(stimuli(1, height, width, seed))[0] for seed in range(SEEDED)]
     return np.stack([*seeded, *photographs]).astype(np.float32)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from scrfdconv.checks.tolerances import bias_limits_for, limits_for
 from scrfdconv.converters.errors import ArtifactError, MissingError
 from scrfdconv.converters.machine import available_memory
 from scrfdconv.converters.network.architecture import TRACE_CELLS
+from scrfdconv.converters.normalization import Normalization
 from scrfdconv.converters.runner import Interface, Outputs, Runner, order_faults
 
 CHECK = "parity"
@@ -101,6 +102,17 @@ def compare(
 
 def samples_for(reference: Interface, artifact: Interface) -> Iterator[Sample]:
     """Seeded images at shapes that both models take; every batch slot has its own content."""
+    normalization = common_normalization(reference, artifact)
+    for sample in _unit_samples(reference, artifact):
+        yield replace(sample, images=normalization.of_unit(sample.images))
+
+
+def common_normalization(reference: Interface, artifact: Interface) -> Normalization:
+    """How pictures for both models are prepared: as the reference says, else as the artifact."""
+    return reference.stated or artifact.normalization
+
+
+def _unit_samples(reference: Interface, artifact: Interface) -> Iterator[Sample]:
     channels = reference.channels
     for batch, height, width in common_shapes(reference, artifact):
         size = f"{batch}x{channels}x{height}x{width}"
@@ -123,13 +135,14 @@ def strong_samples(reference: Interface, artifact: Interface) -> Iterator[Sample
         return
     batch, height, width = min(shapes, key=math.prod)
     channels = reference.channels
+    fed = common_normalization(reference, artifact).of_unit
     for seed, factor in enumerate(STRONG):
         images = factor * stimuli(batch, height, width, seed + len(STIMULI), channels)
-        yield Sample(f"times {factor:g}", images)
+        yield Sample(f"times {factor:g}", fed(images))
     for channel in range(channels):
         images = stimuli(batch, height, width, channel, channels)
         images[:, [c for c in range(channels) if c != channel]] = -1
-        yield Sample(f"colour {channel} alone", images)
+        yield Sample(f"colour {channel} alone", fed(images))
 
 
 def common_shapes(a: Interface, b: Interface) -> list[tuple[int, int, int]]:

@@ -16,6 +16,7 @@ from scrfdconv.checks.parity import CHECK as PARITY
 from scrfdconv.checks.parity import (
     Observe,
     Sample,
+    common_normalization,
     common_shapes,
     compare,
     require_memory,
@@ -33,6 +34,7 @@ from scrfdconv.converters.formats.pytorch.runner import EagerRunner
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.metadata import architecture_from_metadata
 from scrfdconv.converters.network.complexity import complexity
+from scrfdconv.converters.network.preprocessing import METADATA
 from scrfdconv.converters.permissions import allowing_host_code
 from scrfdconv.converters.precision import FLOAT
 from scrfdconv.converters.runner import Outputs, Runner
@@ -64,6 +66,7 @@ def verify(reference: Source, path: Path, demand: Demand | None = None) -> Repor
     results = compare_opened(want, got, demand, _judged_by(got))
     results += batch_results(got, demand.loosen)
     results += _size_claimed(got)
+    results += _normalization_claimed(want, got)
     results += map(CheckResult.of, format_of(path).findings(got))
     results += _decoded_in_graph(got, demand)
     notes = _notes(reference, demand)
@@ -151,7 +154,9 @@ def runner_of(source: Source) -> Runner:
     if isinstance(source, Checkpoint):
         return EagerRunner(source)
     with allowing_host_code(allowed=source.host_code):
-        return open_artifact(source.path)
+        runner = open_artifact(source.path)
+    runner.state(source.normalization, str(source.path))
+    return runner
 
 
 def _samples(want: Runner, got: Runner, demand: Demand) -> Iterator[Sample]:
@@ -159,8 +164,9 @@ def _samples(want: Runner, got: Runner, demand: Demand) -> Iterator[Sample]:
     yield from samples_for(want.interface, got.interface)
     shapes = common_shapes(want.interface, got.interface)
     batch = want.interface.batch or got.interface.batch or 1
+    normalization = common_normalization(want.interface, got.interface)
     for path in demand.images if shapes else ():
-        image = model_input(path, shapes[0][1:])
+        image = model_input(path, shapes[0][1:], normalization)
         yield Sample(path.name, np.repeat(image[None], batch, axis=0), path)
 
 
@@ -175,6 +181,16 @@ def _size_claimed(got: Runner) -> Iterator[CheckResult]:
             yield CheckResult(
                 check="metadata", subject=key, metric="faults", measured=1, limit=0, detail=detail
             )
+
+
+def _normalization_claimed(want: Runner, got: Runner) -> Iterator[CheckResult]:
+    """Fail a file that wants its pictures prepared in another way than its reference."""
+    wanted, claim = want.interface.stated, got.interface.stated
+    if wanted and claim and claim != wanted:
+        detail = f"its metadata say {claim}, the reference says {wanted}"
+        yield CheckResult(
+            check="metadata", subject=METADATA, metric="faults", measured=1, limit=0, detail=detail
+        )
 
 
 def _says_reduced(got: Runner) -> bool:

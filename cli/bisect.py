@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scrfdconv.cli.artifacts import options as o
-from scrfdconv.cli.artifacts.sources import open_for_making
+from scrfdconv.cli.artifacts.sources import open_for_making, reading
 from scrfdconv.cli.main import PROVE, app
 from scrfdconv.cli.terminal import output
 
@@ -38,6 +38,9 @@ def bisect(
     architecture: o.Architecture = None,
     config: o.Config = None,
     norm_groups: o.NormGroups = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    color: o.Color = None,
     seed: o.Seed = 0,
     json: o.Json = False,
 ) -> None:
@@ -50,7 +53,14 @@ def bisect(
     from scrfdconv.converters.formats import format_of
 
     format_of(artifact)  # what is wrong with the artifact is said before the reference is loaded
-    source = open_for_making(reference, architecture, config, norm_groups, seed)
+    options = reading(
+        (mean, std, color),
+        architecture=architecture,
+        config=config,
+        groups=norm_groups,
+        seed=seed,
+    )
+    source = open_for_making(reference, options)
     pictures = image_files(images)
     with output.working(f"comparing {artifact.name} with {source.name}"):
         report = verify(source, artifact, Demand(pictures))

@@ -112,8 +112,8 @@ def _build(recipe: Recipe, out: Path, options: BuildOptions, *, packages: bool) 
 
     with build_view() as view:
         result = build(recipe, out, options, view, ["scrfdconv", *sys.argv[1:]])
-    for folder in write_packages(result.outcomes, out) if packages else ():
-        output.say(f"package for insightface: {folder}")
+    for told in write_packages(result.outcomes, out) if packages else ():
+        output.say(told)
     publish(result, out)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scrfdconv.cli.artifacts import options as o
+from scrfdconv.cli.artifacts.sources import reading
 from scrfdconv.cli.main import PROVE, app
 from scrfdconv.cli.terminal import output
 from scrfdconv.converters.errors import InputFileError
@@ -50,6 +51,9 @@ def detect(
     architecture: o.Architecture = None,
     config: o.Config = None,
     norm_groups: o.NormGroups = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    color: o.Color = None,
     seed: o.Seed = 0,
     provider: o.Provider = None,
     allow_host_code: o.AllowHostCode = False,
@@ -60,7 +64,7 @@ def detect(
     A picture that cannot be read is reported, the rest goes on, and the exit code is 3.
     """
     from scrfdconv.converters.formats import files_read
-    from scrfdconv.recipes.artifacts.conversion import SourceOptions, open_source
+    from scrfdconv.recipes.artifacts.conversion import open_source
     from scrfdconv.recipes.faces.detection import (
         DetectOptions,
         Detector,
@@ -72,7 +76,8 @@ def detect(
 
     source = open_source(
         model,
-        SourceOptions(
+        reading(
+            (mean, std, color),
             architecture=architecture,
             config=config,
             groups=norm_groups,
@@ -83,6 +88,7 @@ def detect(
     )
     detector = Detector(open_runner(source), DetectOptions(size, threshold, nms, max_faces))
     output.say_if_seeded(source)
+    output.say_if_assumed(detector.runner.interface)
     paths, bad = list_pictures(images)
     for item in bad:
         output.say(f"scrfdconv: {item.reason}")
@@ -133,6 +139,7 @@ def _to_dict(
     return {
         "model": model,
         "input": list(detector.size),
+        "normalization": detector.runner.interface.normalization.to_plain(),
         "threshold": options.threshold,
         "nms": options.nms_iou,
         "images": found,

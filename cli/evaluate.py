@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scrfdconv.cli.artifacts import options as o
+from scrfdconv.cli.artifacts.sources import reading
 from scrfdconv.cli.main import PROVE, app
 from scrfdconv.cli.terminal import output
 
@@ -85,6 +86,9 @@ def evaluate(
     architecture: o.Architecture = None,
     config: o.Config = None,
     norm_groups: o.NormGroups = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    color: o.Color = None,
     seed: o.Seed = 0,
     provider: o.Provider = None,
     allow_host_code: o.AllowHostCode = False,
@@ -96,12 +100,12 @@ def evaluate(
     any detector; MODEL --images DIR --reference REF needs no labels.
     """
     from scrfdconv.checks.widerface.geometry import parse_mode
-    from scrfdconv.recipes.artifacts.conversion import SourceOptions
     from scrfdconv.recipes.faces.evaluation import EvaluationPlan
 
     _require_one_way(model, widerface, results, ground_truth, images, reference)
     _require_drawable(plot, [model, architecture, config], [widerface, ground_truth])
-    options = SourceOptions(
+    options = reading(
+        (mean, std, color),
         architecture=architecture,
         config=config,
         groups=norm_groups,
@@ -114,22 +118,17 @@ def evaluate(
         _require_absent({**running, "--limit": limit, "--plot": plot}, "--widerface")
         _agreement(model, reference, options, images)
     elif model and widerface:
-        plan = EvaluationPlan(
-            mode=parse_mode(mode or "vga"),
-            results=results,
-            limit=limit,
-            workers=workers,
-            scheduler=scheduler,
-        )
+        plan = EvaluationPlan(parse_mode(mode or "vga"), results, limit, workers, scheduler)
         _run_model(model, options, widerface, plan, plot)
     elif results and ground_truth:
-        reading = {
+        more = {
             "--architecture": architecture,
             "--config": config,
             "--norm-groups": norm_groups,
             "--provider": provider,
+            **{"--mean": mean, "--std": std, "--color": color},
         }
-        _require_absent({**running, **reading}, "MODEL --widerface")
+        _require_absent({**running, **more}, "MODEL --widerface")
         _score_files(results, ground_truth, limit, plot)
 
 
@@ -199,6 +198,8 @@ def _run_model(
         output.say("note: give --results DIR to keep detections and to continue when interrupted.")
     with output.progress("evaluating") as advance:
         score = score_model(model, options, directory, plan, advance)
+    if score.interface:
+        output.say_if_assumed(score.interface)
     if score.reused:
         output.say(f"note: {score.reused} images were finished before, in {plan.results}.")
     _show(score, model, plan, plot)

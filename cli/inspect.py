@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from scrfdconv.cli.artifacts import options as o
+from scrfdconv.cli.artifacts.sources import reading
 from scrfdconv.cli.main import LOOK_UP, app
 from scrfdconv.cli.terminal import output
 
@@ -18,15 +19,22 @@ def inspect(
     architecture: o.Architecture = None,
     config: o.Config = None,
     norm_groups: o.NormGroups = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    color: o.Color = None,
     allow_host_code: o.AllowHostCode = False,
     json: o.Json = False,
 ) -> None:
     """Say what a file is: kind, architecture, inputs and outputs, precision, digest, metadata."""
     from scrfdconv.converters.permissions import allowing_host_code
-    from scrfdconv.recipes.artifacts.conversion import SourceOptions
     from scrfdconv.recipes.describe import facts_of_file
 
-    options = SourceOptions(architecture=architecture, config=config, groups=norm_groups)
+    options = reading(
+        (mean, std, color),
+        architecture=architecture,
+        config=config,
+        groups=norm_groups,
+    )
     with allowing_host_code(allowed=allow_host_code):
         facts = facts_of_file(file, options)
     if json:

@@ -22,6 +22,9 @@ def lift(
         typer.Option("-o", "--output", help="Where to write.", show_default="NAME_lifted.pth"),
     ] = None,
     images: o.Images = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    color: o.Color = None,
     no_verify: o.NoVerify = False,
     json: o.Json = False,
 ) -> None:
@@ -30,6 +33,7 @@ def lift(
     from scrfdconv.checks.verification import Demand
     from scrfdconv.converters.artifact import require_folder
     from scrfdconv.converters.formats import require_format
+    from scrfdconv.converters.normalization import NormalizationOptions
     from scrfdconv.recipes.artifacts.lift import default_checkpoint
     from scrfdconv.recipes.artifacts.lift import lift as lift_model
 
@@ -38,7 +42,9 @@ def lift(
     require_folder(path)
     demand = None if no_verify else Demand(image_files(images))
     with output.working(f"lifting {model.name}"):
-        made, checkpoint = lift_model(model, path, demand)
+        made, checkpoint = lift_model(
+            model, path, demand, NormalizationOptions.read(mean, std, color)
+        )
     tell_source(checkpoint)
     facts = {
         "source": str(model),

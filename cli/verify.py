@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scrfdconv.cli.artifacts import options as o
-from scrfdconv.cli.artifacts.sources import open_for_making
+from scrfdconv.cli.artifacts.sources import open_for_making, reading
 from scrfdconv.cli.main import PROVE, app
 from scrfdconv.cli.terminal import output
 
 if TYPE_CHECKING:
+    from scrfdconv.checks.verification import Demand
     from scrfdconv.converters.formats import Source
 
 MANIFEST_SUFFIX = ".json"  # no model is a JSON file
@@ -44,6 +45,9 @@ def verify(
     architecture: o.Architecture = None,
     config: o.Config = None,
     norm_groups: o.NormGroups = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    color: o.Color = None,
     seed: o.Seed = 0,
     allow_host_code: o.AllowHostCode = False,
     loosen: o.Loosen = 1.0,
@@ -72,17 +76,26 @@ def verify(
         )
     from scrfdconv.checks.faces.images import image_files
     from scrfdconv.checks.verification import Demand
-    from scrfdconv.checks.verification import verify as verify_artifact
     from scrfdconv.converters.formats import format_of
-    from scrfdconv.recipes.bisection import first_fault
 
     format_of(artifact)  # what is wrong with the artifact is said before the reference is loaded
-    source = open_for_making(reference, architecture, config, norm_groups, seed)
-    demand = Demand(image_files(images), loosen)
-    with (
-        output.working(f"comparing {artifact.name} with {source.name}"),
-        allowing_host_code(allowed=allow_host_code),
-    ):
+    options = reading(
+        (mean, std, color),
+        architecture=architecture,
+        config=config,
+        groups=norm_groups,
+        seed=seed,
+    )
+    source = open_for_making(reference, options)
+    with allowing_host_code(allowed=allow_host_code):
+        _compare(artifact, source, Demand(image_files(images), loosen), json=json)
+
+
+def _compare(artifact: Path, source: Source, demand: Demand, *, json: bool) -> None:
+    from scrfdconv.checks.verification import verify as verify_artifact
+    from scrfdconv.recipes.bisection import first_fault
+
+    with output.working(f"comparing {artifact.name} with {source.name}"):
         report = verify_artifact(source, artifact, demand)
         begins = "" if report.passed else first_fault(source, artifact)
     if json:
@@ -112,7 +125,9 @@ def _compared(artifact: Path, source: Source) -> dict[str, Any]:
 
 def _require_for_manifest(context: typer.Context) -> None:
     """Refuse options that mean nothing for a manifest: each entry has its own."""
-    for name in ("architecture", "config", "norm_groups", "seed", "loosen"):
+    for name in (
+        "architecture", "config", "norm_groups", "mean", "std", "color", "seed", "loosen",
+    ):  # fmt: skip
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             flag = f"--{name.replace('_', '-')}"

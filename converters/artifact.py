@@ -10,6 +10,7 @@ from pathlib import Path
 
 from scrfdconv.converters.archive import names_in
 from scrfdconv.converters.errors import InputFileError, MissingError, OutputError
+from scrfdconv.converters.normalization import NOTHING_SAID, NormalizationOptions
 from scrfdconv.converters.scratch import scratch_folder
 
 _CHUNK = 1 << 20  # bytes read at a time
@@ -27,6 +28,8 @@ class Artifact:
     companions: tuple[Path, ...] = ()  # the other files
     provider: str | None = None  # the execution provider that the user asks for
     host_code: bool = False  # the user allows code in the file to run (an engine's runtime)
+    # What the user says of its pictures, for a file that says nothing.
+    normalization: NormalizationOptions = NOTHING_SAID
 
     @property
     def name(self) -> str:

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from scrfdconv.converters.errors import ArtifactError
 from scrfdconv.converters.network.architecture import Architecture
+from scrfdconv.converters.network.preprocessing import METADATA, stated_in
 from scrfdconv.converters.structured import json_as
 
 PREFIX = "scrfdconv."
@@ -36,7 +37,7 @@ def architecture_from_metadata(metadata: dict[str, str]) -> Architecture | None:
     text = metadata.get("architecture")
     if text is None:
         return None
-    return json_as(
+    found = json_as(
         text,
         Architecture,
         f"The model's metadata {PREFIX}architecture are damaged: it",
@@ -45,6 +46,13 @@ def architecture_from_metadata(metadata: dict[str, str]) -> Architecture | None:
         keys="known",
         error=ArtifactError,
     )
+    stated = stated_in(metadata)
+    if stated and stated != found.normalization:
+        raise ArtifactError(
+            f"The model's metadata contradict each other: {PREFIX}{METADATA} says {stated}, "
+            f"{PREFIX}architecture {found.normalization}; convert it again."
+        )
+    return found
 
 
 def own_metadata(metadata: Mapping[str, str]) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,6 +16,8 @@ from scrfdconv.converters.network.architecture import (
     SIZE_MULTIPLE,
     Architecture,
 )
+from scrfdconv.converters.network.preprocessing import stated_in
+from scrfdconv.converters.normalization import STANDARD, Normalization, NormalizationOptions
 from scrfdconv.converters.outputs import (
     MAP_RANK,
     NAME,
@@ -43,6 +45,7 @@ class Interface:
     size_multiple: int = SIZE_MULTIPLE
     channels: int = CHANNELS
     extras: tuple[str, ...] = ()  # outputs that no SCRFD has, by their own names
+    stated: Normalization | None = None  # of its pictures; None: neither file nor user says it
 
     @classmethod
     def of(
@@ -59,7 +62,13 @@ class Interface:
             height=height,
             width=width,
             size_multiple=architecture.size_multiple,
+            stated=architecture.normalization,
         )
+
+    @property
+    def normalization(self) -> Normalization:
+        """How its pictures are prepared: as stated, or else as for the published networks."""
+        return self.stated or STANDARD
 
     @property
     def shape(self) -> tuple[int, int] | None:
@@ -107,9 +116,14 @@ class Runner(ABC):
     by_image = True  # outputs have one entry for each image; False for models that are no SCRFD
 
     def __init__(self, interface: Interface, metadata: Mapping[str, str] | None = None) -> None:
-        self.interface = interface
         self.metadata = dict(metadata or {})
+        stated = stated_in(self.metadata)
+        self.interface = replace(interface, stated=stated) if stated else interface
         self.remark = ""  # says which facts about the model are guesses
+
+    def state(self, said: NormalizationOptions, where: str) -> None:
+        """Take what a user says of the pictures; raises UsageError if the file contradicts it."""
+        self.interface = replace(self.interface, stated=said.over(self.interface.stated, where))
 
     @property
     def precision(self) -> str:

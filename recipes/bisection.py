@@ -7,6 +7,7 @@ from pathlib import Path
 
 from scrfdconv.checks.bisection import Bisection, bisect, size_of
 from scrfdconv.checks.faces.compare import model_input
+from scrfdconv.checks.parity import common_normalization
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.errors import ScrfdconvError, UsageError
 from scrfdconv.converters.formats import Format, Source, format_of
@@ -30,7 +31,8 @@ def bisected(reference: Source, path: Path, images: Sequence[Path] = ()) -> Bise
             source = reference.path
         want, got = _layers(source, graph), _layers(path, graph)
         size = size_of(want, got)
-        return bisect(want, got, [model_input(image, size) for image in images])
+        prepared = common_normalization(want.runner.interface, got.runner.interface)
+        return bisect(want, got, [model_input(image, size, prepared) for image in images])
 
 
 def _layers(path: Path, graph: Format) -> Layers:

@@ -8,7 +8,7 @@ from typing import Any
 from scrfdconv.converters.artifact import digest_of_files
 from scrfdconv.converters.checkpoint.loading import load_checkpoint
 from scrfdconv.converters.formats import format_of
-from scrfdconv.converters.graph.facts import facts_of_architecture
+from scrfdconv.converters.graph.facts import facts_of_architecture, facts_of_normalization
 from scrfdconv.recipes.artifacts.conversion import SourceOptions
 
 
@@ -31,10 +31,16 @@ def facts_of_file(path: Path, options: SourceOptions | None = None) -> dict[str,
 
 def _of_checkpoint(path: Path, options: SourceOptions) -> dict[str, Any]:
     checkpoint = load_checkpoint(
-        path, recipe=options.architecture, config=options.config, groups=options.groups
+        path,
+        recipe=options.architecture,
+        config=options.config,
+        groups=options.groups,
+        normalization=options.normalization,
     )
+    a, stated = checkpoint.architecture, checkpoint.says_normalization
     return {
-        **facts_of_architecture(checkpoint.architecture),
+        **facts_of_architecture(a),
+        **facts_of_normalization(a.normalization, stated=stated),
         "recognised_by": checkpoint.recognised_by,
         "tensors": len(checkpoint.weights),
         "weights_sha256": checkpoint.weights_digest,

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from scrfdconv.checks.faces.decode import DEPLOYMENT_THRESHOLD, LOW_THRESHOLD, Faces, decode
-from scrfdconv.checks.faces.images import network_input, read_image
+from scrfdconv.checks.faces.images import UInt8, network_input, normalise, read_image
 from scrfdconv.checks.faces.limits import CHECK, LIMITS, results_of
 from scrfdconv.checks.faces.matching import MATCH_IOU, Tally
 from scrfdconv.checks.results import CheckResult
 from scrfdconv.converters.errors import CheckFailed
+from scrfdconv.converters.normalization import Normalization
 from scrfdconv.converters.runner import Outputs, Runner
 
 
@@ -61,7 +62,12 @@ def faces_on_input(runner: Runner, image: np.ndarray) -> Faces:
     return decode(runner.run(batch), image.shape[1:], threshold=LOW_THRESHOLD)[0]
 
 
-def model_input(path: Path, size: tuple[int, int]) -> np.ndarray:
+def faces_on_canvas(runner: Runner, canvas: UInt8) -> Faces:
+    """Faces on one letterboxed picture (H, W, 3), BGR; see `faces_on_input`."""
+    return faces_on_input(runner, normalise(canvas, runner.interface.normalization)[0])
+
+
+def model_input(path: Path, size: tuple[int, int], normalization: Normalization) -> np.ndarray:
     """The photograph at ``path`` as deployment feeds it: (3, H, W) float32."""
-    planes, _ = network_input([read_image(path)], size)
+    planes, _ = network_input([read_image(path)], size, normalization)
     return np.asarray(planes[0])

@@ -2,7 +2,8 @@
 
 The protocol is the one the networks are deployed with (deepinsight/insightface,
 detection/scrfd/tools/scrfd.py): OpenCV's BGR pictures, scaled to fit and pasted top-left on
-black, then ``(x - 127.5) / 128`` in RGB. The WIDER FACE protocol differs and lives elsewhere.
+black, then normalised as the network's `Normalization` says. The WIDER FACE protocol differs and
+lives elsewhere.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from scrfdconv.checks.faces.image_faults import (
     tell_damage,
 )
 from scrfdconv.converters.errors import InputFileError
+from scrfdconv.converters.normalization import Normalization
 
 UInt8 = npt.NDArray[np.uint8]
 Float32 = npt.NDArray[np.float32]
@@ -33,11 +35,6 @@ Float32 = npt.NDArray[np.float32]
 # is named outright is tried whatever its suffix.
 _PHOTOGRAPHS = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".jp2")
 SUFFIXES = frozenset((*_PHOTOGRAPHS, ".ppm", ".pgm", ".pbm", ".pnm"))
-# Training normalised with mean 127.5 and deviation 128, so black is -0.99609375.
-MEAN = 127.5
-DEVIATION = 128.0
-# Indexed by byte. Every entry is exact: a power of two divides halves of small numbers.
-_NORMALISED: Float32 = ((np.arange(256) - MEAN) / DEVIATION).astype(np.float32)
 
 _GLOB = re.compile(r"[*?\[]")
 
@@ -93,31 +90,22 @@ def letterbox(image: UInt8, size: tuple[int, int]) -> tuple[UInt8, float]:
     return canvas, len(scaled) / len(image)
 
 
-def normalise(canvases: UInt8) -> Float32:
-    """Turn BGR canvases into the models' input: float32 (N, 3, H, W), RGB, (x - 127.5) / 128.
+def normalise(canvases: UInt8, normalization: Normalization) -> Float32:
+    """Turn BGR canvases into a model's input, float32 (N, 3, H, W).
 
-    ``canvases`` is (N, H, W, 3) or one (H, W, 3), uint8. Every value is exact in float32.
+    ``canvases`` is (N, H, W, 3) or one (H, W, 3), uint8.
     """
     batch = canvases if canvases.ndim == 4 else canvases[None]  # noqa: PLR2004 - N, H, W, C
     count, height, width, channels = batch.shape
     planes: Float32 = np.empty((count, channels, height, width), np.float32)
     for canvas, target in zip(batch, planes, strict=True):
-        normalise_into(target, canvas)
+        normalization.write(target, canvas)
     return planes
 
 
-def normalise_into(planes: Float32, image: UInt8) -> None:
-    """Write a BGR picture (h, w, 3) normalised into the upper left of RGB planes (3, H, W)."""
-    import cv2
-
-    height, width = image.shape[:2]
-    # A look-up table turns bytes into floats in one pass over the pixels: 0.2 ms at 640x640 on one
-    # core, where cv2.dnn.blobFromImage takes 4 ms.
-    for channel, plane in zip(reversed(cv2.split(image)), planes, strict=True):
-        cv2.LUT(channel, _NORMALISED, dst=plane[:height, :width])
-
-
-def network_input(images: Sequence[UInt8], size: tuple[int, int]) -> tuple[Float32, list[float]]:
+def network_input(
+    images: Sequence[UInt8], size: tuple[int, int], normalization: Normalization
+) -> tuple[Float32, list[float]]:
     """Letterbox and normalise BGR pictures: (N, 3, H, W) and the scale of each.
 
     Equal bit by bit to ``normalise(letterbox(...))``, but without the canvas in between, for speed.
@@ -127,8 +115,9 @@ def network_input(images: Sequence[UInt8], size: tuple[int, int]) -> tuple[Float
     for image, target in zip(images, planes, strict=True):
         scaled = _scaled(image, size)
         height, width = scaled.shape[:2]
-        target[:, height:] = target[:, :height, width:] = _NORMALISED[0]
-        normalise_into(target, scaled)
+        normalization.fill(target[:, height:])
+        normalization.fill(target[:, :height, width:])
+        normalization.write(target, scaled)
         scales.append(height / len(image))
     return planes, scales
 

@@ -52,7 +52,7 @@ def _photographs(runner: OnnxRunner, paths: tuple[Path, ...]) -> Iterator[Sample
     interface = runner.interface
     _, height, width = common_shapes(interface, interface)[0]
     for path in paths:
-        image = model_input(path, (height, width))
+        image = model_input(path, (height, width), interface.normalization)
         yield Sample(path.name, np.repeat(image[None], interface.batch or 1, axis=0), path)
 
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scrfdconv.checks.faces.decode import Faces, candidates, nms
-from scrfdconv.checks.faces.images import normalise_into
 from scrfdconv.converters.errors import InputFileError, UsageError
+from scrfdconv.converters.normalization import Normalization
 from scrfdconv.converters.runner import Interface, Runner
 
 IMAGE_FOLDERS = ("WIDER_val/images", "images", "")
@@ -117,13 +117,16 @@ def _round_up(size: tuple[int, int], multiple: int) -> tuple[int, int]:
 
 
 def prepare(
-    image: NDArray[np.uint8], mode: int = VGA, multiple: int = MULTIPLE
+    image: NDArray[np.uint8],
+    normalization: Normalization,
+    mode: int = VGA,
+    multiple: int = MULTIPLE,
 ) -> tuple[NDArray[np.float32], EvalGeometry]:
     """Turn an OpenCV image, (H, W, 3) BGR uint8, into the input of the published evaluation.
 
-    Returns the model's input, (1, 3, H, W) float32 RGB in about -1..1, and the geometry for
-    ``restore``. Padding is added after the normalisation and therefore grey, not black as in
-    ``detect``; models with GroupNorm see the difference.
+    Returns the model's input, (1, 3, H, W) float32, and the geometry for ``restore``. Padding is
+    added after the normalisation and therefore the mean's grey, not black as in ``detect``; models
+    with GroupNorm see the difference.
     """
     import cv2
 
@@ -131,7 +134,7 @@ def prepare(
     height, width = geometry.resized
     resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
     tensor = np.zeros((1, 3, *geometry.padded), np.float32)
-    normalise_into(tensor[0], resized)
+    normalization.write(tensor[0], resized)
     return tensor, geometry
 
 
@@ -185,9 +188,12 @@ def detections_on(
     ``images`` are at most the model's batch, OpenCV's BGR; empty slots of a fixed batch see the
     last image again.
     """
-    slots = runner.interface.batch or 1
+    interface = runner.interface
+    slots = interface.batch or 1
     assert 1 <= len(images) <= slots, (len(images), slots)
-    prepared = [prepare(image, mode, runner.interface.size_multiple) for image in images]
+    prepared = [
+        prepare(image, interface.normalization, mode, interface.size_multiple) for image in images
+    ]
     tensors = [tensor for tensor, _ in prepared]
     tensors += tensors[-1:] * (slots - len(tensors))
     outputs = runner.run(np.concatenate(tensors))

@@ -15,7 +15,7 @@ from scrfdconv.cli.terminal import output
 if TYPE_CHECKING:
     from scrfdconv.checks.verification import Demand
     from scrfdconv.converters.formats import Format, Source
-    from scrfdconv.recipes.artifacts.conversion import Made, Planned
+    from scrfdconv.recipes.artifacts.conversion import Made, Planned, SourceOptions
     from scrfdconv.recipes.artifacts.network import Opened
     from scrfdconv.recipes.artifacts.target import Target
 
@@ -32,10 +32,7 @@ class Wish:
     plan_only: bool
     out: Path | None
     images: list[Path] | None
-    architecture: str | None
-    config: Path | None
-    norm_groups: int | None
-    seed: int
+    reading: SourceOptions
     loosen: float | None
     verify: bool
     lift: bool
@@ -53,9 +50,7 @@ def make(wish: Wish) -> None:
 
     if not wish.plan_only and (missing := wish.format.why_not_built()):
         raise MissingError(missing)
-    source = open_for_making(
-        wish.source, wish.architecture, wish.config, wish.norm_groups, wish.seed
-    )
+    source = open_for_making(wish.source, wish.reading)
     opened = opened_for(source, _target(wish, source), lift=wish.lift, verify=wish.verify)
     source = opened.source
     target = _target(wish, source)
@@ -131,6 +126,11 @@ def _require_use(wish: Wish, target: Target, source: Source) -> None:
             f"{wish.flags['exporter']} is chosen where a checkpoint is exported; {source.path} is "
             f"{source.format}."
         )
+    if isinstance(source, Artifact) and source.normalization.given:
+        raise typer.BadParameter(
+            f"--{next(iter(source.normalization.given))} says what a network wants; {source.path} "
+            "is taken as the graph that it is."
+        )
     if wish.verify:
         return
     if wish.loosen is not None:
@@ -160,10 +160,10 @@ def _read(wish: Wish, opened: Opened, images: tuple[Path, ...]) -> dict[Path, st
     from scrfdconv.converters.formats import files_read
 
     read = dict.fromkeys(images, "a picture that is read")
-    if wish.config:
-        read[wish.config] = "the config"
-    if wish.architecture:
-        read[Path(wish.architecture)] = "the architecture"
+    if wish.reading.config:
+        read[wish.reading.config] = "the config"
+    if wish.reading.architecture:
+        read[Path(wish.reading.architecture)] = "the architecture"
     return read | files_read(opened.lifted or opened.source)
 
 

@@ -74,6 +74,33 @@ NormGroups = Annotated[
     int | None,
     typer.Option("--norm-groups", min=1, help="GroupNorm groups, where weights leave it open."),
 ]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        "--mean",
+        metavar="X|X,Y,Z",
+        help="Subtracted from pixels of 0 to 255, where no config says it.",
+        show_default="127.5",
+    ),
+]
+Std = Annotated[
+    str | None,
+    typer.Option(
+        "--std",
+        metavar="X|X,Y,Z",
+        help="Divides what is left; values by channel have the order of --color.",
+        show_default="128",
+    ),
+]
+Color = Annotated[
+    str | None,
+    typer.Option(
+        "--color",
+        metavar="rgb|bgr",
+        help="Order of the network's channels, where no config says it.",
+        show_default="rgb",
+    ),
+]
 AllowHostCode = Annotated[
     bool,
     typer.Option(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -11,18 +10,29 @@ from scrfdconv.cli.terminal import output
 
 if TYPE_CHECKING:
     from scrfdconv.converters.formats import Source
+    from scrfdconv.recipes.artifacts.conversion import SourceOptions
 
 
-def open_for_making(
-    source: str | None, architecture: str | None, config: Path | None, groups: int | None, seed: int
-) -> Source:
+def reading(said: tuple[str | None, str | None, str | None], **others: Any) -> SourceOptions:
+    """How to read a model; ``said`` are the texts of ``--mean``, ``--std`` and ``--color``."""
+    from scrfdconv.converters.normalization import NormalizationOptions
+    from scrfdconv.recipes.artifacts.conversion import SourceOptions
+
+    return SourceOptions(normalization=NormalizationOptions.read(*said), **others)
+
+
+def open_for_making(source: str | None, options: SourceOptions) -> Source:
     """Open SOURCE; options that mean nothing for this source are refused, not ignored."""
     from scrfdconv.converters.checkpoint.loading import Checkpoint
-    from scrfdconv.recipes.artifacts.conversion import SourceOptions, open_source
+    from scrfdconv.recipes.artifacts.conversion import open_source
 
-    options = SourceOptions(architecture=architecture, config=config, groups=groups, seed=seed)
     opened = open_source(source, options)
-    said = {"--architecture": architecture, "--config": config, "--norm-groups": groups}
+    groups, seed = options.groups, options.seed
+    said = {
+        "--architecture": options.architecture,
+        "--config": options.config,
+        "--norm-groups": groups,
+    }
     given = [option for option, value in said.items() if value is not None]
     if given and not isinstance(opened, Checkpoint):
         raise typer.BadParameter(

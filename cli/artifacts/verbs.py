@@ -16,6 +16,7 @@ import typer
 
 from scrfdconv.cli.artifacts import options as o
 from scrfdconv.cli.artifacts.conversion import Wish, make
+from scrfdconv.cli.artifacts.sources import reading
 from scrfdconv.converters.formats import Format, formats
 from scrfdconv.converters.options import OptionField, option_fields
 from scrfdconv.converters.precision import FLOAT, Precision, precisions
@@ -102,6 +103,9 @@ def _parameters(verb: Verb) -> Iterator[inspect.Parameter]:
     yield _parameter("architecture", o.Architecture, None)
     yield _parameter("config", o.Config, None)
     yield _parameter("norm_groups", o.NormGroups, None)
+    yield _parameter("mean", o.Mean, None)
+    yield _parameter("std", o.Std, None)
+    yield _parameter("color", o.Color, None)
     yield _parameter("seed", o.Seed, 0)
     yield _parameter("loosen", o.Loosen, 1.0)
     yield _parameter("no_lift", o.NoLift, default=False)
@@ -208,10 +212,13 @@ def _wish(verb: Verb, values: Mapping[str, Any], given: set[str]) -> Wish:
         plan_only=values.get("plan_only", False),
         out=values["out"],
         images=values["images"],
-        architecture=values["architecture"],
-        config=values["config"],
-        norm_groups=values["norm_groups"],
-        seed=values["seed"],
+        reading=reading(
+            (values["mean"], values["std"], values["color"]),
+            architecture=values["architecture"],
+            config=values["config"],
+            groups=values["norm_groups"],
+            seed=values["seed"],
+        ),
         loosen=values["loosen"] if "loosen" in given else None,
         verify=not values["no_verify"],
         lift=not values["no_lift"],

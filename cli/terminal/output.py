@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from scrfdconv.checks.results import CheckResult, Report
     from scrfdconv.converters.formats import Source
+    from scrfdconv.converters.runner import Interface
 
 _state: dict[str, Any] = {"json": False, "stdout": None}  # stdout: where the JSON object goes
 # GitHub runs lines that start with "::" (blanks before are skipped), and "##[" anywhere in a line,
@@ -147,6 +148,14 @@ def say_if_seeded(source: Source) -> None:
             f"WARNING: the weights of {source.name} are seeded, not trained: the model detects no "
             "faces. Give a checkpoint for a detector."
         )
+
+
+def say_if_assumed(interface: Interface) -> None:
+    """Tell how pictures are prepared, where neither the model nor the user says it."""
+    from scrfdconv.converters.normalization import ASSUMED
+
+    if interface.stated is None:
+        say(f"note: {ASSUMED}.")
 
 
 def show(text: str) -> None:

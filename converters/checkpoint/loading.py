@@ -11,7 +11,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 from scrfdconv.converters.artifact import digest_of
 from scrfdconv.converters.checkpoint.files import read_checkpoint
 from scrfdconv.converters.checkpoint.mmdet_config import (
-    architecture_from_config_file,
-    architecture_from_config_text,
+    Described,
+    described_in_file,
+    described_in_text,
 )
 from scrfdconv.converters.checkpoint.recognise import (
     LIKENESS,
@@ -40,6 +41,12 @@ from scrfdconv.converters.network.architecture import (
     architecture_from_recipe,
     common_row,
     known_name,
+)
+from scrfdconv.converters.normalization import (
+    ASSUMED,
+    NOTHING_SAID,
+    STANDARD,
+    NormalizationOptions,
 )
 
 if TYPE_CHECKING:
@@ -72,6 +79,8 @@ class Checkpoint:
     path: Path | None = None
     notes: tuple[str, ...] = ()  # what was left out or converted on loading
     format: str = "pytorch"
+    # False: neither file nor user says how pictures are normalised, and the default is assumed
+    says_normalization: bool = True
 
     @property
     def seeded(self) -> bool:
@@ -107,6 +116,7 @@ def load_source(
     config: Path | None = None,
     groups: int | None = None,
     seed: int = DEFAULT_SEED,
+    normalization: NormalizationOptions = NOTHING_SAID,
 ) -> Checkpoint:
     """SOURCE of the command line: a checkpoint file, a built-in name, or None for the default.
 
@@ -120,14 +130,19 @@ def load_source(
             raise UsageError(
                 f"{source}: neither a file nor a known model; known are {', '.join(BUILTIN)}."
             )
-        return load_checkpoint(Path(source), recipe=recipe, config=config, groups=groups)
+        return load_checkpoint(
+            Path(source), recipe=recipe, config=config, groups=groups, normalization=normalization
+        )
     if recipe and config:
         raise UsageError("--recipe and --config both say the architecture: give one.")
     architecture = BUILTIN[name or DEFAULT_MODEL]
+    found = Described(architecture, f"the built-in {architecture.name}", says_normalization=False)
     if recipe:
-        architecture = architecture_from_recipe(recipe)
+        found = _of_recipe(recipe)
     elif config:
-        architecture = common_row(architecture_from_config_file(config, config.stem))
+        found = _common(described_in_file(config, config.stem), f"--config {config}")
+    said = normalization.over(found.normalization, found.by)
+    architecture = replace(found.architecture, normalization=said or STANDARD)
     return seeded_checkpoint(architecture, seed)
 
 
@@ -153,32 +168,39 @@ def load_checkpoint(
     config: Path | None = None,
     groups: int | None = None,
     architecture: Architecture | None = None,
+    normalization: NormalizationOptions = NOTHING_SAID,
 ) -> Checkpoint:
     """Load an mmdet ``.pth``, a bare state_dict or ``.safetensors``.
 
     Without ``architecture``, the first of these decides: ``recipe``, ``config``, the file's
     ``meta`` (from `save_checkpoint`, or a config text), the names and shapes of the tensors.
-    ``groups`` is GroupNorm's number of groups, where names and shapes leave it open. Raises
-    CheckpointError for files that do not load or do not fit the architecture.
+    ``groups`` is GroupNorm's number of groups, where names and shapes leave it open, and
+    ``normalization`` what the user says of it, where no config does. Raises CheckpointError for
+    files that do not load or do not fit the architecture, UsageError for contradictions.
     """
     if sum(option is not None for option in (recipe, config, groups)) > 1:
         raise UsageError("--recipe, --config and --norm-groups exclude each other: give one.")
     content = read_checkpoint(path)
     tensors, notes = _tensors(_state_dict(content, path), path)
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    how = "the caller"
-    if architecture is None:
-        architecture, how = _find_architecture(path, content, shapes, recipe, config, groups)
+    found = Described(architecture, "the caller") if architecture else None
+    found = found or _find_architecture(path, content, shapes, recipe, config, groups)
+    architecture, how = found.architecture, found.by
+    said = normalization.over(found.normalization, f"{path} ({how})")
+    architecture = replace(architecture, normalization=said or STANDARD)
     _require_fit(needed(shapes), architecture, f"{path} ({how})")
     weights = {name: tensors[name] for name in parameter_shapes(architecture)}
+    weights = _float32(weights, path, notes)
+    notes += [] if said else [ASSUMED]
     return Checkpoint(
         name=path.stem,
         architecture=architecture,
         recognised_by=how,
-        weights=_float32(weights, path, notes),
+        weights=weights,
         digest=digest_of(path),
         path=path,
         notes=tuple(notes),
+        says_normalization=said is not None,
     )
 
 
@@ -270,30 +292,40 @@ def _find_architecture(
     recipe: str | None,
     config: Path | None,
     groups: int | None,
-) -> tuple[Architecture, str]:
+) -> Described:
     if recipe is not None:
-        return architecture_from_recipe(recipe), f"--recipe {recipe}"
+        return _of_recipe(recipe)
     if config is not None:
-        return common_row(architecture_from_config_file(config, path.stem)), f"--config {config}"
+        return _common(described_in_file(config, path.stem), f"--config {config}")
     meta = content.get("meta")
     text = meta.get("config") if isinstance(meta, Mapping) else None
     if groups is not None and not any(".gn." in key for key in shapes):
         raise UsageError(f"--norm-groups {groups}: {path} has no GroupNorm.")
     own = meta.get(META_ARCHITECTURE) if isinstance(meta, Mapping) else None
     if isinstance(own, str) and groups is None:
-        return _own_architecture(own, path), "the architecture in meta"
+        return Described(_own_architecture(own, path), "the architecture in meta")
     if isinstance(text, str) and text.strip() and groups is None:
         where = f"{path}: the config in its meta"
-        return common_row(
-            architecture_from_config_text(text, path.stem, where)
-        ), "the config in meta"
+        return _common(described_in_text(text, path.stem, where), "the config in meta")
     try:
-        return common_row(recognise(shapes, path.stem, groups)), "names and shapes of the weights"
+        found = common_row(recognise(shapes, path.stem, groups))
+        return Described(found, "names and shapes of the weights", says_normalization=False)
     except CheckpointError as error:
         like, share = closest(needed(shapes))
         if share >= LIKENESS and not only_groups_are_open(shapes):
             _require_fit(needed(shapes), like, f"{path} (most like {like.name})")
         raise CheckpointError(f"{path}: {error}.") from error
+
+
+def _of_recipe(recipe: str) -> Described:
+    """A row states a normalisation only where it has another one than the published networks."""
+    found = architecture_from_recipe(recipe)
+    other = found.normalization != STANDARD
+    return Described(found, f"--recipe {recipe}", says_normalization=other)
+
+
+def _common(found: Described, by: str) -> Described:
+    return replace(found, architecture=common_row(found.architecture), by=by)
 
 
 def _own_architecture(text: str, path: Path) -> Architecture:

@@ -6,6 +6,7 @@ import json
 
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.metadata import package_version
+from scrfdconv.converters.network.preprocessing import METADATA, metadata_text
 from scrfdconv.converters.options import DYNAMIC
 
 
@@ -31,16 +32,7 @@ def metadata_for(
         "precision": precision,
         "shape": size,
         "batch": str(batch) if shape and batch else DYNAMIC,
-        "preprocessing": json.dumps(
-            {
-                "color": "RGB",
-                "layout": "NCHW",
-                "mean": 127.5,
-                "std": 128.0,
-                "resize": "bilinear, keeps the aspect, top left",
-                "padding": 0,  # a pixel value: -0.996 after normalisation
-            }
-        ),
+        METADATA: metadata_text(a.normalization),
         "outputs": " ".join(a.output_names),
         "strides": " ".join(map(str, a.strides)),
         "anchors": str(a.anchors),

@@ -7,6 +7,7 @@ understood. Other code never runs, and is an error where the model needs its val
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from scrfdconv.converters.checkpoint.config_data import (
     assignments_in_file,
     assignments_in_text,
 )
+from scrfdconv.converters.checkpoint.pipelines import normalization_in
 from scrfdconv.converters.errors import CheckpointError, UsageError
 from scrfdconv.converters.network.architecture import FIRST_STAGE_STRIDE, Architecture, Block
 from scrfdconv.converters.network.bounds import MOST_VALUES
+from scrfdconv.converters.normalization import Normalization
 
 KEYPOINTS = 5  # NK in upstream's head: not configurable
 DEFAULT_NORM = {"type": "GN", "num_groups": 32}  # default of upstream's head
@@ -26,14 +29,36 @@ DEFAULT_NORM = {"type": "GN", "num_groups": 32}  # default of upstream's head
 _BLOCKS: Mapping[str, Block] = {"BasicBlock": "basic", "Bottleneck": "bottleneck"}
 
 
-def architecture_from_config_file(path: Path, name: str) -> Architecture:
-    """The architecture that an mmdet config file describes, ``_base_`` files included."""
-    return _architecture(assignments_in_file(path), name, str(path))
+@dataclass(frozen=True)
+class Described:
+    """An architecture, and what says so."""
+
+    architecture: Architecture
+    by: str
+    says_normalization: bool = True  # False: the architecture's is the default, and assumed
+
+    @property
+    def normalization(self) -> Normalization | None:
+        """What was said; None: nothing."""
+        return self.architecture.normalization if self.says_normalization else None
 
 
-def architecture_from_config_text(text: str, name: str, where: str) -> Architecture:
-    """The architecture in config text, such as a checkpoint carries in its ``meta``."""
-    return _architecture(assignments_in_text(text, where), name, where)
+def described_in_file(path: Path, name: str) -> Described:
+    """What an mmdet config file describes, ``_base_`` files included."""
+    return _described(assignments_in_file(path), name, str(path))
+
+
+def described_in_text(text: str, name: str, where: str) -> Described:
+    """What a config text describes, such as a checkpoint carries in its ``meta``."""
+    return _described(assignments_in_text(text, where), name, where)
+
+
+def _described(values: Mapping[str, Any], name: str, where: str) -> Described:
+    architecture = _architecture(values, name, where)
+    normalization = normalization_in(values, where)
+    if normalization is None:
+        return Described(architecture, where, says_normalization=False)
+    return Described(replace(architecture, normalization=normalization), where)
 
 
 class _Table:

@@ -106,6 +106,7 @@ class Format(ABC):
     runs_on_cpu: ClassVar[bool] = True
     # True: an artifact is made for the machine that builds it; other machines skip the build.
     bound_to_machine: ClassVar[bool] = False
+    keeps_metadata: ClassVar[bool] = True  # False: its files cannot say what pictures they want
     from_itself: ClassVar[bool] = False  # True: a file of the format is a source, too
     has_providers: ClassVar[bool] = False  # True: ``open_on`` takes names of execution providers
 

@@ -9,6 +9,7 @@ from typing import Any
 from scrfdconv.converters.metadata import architecture_from_metadata
 from scrfdconv.converters.network.architecture import Architecture
 from scrfdconv.converters.network.complexity import complexity
+from scrfdconv.converters.normalization import Normalization
 from scrfdconv.converters.runner import Runner
 
 _TYPES = {1: "float32", 2: "uint8", 3: "int8", 10: "float16"}  # onnx.TensorProto.DataType
@@ -26,6 +27,11 @@ def facts_of_architecture(architecture: Architecture) -> dict[str, Any]:
     }
 
 
+def facts_of_normalization(normalization: Normalization, *, stated: bool) -> dict[str, Any]:
+    """How pictures for a model are prepared, and whether the model says so."""
+    return {"normalization": f"{normalization}{'' if stated else ' (assumed: nothing says it)'}"}
+
+
 def facts_of_runner(runner: Runner) -> dict[str, Any]:
     """What an opened model takes and returns, and what it says of itself."""
     interface = runner.interface
@@ -35,6 +41,7 @@ def facts_of_runner(runner: Runner) -> dict[str, Any]:
         "returns": list(interface.outputs),
         **({"extra_outputs": list(interface.extras)} if interface.extras else {}),
         **({"remark": runner.remark} if runner.remark else {}),
+        **facts_of_normalization(interface.normalization, stated=interface.stated is not None),
         "precision": runner.precision,
         "metadata": {k: v for k, v in runner.metadata.items() if k != "architecture"},
     }

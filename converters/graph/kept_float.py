@@ -90,7 +90,8 @@ def built_in_pictures(interface: Interface) -> np.ndarray:
     height = interface.height or pictures.shape[2]
     width = interface.width or pictures.shape[3]
     down, across = -(-height // pictures.shape[2]), -(-width // pictures.shape[3])
-    return np.tile(pictures, (1, 1, down, across))[:, :, :height, :width]
+    tiled = np.tile(pictures, (1, 1, down, across))[:, :, :height, :width]
+    return np.asarray(interface.normalization.of_unit(tiled))
 
 
 def _require_head(path: Path, name: str, shape: tuple[int, ...], image: tuple[int, ...]) -> None:

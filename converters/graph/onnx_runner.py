@@ -21,7 +21,7 @@ from scrfdconv.converters.graph.model_file import (
 from scrfdconv.converters.graph.number_types import coarsest, live_nodes, output_precisions
 from scrfdconv.converters.graph.providers import CPU, PROBE_SIZE, session_on
 from scrfdconv.converters.metadata import architecture_from_metadata, own_metadata
-from scrfdconv.converters.network.architecture import CHANNELS
+from scrfdconv.converters.network.architecture import CHANNELS, SIZE_MULTIPLE
 from scrfdconv.converters.outputs import (
     Naming,
     named_by_name,
@@ -69,7 +69,6 @@ class OnnxRunner(Runner):
         if scrfd and channels not in (CHANNELS, None):
             raise ArtifactError(f"{path}: is not an SCRFD: its input has {channels} channels.")
         a = architecture_from_metadata(metadata)
-        multiple = {"size_multiple": a.size_multiple} if a else {}
         naming = self._naming([output.shape for output in outputs]) if scrfd else None
         names = naming.canonical if naming else self.output_names
         extras: tuple[str, ...] = ()
@@ -85,7 +84,7 @@ class OnnxRunner(Runner):
                 width,
                 channels=channels or CHANNELS,
                 extras=extras,
-                **multiple,
+                size_multiple=a.size_multiple if a else SIZE_MULTIPLE,
             ),
             metadata,
         )

@@ -8,7 +8,7 @@ boxes' convolution as the factor 1.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,15 +17,22 @@ from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.checkpoint.recognise import parameter_shapes
 from scrfdconv.converters.errors import ArtifactError
 from scrfdconv.converters.graph.edits import free_name
-from scrfdconv.converters.graph.model_file import load_onnx, require_valid
+from scrfdconv.converters.graph.model_file import load_onnx, metadata_of, require_valid
 from scrfdconv.converters.graph.number_types import precision_of
 from scrfdconv.converters.lifting.architecture import architecture_of
 from scrfdconv.converters.lifting.backbone import Walk, backbone
 from scrfdconv.converters.lifting.graph import Graph
 from scrfdconv.converters.lifting.heads import FoundHead, Kind, head, neck
 from scrfdconv.converters.lifting.weights import weights_of
-from scrfdconv.converters.metadata import PREFIX
+from scrfdconv.converters.metadata import PREFIX, own_metadata
 from scrfdconv.converters.network.architecture import Architecture
+from scrfdconv.converters.network.preprocessing import stated_in
+from scrfdconv.converters.normalization import (
+    ASSUMED,
+    NOTHING_SAID,
+    STANDARD,
+    NormalizationOptions,
+)
 
 if TYPE_CHECKING:
     import onnx
@@ -48,11 +55,12 @@ def lift_onnx(path: Path) -> Checkpoint:
     return lifted_from(path).checkpoint
 
 
-def lifted_from(path: Path) -> Lifted:
+def lifted_from(path: Path, normalization: NormalizationOptions = NOTHING_SAID) -> Lifted:
     """What the ONNX file at ``path`` holds, from its graph alone, whatever its names.
 
     Takes exports of upstream, of this package and of simplifiers, fixed or dynamic, in float32
-    or FP16. Raises ArtifactError, with the node, for what is no SCRFD and for INT8 models.
+    or FP16; ``normalization`` is what the user says of the pictures, where the file says nothing.
+    Raises ArtifactError, with the node, for what is no SCRFD and for INT8 models.
     """
     model = load_onnx(path)
     if precision_of(model) == "int8":
@@ -69,17 +77,20 @@ def lifted_from(path: Path) -> Lifted:
     heads = [head(walk, value) for value in pyramid.maps]
     found = architecture_of(walk, body, pyramid, heads, path.stem)
     weights = weights_of(walk, found)
+    said = normalization.over(stated_in(own_metadata(metadata_of(model))), str(path))
+    architecture = replace(found.architecture, normalization=said or STANDARD)
     _require_all_seen(walk, sum(len(one.outputs) for one in heads))
     checkpoint = Checkpoint(
         name=path.stem,
-        architecture=found.architecture,
+        architecture=architecture,
         recognised_by=f"the graph of {path.name}, from which it was lifted",
-        weights={name: weights[name] for name in parameter_shapes(found.architecture)},
+        weights={name: weights[name] for name in parameter_shapes(architecture)},
         digest=digest_of(path),
         path=path,
-        notes=(*found.notes, *_notes(walk, model)),
+        notes=(*found.notes, *_notes(walk, model), *([] if said else [ASSUMED])),
+        says_normalization=said is not None,
     )
-    return Lifted(checkpoint, *_outputs(found.architecture, heads, model))
+    return Lifted(checkpoint, *_outputs(architecture, heads, model))
 
 
 def with_own_outputs(found: Lifted, path: Path) -> onnx.ModelProto:

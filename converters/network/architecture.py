@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from scrfdconv.converters.errors import InputFileError, UsageError
 from scrfdconv.converters.network.bounds import LONGEST_NAME, broken_bound
+from scrfdconv.converters.normalization import STANDARD, Normalization
 from scrfdconv.converters.structured import plain_as, read_toml, to_plain
 
 # Four backbone stages at strides 4, 8, 16, 32: fixed by both backbones.
@@ -61,6 +62,7 @@ class Architecture:
     anchors: int = 2  # per cell
     classes: int = 1
     shared_tower: bool = True  # mmdet's cls_reg_share: one tower feeds scores, boxes, keypoints
+    normalization: Normalization = STANDARD  # of the pictures that the network was trained on
 
     def __post_init__(self) -> None:
         """Refuse rows that no SCRFD can have, before torch reports them as a shape error."""
@@ -326,14 +328,18 @@ def toml_from_architecture(architecture: Architecture) -> str:
     """A recipe file for ``architecture``, to be changed by hand and given as ``--recipe``."""
     lines = []
     for key, value in architecture.to_dict().items():
-        if isinstance(value, bool):
-            text = str(value).lower()
-        elif isinstance(value, str):
-            text = f'"{value}"'
-        else:
-            text = str(list(value)) if isinstance(value, tuple) else str(value)
-        lines.append(f"{key} = {text}")
+        lines.append(f"{key} = {_toml_value(value)}")
     return "\n".join(["[architecture]", *lines, ""])
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml_value(v)}" for key, v in value.items()) + " }"
+    return str(list(value)) if isinstance(value, tuple) else str(value)
 
 
 def require_shape(

@@ -48,7 +48,8 @@ def seeded_weights(architecture: Architecture, seed: int) -> dict[str, Tensor]:
     for name, tensor in model.state_dict().items():
         tensor.copy_(_drawn(name, tuple(tensor.shape), seed))
     with torch.inference_mode():
-        _calibrate(model, torch.from_numpy(seeded_pictures(seed)))
+        pictures = architecture.normalization.of_unit(seeded_pictures(seed))
+        _calibrate(model, torch.from_numpy(pictures))
     state = {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
     return {name: tensor.float() for name, tensor in state.items()}
 

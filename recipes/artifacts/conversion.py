@@ -30,6 +30,11 @@ from scrfdconv.converters.formats import (
 )
 from scrfdconv.converters.graph.kinds import output_kind
 from scrfdconv.converters.metadata import own_metadata
+from scrfdconv.converters.normalization import (
+    NOTHING_SAID,
+    STANDARD,
+    NormalizationOptions,
+)
 from scrfdconv.converters.precision import FLOAT
 from scrfdconv.converters.scratch import scratch_folder
 from scrfdconv.recipes.artifacts.precision import Order, Settled, Stage, account_of, settle, silent
@@ -67,6 +72,7 @@ class SourceOptions:
     groups: int | None = None
     seed: int = DEFAULT_SEED
     allow_host_code: bool = False  # that engines carry; see converters/permissions.py
+    normalization: NormalizationOptions = NOTHING_SAID
     provider: str | None = None  # of the runtime; None: the format's own choice
 
 
@@ -79,6 +85,7 @@ def open_source(source: str | None, options: SourceOptions | None = None) -> Sou
             return replace(
                 found.artifact_at(Path(source)),
                 host_code=chosen.allow_host_code,
+                normalization=chosen.normalization,
                 provider=chosen.provider,
             )
     if chosen.provider:
@@ -90,6 +97,7 @@ def open_source(source: str | None, options: SourceOptions | None = None) -> Sou
         config=chosen.config,
         groups=chosen.groups,
         seed=chosen.seed,
+        normalization=chosen.normalization,
     )
 
 
@@ -136,8 +144,19 @@ def convert(
         lines=(*settled.lines, *lines, *told),
         warnings=settled.warnings,
         notes=(*settled.notes, *linted.notes),
-        remarks=tuple(filter(None, [maker.remark_made(target.precision or FLOAT)])),
+        remarks=tuple(_remarks(source, maker, target.precision or FLOAT)),
     )
+
+
+def _remarks(source: Source, maker: Format, precision: str) -> Iterator[str]:
+    if remark := maker.remark_made(precision):
+        yield remark
+    wanted = source.architecture.normalization if isinstance(source, Checkpoint) else STANDARD
+    if wanted != STANDARD and not maker.keeps_metadata:
+        yield (
+            f"pictures for it are {wanted}, and {maker.title} files cannot say so: programs need "
+            "it, and other verbs --mean, --std and --color"
+        )
 
 
 def plan_only(

@@ -20,11 +20,12 @@ MOST_MEASURED = 32
 
 def settle_fp16(order: Order) -> Settled:
     """The options, and at most MOST_MEASURED photographs in the size of the model."""
-    size = require_convertible(order.parent.path).shape or DEFAULT_SIZE
+    interface = require_convertible(order.parent.path)
+    size = interface.shape or DEFAULT_SIZE
 
     def photographs() -> Iterator[np.ndarray]:
         for path in _spread(order.images):
-            yield model_input(path, size)[None]
+            yield model_input(path, size, interface.normalization)[None]
 
     settings = Fp16Settings(order.target.of(Fp16Options), photographs)
     return Settled(settings=settings, demand=order.demand)

@@ -16,6 +16,7 @@ from scrfdconv.converters.errors import ArtifactError, CheckFailed
 from scrfdconv.converters.formats import format_of, reference_format
 from scrfdconv.converters.graph.model_file import load_onnx
 from scrfdconv.converters.lifting.lift import Lifted, lifted_from, with_own_outputs
+from scrfdconv.converters.normalization import NOTHING_SAID, NormalizationOptions
 from scrfdconv.converters.precision import FLOAT
 from scrfdconv.converters.runner import canonical_outputs
 from scrfdconv.converters.scratch import scratch_folder
@@ -32,7 +33,7 @@ def lifted(source: Artifact) -> Lifted:
 
     Raises ArtifactError for other models than SCRFD, for INT8, and for weights without a name.
     """
-    return lifted_from(source.path)
+    return lifted_from(source.path, source.normalization)
 
 
 def fit(found: Lifted, model: Path, demand: Demand | None = None) -> Report:
@@ -42,7 +43,12 @@ def fit(found: Lifted, model: Path, demand: Demand | None = None) -> Report:
     return replace(report, notes=(*report.notes, *notes))
 
 
-def lift(model: Path, out: Path, demand: Demand | None) -> tuple[Made, Checkpoint]:
+def lift(
+    model: Path,
+    out: Path,
+    demand: Demand | None,
+    normalization: NormalizationOptions = NOTHING_SAID,
+) -> tuple[Made, Checkpoint]:
     """Write the checkpoint in the ONNX file ``model`` to ``out``; ``demand`` None: not verified.
 
     The written file is verified. Raises CheckFailed, with the report, if the file is not the model;
@@ -51,7 +57,7 @@ def lift(model: Path, out: Path, demand: Demand | None) -> tuple[Made, Checkpoin
     pictures = dict.fromkeys(demand.images if demand else (), "a picture that is read")
     own = dict.fromkeys(format_of(model).files_read(model), "the model itself")
     require_distinct((out,), pictures | own)
-    found = lifted_from(model)
+    found = lifted_from(model, normalization)
     checkpoint, report = found.checkpoint, None
     with replacing(out) as part:
         save_checkpoint(checkpoint, part)

@@ -48,7 +48,8 @@ def opened_for(source: Source, target: Target, *, lift: bool = True, verify: boo
     if not (lift and isinstance(source, Artifact) and source.format == GRAPH.name):
         return Opened(source=source)
     needed = not target.maker.chain()[0].from_itself
-    if not needed and (GRAPH.precision_of(source.path) != FLOAT or _is_wanted(source, target)):
+    fits = _is_wanted(source, target) and not source.normalization.given
+    if not needed and (GRAPH.precision_of(source.path) != FLOAT or fits):
         return Opened(source=source)
     try:
         return network_in(source, verify=verify)

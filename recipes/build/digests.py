@@ -41,6 +41,7 @@ def source_digest(entry: CheckpointEntry) -> str:
         "architecture": _file_or_text(entry.architecture),
         "config": digest_of(entry.config) if entry.config else None,
         "norm_groups": entry.norm_groups,
+        **entry.normalization.given,
     }
     if entry.path is None:
         return content_digest({"model": entry.model, "seed": entry.seed, **options})

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from scrfdconv.converters.normalization import NOTHING_SAID, NormalizationOptions
 from scrfdconv.converters.precision.int8 import DEFAULT_FACE_LOSS
 from scrfdconv.recipes.artifacts.target import Target
 
@@ -28,6 +29,7 @@ class CheckpointEntry:
     architecture: str | None = None
     config: Path | None = None
     norm_groups: int | None = None
+    normalization: NormalizationOptions = NOTHING_SAID
 
     @property
     def seeded(self) -> bool:

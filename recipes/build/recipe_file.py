@@ -11,6 +11,7 @@ from typing import Any
 from scrfdconv.converters.errors import InputFileError, UsageError
 from scrfdconv.converters.formats import formats
 from scrfdconv.converters.network.architecture import known_name, require_shape
+from scrfdconv.converters.normalization import NormalizationOptions
 from scrfdconv.converters.options import OptionField, option_fields
 from scrfdconv.converters.precision import FLOAT, precisions
 from scrfdconv.converters.precision.int8 import DEFAULT_FACE_LOSS
@@ -109,6 +110,7 @@ def _checkpoint(name: str, table: TomlTable) -> CheckpointEntry:
         architecture=_architecture(table),
         config=_beside(table.path, config),
         norm_groups=table.value("norm_groups", int, None),
+        normalization=_normalization(table),
     )
     if (path is None) == ("model" not in table):
         raise table.error("path", "or model must be given, and not both")
@@ -118,6 +120,16 @@ def _checkpoint(name: str, table: TomlTable) -> CheckpointEntry:
         raise table.error("sha256", "must be 64 hexadecimal digits in lower case")
     table.done()
     return entry
+
+
+def _normalization(table: TomlTable) -> NormalizationOptions:
+    """What the recipe says of the pictures, as the options of the command line do."""
+    texts = {key: table.value(key, str, None) for key in ("mean", "std", "color")}
+    try:
+        return NormalizationOptions.read(**texts)
+    except UsageError as error:
+        key = next(key for key in texts if f"--{key}" in str(error))
+        raise table.error(key, f"is impossible: {error}") from error
 
 
 def _architecture(table: TomlTable) -> str | None:

@@ -143,6 +143,7 @@ def _checkpoint(entry: CheckpointEntry) -> Checkpoint:
         config=entry.config,
         groups=entry.norm_groups,
         seed=entry.seed,
+        normalization=entry.normalization,
     )
     source = open_source(entry.source, options)
     if isinstance(source, Artifact) and source.format == GRAPH.name:

@@ -32,6 +32,9 @@ CHECKPOINT = """
 # architecture = "scrfd_10g"  # the network: a built-in name or a TOML file; or
 # config = "config.py"        # an mmdet config, read as data; or
 # norm_groups = 16            # GroupNorm groups, where weights leave them open
+# mean = "127.5"              # of the pictures, where no config says it: one value or three
+# std = "128"
+# color = "rgb"               # or bgr: the order of the channels
 """
 REST = """
 # ---- photographs: folders or files. INT8 of trained weights needs calibration pictures; on the

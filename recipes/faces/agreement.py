@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from scrfdconv.checks.faces.compare import faces_on_input, model_input
+from scrfdconv.checks.faces.compare import faces_on_canvas
 from scrfdconv.checks.faces.decode import Faces
+from scrfdconv.checks.faces.images import letterbox, read_image
 from scrfdconv.checks.faces.matching import Agreement, agreement
 from scrfdconv.converters.errors import CheckFailed, UsageError
 from scrfdconv.converters.runner import Runner
@@ -35,8 +36,8 @@ def score_agreement(
 
     def pairs() -> Iterator[tuple[Faces, Faces]]:
         for done, path in enumerate(images, start=1):
-            image = model_input(path, size)
-            yield faces_on_input(truth, image), faces_on_input(measured, image)
+            canvas, _ = letterbox(read_image(path), size)
+            yield faces_on_canvas(truth, canvas), faces_on_canvas(measured, canvas)
             progress(done, len(images))
 
     found = agreement(pairs())

@@ -80,7 +80,7 @@ class Detector:
     def detect(self, images: Sequence[UInt8]) -> list[Faces]:
         """Find the faces of at most ``slots`` BGR pictures, in pixels of each picture."""
         filled = [*images, *[images[-1]] * (self.slots - len(images))]
-        planes, scales = network_input(filled, self.size)
+        planes, scales = network_input(filled, self.size, self.runner.interface.normalization)
         faces = decode(
             self.runner.run(planes),
             self.size,
@@ -98,9 +98,13 @@ def open_runner(source: Source, threads: int | None = None) -> Runner:
     if isinstance(source, Checkpoint):
         return EagerRunner(source, threads)
     with allowing_host_code(allowed=source.host_code):
-        if source.provider:
-            return format_of(source.path).open_on(source.provider, source.path, threads)
-        return open_artifact(source.path, threads)
+        runner = (
+            format_of(source.path).open_on(source.provider, source.path, threads)
+            if source.provider
+            else open_artifact(source.path, threads)
+        )
+    runner.state(source.normalization, str(source.path))
+    return runner
 
 
 def input_size(

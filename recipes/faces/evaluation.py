@@ -37,7 +37,8 @@ from scrfdconv.converters.formats import Source, formats
 from scrfdconv.converters.machine import usable_cores
 from scrfdconv.converters.metadata import architecture_from_metadata
 from scrfdconv.converters.network.architecture import BUILTIN, PUBLISHED, Architecture, Published
-from scrfdconv.converters.runner import Runner
+from scrfdconv.converters.runner import Interface, Runner
+from scrfdconv.converters.structured import to_plain
 from scrfdconv.recipes.artifacts.conversion import SourceOptions, open_source
 from scrfdconv.recipes.cluster import on_dask
 from scrfdconv.recipes.faces.detection import faults_of, open_runner
@@ -79,6 +80,7 @@ class Score:
     evaluation: Evaluation
     published: Published | None = None
     reused: int = 0  # images that an earlier run had finished
+    interface: Interface | None = None  # of the model that was run
 
 
 def score_results(results: Path, ground_truth: Path, limit: int | None = None) -> Score:
@@ -126,7 +128,7 @@ def score_model(
             done += len(group)
             progress(done, len(truth.names))
     evaluation = evaluate_results(truth, folder.results(truth.names))
-    return Score(evaluation, published_for(source, runner), reused)
+    return Score(evaluation, published_for(source, runner), reused, runner.interface)
 
 
 def detect_group(job: EvaluationJob, group: Group) -> list[np.ndarray]:
@@ -183,13 +185,12 @@ def _anywhere(model: str) -> str:
 
 def _stamp(source: Source, mode: int) -> dict[str, Any]:
     """Everything that detections depend on, as JSON would read it back."""
-    architecture = source.architecture.to_dict() if isinstance(source, Checkpoint) else {}
-    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in architecture.items()}
+    fed: Any = source.normalization.given if isinstance(source, Artifact) else source.architecture
     provider = source.provider if isinstance(source, Artifact) else None
     return {
         **({"provider": provider} if provider else {}),
         "model_sha256": source.digest,
-        "architecture": plain,
+        "architecture": to_plain(fed),
         "mode": mode_name(mode),
         "protocol": PROTOCOL,
     }

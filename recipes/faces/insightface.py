@@ -12,10 +12,10 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from scrfdconv.checks.faces.images import DEVIATION, MEAN
 from scrfdconv.checks.reports.outcome import Outcome
 from scrfdconv.converters.artifact import replacing
-from scrfdconv.converters.formats import formats
+from scrfdconv.converters.formats import formats, open_artifact
+from scrfdconv.converters.normalization import Normalization
 
 FOLDER = "insightface"
 LICENSE_NAME = "MODEL.LICENSE"
@@ -25,9 +25,18 @@ LICENSE = {
 }
 
 
-def write_packages(outcomes: Iterable[Outcome], out: Path) -> list[Path]:
-    """One package for each checkpoint with a good ONNX artifact, below ``out``/insightface."""
-    return [_write(outcome, out) for outcome in _chosen(outcomes)]
+def write_packages(outcomes: Iterable[Outcome], out: Path) -> Iterator[str]:
+    """One package for each checkpoint with a good ONNX artifact, below ``out``/insightface.
+
+    Yields a sentence for each. The package feeds RGB with one mean and one std: networks that want
+    another input get none.
+    """
+    for outcome in _chosen(outcomes):
+        wanted = open_artifact(out / outcome.name).interface.normalization
+        if wanted.color == "rgb" and len({*wanted.mean}) == len({*wanted.std}) == 1:
+            yield f"package for insightface: {_write(outcome, out, wanted)}"
+        else:
+            yield f"no package for insightface: {outcome.checkpoint} wants {wanted}"
 
 
 def _chosen(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
@@ -46,7 +55,7 @@ def _rank(outcome: Outcome) -> tuple[bool, bool, bool]:
     return outcome.precision != "fp32", outcome.shape != "dynamic", outcome.batch != 1
 
 
-def _write(outcome: Outcome, out: Path) -> Path:
+def _write(outcome: Outcome, out: Path, wanted: Normalization) -> Path:
     folder = out / FOLDER / outcome.checkpoint
     folder.mkdir(parents=True, exist_ok=True)
     model = Path(outcome.name).name
@@ -61,7 +70,7 @@ def _write(outcome: Outcome, out: Path) -> Path:
             "detection": {
                 "file": model,
                 "sha256": outcome.sha256,
-                "preprocessing": {"mean": MEAN, "std": DEVIATION},
+                "preprocessing": {"mean": wanted.mean[0], "std": wanted.std[0]},
                 "preprocessing_version": "insightface-scrfd-1",
             }
         },

@@ -12,6 +12,7 @@ import numpy as np
 from scrfdconv.checks.faces.images import UInt8, letterbox, normalise, read_image
 from scrfdconv.checks.stimuli import STIMULI, stimulus
 from scrfdconv.converters.errors import InputFileError
+from scrfdconv.converters.runner import Interface
 
 # Ranges stop growing long before; 400 canvases of 640x640 are 0.5 GB as bytes, 2 GB as floats.
 MOST_PICTURES = 400
@@ -84,12 +85,13 @@ def load_pictures(
     return Pictures(names, canvases, tuple(skipped), len(paths) - len(wanted))
 
 
-def batches(canvases: Sequence[UInt8], batch: int = 1) -> Callable[[], Iterator[np.ndarray]]:
+def batches(canvases: Sequence[UInt8], interface: Interface) -> Callable[[], Iterator[np.ndarray]]:
     """Model inputs (N, 3, H, W), one picture in all slots of each, as often as asked for."""
 
     def images() -> Iterator[np.ndarray]:
         for canvas in canvases:
-            yield np.repeat(normalise(canvas), batch, axis=0)
+            image = normalise(canvas, interface.normalization)
+            yield np.repeat(image, interface.batch or 1, axis=0)
 
     return images
 

@@ -14,7 +14,7 @@ from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.errors import UsageError
 from scrfdconv.converters.formats import Source
 from scrfdconv.converters.graph.kept_float import require_convertible
-from scrfdconv.converters.graph.model_file import load_onnx
+from scrfdconv.converters.graph.model_file import image_input, load_onnx
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.precision.int8 import Arrangement, Int8Options
 from scrfdconv.converters.precision.int8.calibration import CalibrationTable
@@ -82,6 +82,15 @@ class Int8Conversion:
         """The settings of the quantization, before any layer is put back to float."""
         reduce = self.arrangement != "tensorrt" and needs_reduced_range()
         return Int8Settings(table, self.arrangement, reduce, self.options.keep_float)
+
+    def require_same_pictures(self, table: CalibrationTable, path: Path) -> None:
+        """Raise UsageError for measurements on pictures that were prepared in another way."""
+        normalization = self.interface.normalization
+        if table.ranges.get(image_input(self.model()).name) != normalization.range:
+            raise UsageError(
+                f"{path}: was measured on pictures that were not prepared as {normalization}; "
+                "name a new file to measure anew."
+            )
 
     def notes(self) -> Iterator[str]:
         """Notes for users before anything is measured."""

@@ -52,6 +52,7 @@ def replay(conversion: Int8Conversion) -> Decided | None:
         return None
     plan = load_plan(path)
     require_same(plan, path, conversion.source.digest, conversion.size)
+    conversion.require_same_pictures(plan.options.table, path)
     _require_no_other_wishes(conversion, plan, path)
     notes = [*conversion.notes(), f"replayed {path}: nothing was calibrated or searched"]
     photographs: tuple[Path, ...] = ()

@@ -72,7 +72,7 @@ def faces_seen(
     conversion: Int8Conversion, reference: OnnxRunner, pictures: Pictures
 ) -> Iterator[FacesSeen]:
     """The faces that the float model finds on each picture."""
-    for images in batches(pictures.canvases, conversion.batch)():
+    for images in batches(pictures.canvases, conversion.interface)():
         outputs = reference.run(images)
         yield seen({name: value[:1] for name, value in outputs.items()}, conversion.size)
 
@@ -92,13 +92,13 @@ def calibrate(
 ) -> Calibrated:
     """Measure ranges on ``pictures``, plus mosaics of the pictures if they show too little."""
     with conversion.stage("calibrating") as progress:
-        images = counted(batches(pictures.canvases, conversion.batch), len(pictures), progress)
+        images = counted(batches(pictures.canvases, conversion.interface), len(pictures), progress)
         parts = list(extremes(conversion.model(), images))
     shown = coverage(faces, parts, trained=conversion.trained)
     canvases, notes = pictures.canvases, []
     if shown.warnings:
         extra = mosaics(canvases)
-        parts += extremes(conversion.model(), batches(extra, conversion.batch))
+        parts += extremes(conversion.model(), batches(extra, conversion.interface))
         canvases = (*canvases, *extra)
         notes.append(
             f"the calibration set is poor: {len(extra)} mosaics of its pictures at half and "
@@ -115,6 +115,7 @@ def _given_table(conversion: Int8Conversion, path: Path) -> CalibrationTable:
             f"{path}: was measured on another source (sha256 {table.source_sha256[:12]}...); "
             "calibrate anew with --images."
         )
+    conversion.require_same_pictures(table, path)
     return table
 
 
@@ -125,12 +126,13 @@ def _tables(
         yield _given_table(conversion, conversion.options.calibration_table)
         return
     model = conversion.model()
-    reach = whole.ranges(image_input(model).name)
+    normalization = conversion.interface.normalization
+    reach = whole.ranges(image_input(model).name, normalization.range)
     means = {name: values.tolist() for name, values in whole.mean.items()}
     wanted = conversion.options.calibrator
     for calibrator in CALIBRATORS if wanted == "auto" else (wanted,):
         with conversion.stage(f"calibrating ({calibrator})") as progress:
-            images = counted(batches(canvases, conversion.batch), len(canvases), progress)
+            images = counted(batches(canvases, conversion.interface), len(canvases), progress)
             ranges = chosen_ranges(model, reach, calibrator, images)
         yield CalibrationTable(
             source_sha256=conversion.source.digest,

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from scrfdconv.checks.faces.compare import faces_on_input
+from scrfdconv.checks.faces.compare import faces_on_canvas
 from scrfdconv.checks.faces.decode import Faces
-from scrfdconv.checks.faces.images import UInt8, normalise
+from scrfdconv.checks.faces.images import UInt8
 from scrfdconv.checks.faces.limits import LIMITS
 from scrfdconv.checks.faces.matching import Agreement, agreement
 from scrfdconv.checks.results import CheckResult
@@ -49,7 +49,7 @@ class Judge:
     def of(cls, reference: OnnxRunner, pictures: Sequence[UInt8], budget: float) -> Judge:
         """Let the reference find its faces."""
         seen = tuple(view for picture in pictures for view in views(picture))
-        return cls(seen, tuple(faces_on_input(reference, normalise(v)[0]) for v in seen), budget)
+        return cls(seen, tuple(faces_on_canvas(reference, v) for v in seen), budget)
 
     def judge(self, content: bytes) -> Agreement:
         """Compare a model, given as the bytes of its file, with the reference.
@@ -61,7 +61,7 @@ class Judge:
             path = Path(folder, "int8.onnx")
             path.write_bytes(content)
             runner = OnnxRunner(path)
-            found = [faces_on_input(runner, normalise(view)[0]) for view in self.canvases]
+            found = [faces_on_canvas(runner, view) for view in self.canvases]
         pairs = zip(self.reference, found, strict=True)
         return agreement(pairs, margin=LIMITS["int8"].margin)
 
@@ -179,5 +179,5 @@ def _sensitive(
     int8 = int8_from_float(parent, options)
     interface = OnnxRunner(parent.path).interface
     model = before_rounding(quantizable(load_onnx(parent.path)), interface.outputs, options)
-    images = batches(pictures[:SENSITIVITY_IMAGES], interface.batch or 1)
+    images = batches(pictures[:SENSITIVITY_IMAGES], interface)
     return list(layer_sqnr(model, int8, images).items())

@@ -23,6 +23,7 @@ from scrfdconv.converters.checkpoint.loading import load_checkpoint
 from scrfdconv.converters.formats import formats
 from scrfdconv.converters.formats.onnx import OnnxOptions
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
+from scrfdconv.converters.normalization import STANDARD
 from scrfdconv.converters.precision.fp16 import Fp16Options
 from scrfdconv.converters.precision.fp16.conversion import Fp16Settings
 
@@ -35,7 +36,7 @@ LARGEST_SCORE_ERROR, BULK_SCORE_ERROR = 2e-2, 2e-3  # of any anchor, and at 99.9
 def main() -> int:
     default = os.environ.get("SCRFDCONV_DATA", ROOT.parent / "shared" / "data")
     data = Path(sys.argv[1] if len(sys.argv) > 1 else default)
-    images = [model_input(path, SIZE) for path in find_images([data / "images"])]
+    images = [model_input(path, SIZE, STANDARD) for path in find_images([data / "images"])]
     print(f"{len(images)} photographs at {SIZE[0]}x{SIZE[1]}; ratios are fp16 / float")
     header = "size  latency  fp16 MACs  recall   precision  score max  99.9 %   worst IoU"
     print(f"{'model':30} {header}")

@@ -23,6 +23,7 @@ from scrfdconv.checks.faces.images import find_images, letterbox, normalise, rea
 from scrfdconv.checks.faces.matching import agreement
 from scrfdconv.converters.formats.onnx import Onnx, OnnxOptions
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
+from scrfdconv.converters.normalization import STANDARD
 from scrfdconv.recipes.artifacts.conversion import convert, open_source
 from scrfdconv.recipes.artifacts.target import target_of
 
@@ -75,7 +76,7 @@ def faces(parent, int8_path, data, what, floors):
     reference, artifact = OnnxRunner(parent), OnnxRunner(int8_path)
     good = True
     for name, seen in (("as they are", pictures), ("in all views", views(pictures))):
-        inputs = (normalise(picture)[0] for picture in seen)
+        inputs = (normalise(picture, STANDARD)[0] for picture in seen)
         found = agreement(
             (faces_on_input(reference, i), faces_on_input(artifact, i)) for i in inputs
         )
@@ -111,7 +112,7 @@ def views(pictures):
 
 
 def inputs(path):
-    return normalise(letterbox(read_image(path), SHAPE)[0])[0]
+    return normalise(letterbox(read_image(path), SHAPE)[0], STANDARD)[0]
 
 
 def portraits(parent, photographs, folder):

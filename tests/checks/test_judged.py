@@ -60,7 +60,7 @@ def int8(tiny_onnx, request):
     whole = widest(extremes(bare, lambda: (image[None] for image in IMAGES)))
     means = {name: values.tolist() for name, values in whole.mean.items()}
     ranges = chosen_ranges(
-        bare, whole.ranges("input.1"), "minmax", lambda: (image[None] for image in IMAGES)
+        bare, whole.ranges("input.1", (-1, 1)), "minmax", lambda: (image[None] for image in IMAGES)
     )
     table = CalibrationTable("source", "images", len(IMAGES), (96, 128), "minmax", ranges, means)
     source = formats()["onnx"].artifact_at(tiny_onnx)

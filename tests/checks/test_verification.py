@@ -66,9 +66,9 @@ def test_each_model_runs_once_on_each_picture(tiny, photographs):
 def test_no_two_photographs_are_in_memory_at_once(tiny, photographs, monkeypatch):
     seen, most = [], []
 
-    def watched(path, size):
+    def watched(path, size, normalization):
         most.append(sum(picture() is not None for picture in seen))
-        picture = original(path, size)
+        picture = original(path, size, normalization)
         seen.append(weakref.ref(picture))
         return picture
 

@@ -144,8 +144,8 @@ def test_a_lift_that_is_not_its_file_is_not_written(tiny_onnx, tmp_path, monkeyp
     from scrfdconv.converters.errors import CheckFailed
     from scrfdconv.recipes.artifacts import lift as recipe
 
-    def wrong(path: Path) -> recipe.Lifted:
-        found = recipe_lifted_from(path)
+    def wrong(path: Path, *said: object) -> recipe.Lifted:
+        found = recipe_lifted_from(path, *said)
         weights = dict(found.checkpoint.weights)
         name = "neck.fpn_convs.1.conv.weight"
         weights[name] = weights[name] * 1.01

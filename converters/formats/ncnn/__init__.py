@@ -67,6 +67,8 @@ class Ncnn(Format):
 
         return read_network(path).precision
 
+    keeps_metadata = False
+
     def why_not_run(self) -> str:
         """What this machine lacks to run a network; the converter is not needed."""
         return missing("ncnn", self.title, self.extra)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,7 +15,9 @@ class EagerRunner(Runner):
     """A checkpoint's network, run by PyTorch."""
 
     def __init__(self, checkpoint: Checkpoint, threads: int | None = None) -> None:
-        super().__init__(Interface.of(checkpoint.architecture))
+        interface = Interface.of(checkpoint.architecture)
+        stated = interface.stated if checkpoint.says_normalization else None
+        super().__init__(replace(interface, stated=stated))
         self._model = checkpoint.model()
         self._threads = threads or thread_limit()
 

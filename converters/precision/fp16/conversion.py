@@ -43,8 +43,7 @@ NORMALISATIONS = (
 )
 # Nodes that make GroupNorm of an InstanceNormalization: the shape back, scale, shift.
 _AFFINE = ("Reshape", "Mul", "Add")
-# Black and white, the ends of the input range: (0 - 127.5) / 128 and its opposite.
-EXTREME = 127.5 / 128
+BLACK_AND_WHITE = (0, 255)  # the ends of the input range
 
 
 @dataclass(frozen=True)
@@ -145,8 +144,10 @@ def _built_in(interface: Interface) -> Iterator[np.ndarray]:
     """Structure at every scale, noise, black and white: (3, H, W) each."""
     pictures = built_in_pictures(interface)
     yield from pictures
-    for level in (-EXTREME, EXTREME):
-        yield np.full(pictures.shape[1:], level, np.float32)
+    for byte in BLACK_AND_WHITE:
+        picture = np.empty(pictures.shape[1:], np.float32)
+        interface.normalization.fill(picture, byte)
+        yield picture
 
 
 def _fitting(batch: np.ndarray, interface: Interface) -> Iterator[np.ndarray]:

@@ -32,7 +32,6 @@ Images = Callable[[], Iterable[np.ndarray]]  # (N, 3, H, W) float32 each, the sa
 
 LARGEST_SIZE = 1 << 15  # pixels of a picture's side; a table of more was not measured
 LARGEST_VALUE = 3.4028235e38  # of float32, in which ranges are measured
-IMAGE_RANGE = (-1.0, 1.0)  # of every normalised picture, whatever the given pictures hold
 # Bins of the histograms. The library's default for entropy, 128 of 128 levels, leaves its rule
 # nothing to choose; with 512 it tries 192 widths, in 0.05 s for each tensor.
 _BINS = {"entropy": 512, "percentile": 2048}
@@ -94,9 +93,11 @@ class Extremes:
     high: dict[str, float]
     mean: dict[str, np.ndarray]  # (C,)
 
-    def ranges(self, image: str) -> dict[str, tuple[float, float]]:
-        """All ranges; the tensor ``image`` has that of every normalised picture."""
-        return {k: (low, self.high[k]) for k, low in self.low.items()} | {image: IMAGE_RANGE}
+    def ranges(
+        self, image: str, every_picture: tuple[float, float]
+    ) -> dict[str, tuple[float, float]]:
+        """All ranges; the tensor ``image`` has that of ``every_picture``, not of those seen."""
+        return {k: (low, self.high[k]) for k, low in self.low.items()} | {image: every_picture}
 
 
 def extremes(model: onnx.ModelProto, images: Images) -> list[Extremes]:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scrfdconv.checks.faces.decode import KEYPOINT_NAMES, Faces, candidates, decode, nms
 from scrfdconv.checks.faces.images import letterbox, normalise, read_image
 from scrfdconv.converters.errors import CheckFailed
+from scrfdconv.converters.normalization import STANDARD
 
 SIZE = (64, 96)  # height, width: not square, so that swapped axes show
 STRIDES = (8, 16, 32)
@@ -352,7 +353,7 @@ def test_the_released_detectors_find_the_six_faces(data, model):
     canvas, scale = letterbox(read_image(data / "images/test/insightface_t1.jpg"), (640, 640))
     expected = json.loads((data / "expected/t1_insightface.json").read_text())
 
-    arrays = session.run(None, {session.get_inputs()[0].name: normalise(canvas)})
+    arrays = session.run(None, {session.get_inputs()[0].name: normalise(canvas, STANDARD)})
     names = [f"{kind}_{stride}" for kind in KINDS for stride in STRIDES]
     outputs = {name: array[None] for name, array in zip(names, arrays, strict=True)}
     (faces,) = decode(outputs, (640, 640), scale=scale)

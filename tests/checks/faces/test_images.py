@@ -21,6 +21,7 @@ from scrfdconv.checks.faces.images import (
     read_image,
 )
 from scrfdconv.converters.errors import InputFileError
+from scrfdconv.converters.normalization import STANDARD
 
 # python -c "from PIL import Image; Image.new('CMYK', (8, 8), (0, 255, 255, 0)).save('red.jpg',
 #   quality=95, optimize=True)": pure red in four inks.
@@ -449,7 +450,7 @@ def test_the_picture_is_scaled_to_fit_the_top_left(shape, content, scale):
 def test_normalising_is_exact_for_every_value_and_turns_bgr_into_rgb():
     canvas = np.arange(256, dtype=np.uint8).reshape(16, 16, 1) + np.array([0, 1, 2], np.uint8)
 
-    planes = normalise(canvas)
+    planes = normalise(canvas, STANDARD)
 
     exact = (canvas[..., ::-1].astype(np.float64) - 127.5) / 128
     assert planes.dtype == np.float32
@@ -460,23 +461,25 @@ def test_normalising_is_exact_for_every_value_and_turns_bgr_into_rgb():
 def test_a_batch_is_normalised_like_its_pictures(photo):
     batch = np.stack([photo, photo[::-1]])
 
-    planes = normalise(batch)
+    planes = normalise(batch, STANDARD)
 
     assert planes.shape == (2, 3, 96, 128)
-    assert np.array_equal(planes, np.concatenate([normalise(photo), normalise(photo[::-1])]))
+    assert np.array_equal(
+        planes, np.concatenate([normalise(photo, STANDARD), normalise(photo[::-1], STANDARD)])
+    )
 
 
 @pytest.mark.parametrize("size", [(64, 64), (64, 96), (96, 64)])
 def test_the_way_without_canvases_gives_the_same_bits(photo, size):
     pictures = [photo, np.ascontiguousarray(photo.transpose(1, 0, 2)), photo[:1], photo[:, :1]]
 
-    planes, scales = network_input(pictures, size)
+    planes, scales = network_input(pictures, size, STANDARD)
 
     canvases, expected = zip(*(letterbox(picture, size) for picture in pictures), strict=True)
-    assert np.array_equal(planes, normalise(np.stack(canvases)))
+    assert np.array_equal(planes, normalise(np.stack(canvases), STANDARD))
     assert planes.dtype == np.float32
     assert scales == list(expected)
 
 
 def test_black_padding_is_minus_0_99609375():
-    assert set(normalise(np.zeros((32, 32, 3), np.uint8)).ravel()) == {-0.99609375}
+    assert set(normalise(np.zeros((32, 32, 3), np.uint8), STANDARD).ravel()) == {-0.99609375}

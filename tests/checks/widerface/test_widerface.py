@@ -18,6 +18,7 @@ from scrfdconv.checks.widerface.protocol import evaluate_results
 from scrfdconv.checks.widerface.result_files import load_results
 from scrfdconv.checks.widerface.truth import GroundTruth, ImageTruth
 from scrfdconv.converters.errors import CheckFailed, InputFileError, OutputError, UsageError
+from scrfdconv.converters.normalization import STANDARD
 
 oracle = runpy.run_path(str(Path(__file__).with_name("widerface_oracle.py")))["evaluate"]
 
@@ -561,7 +562,7 @@ def test_an_image_becomes_normalised_rgb_with_grey_padding():
     image = np.zeros((40, 64, 3), np.uint8)
     image[:] = (255, 127, 0)  # blue, green, red
 
-    tensor, geometry = widerface_images.prepare(image, widerface_images.ORIGINAL)
+    tensor, geometry = widerface_images.prepare(image, STANDARD, widerface_images.ORIGINAL)
 
     assert (tensor.shape, tensor.dtype) == ((1, 3, 64, 64), np.float32)
     assert tensor[0, :, 0, 0].tolist() == [-127.5 / 128, -0.5 / 128, 127.5 / 128]

@@ -8,15 +8,15 @@ import pytest
 from mmdet_config import CONFIG
 
 from scrfdconv.converters.checkpoint.mmdet_config import (
-    architecture_from_config_file,
-    architecture_from_config_text,
+    described_in_file,
+    described_in_text,
 )
 from scrfdconv.converters.errors import CheckpointError
 from scrfdconv.converters.network.architecture import BUILTIN
 
 
 def read(text, name="config"):
-    return architecture_from_config_text(text, name, "here")
+    return described_in_text(text, name, "here").architecture
 
 
 def test_a_released_config_gives_the_known_network():
@@ -156,7 +156,7 @@ def test_code_in_a_config_does_not_run(tmp_path):
         f"import os\nos.system('touch {target}')\nx = open({str(target)!r}, 'w')\n{CONFIG}"
     )
 
-    architecture_from_config_file(path, "config")
+    described_in_file(path, "config")
 
     assert not target.exists()
 
@@ -170,7 +170,7 @@ def test_base_files_are_inherited_and_deleted_keys_fall_away(tmp_path):
         "    norm_cfg=dict(_delete_=True, type='BN', requires_grad=True)))\n"
     )
 
-    made = architecture_from_config_file(child, "child")
+    made = described_in_file(child, "child").architecture
 
     assert (made.keypoints, made.head_groups, made.neck_channels) == (5, 0, 24)
 
@@ -185,7 +185,7 @@ def test_a_file_that_is_no_config_is_named(content, said, tmp_path):
         path.write_bytes(content)
 
     with pytest.raises(CheckpointError, match=said):
-        architecture_from_config_file(path, "x")
+        described_in_file(path, "x")
 
 
 @pytest.mark.parametrize("bases", ["5", "[5]", "name()", "['a.py', name()]", "{'a': 1}"])
@@ -195,7 +195,7 @@ def test_bases_that_are_no_file_names_are_an_error(bases, tmp_path):
     path.write_text(f"_base_ = {bases}")
 
     with pytest.raises(CheckpointError, match="no file name or list of file names"):
-        architecture_from_config_file(path, "x")
+        described_in_file(path, "x")
 
 
 def test_bases_that_refer_to_each_other_end(tmp_path):
@@ -203,4 +203,4 @@ def test_bases_that_refer_to_each_other_end(tmp_path):
     path.write_text("_base_ = 'config.py'")
 
     with pytest.raises(CheckpointError, match="without end"):
-        architecture_from_config_file(path, "x")
+        described_in_file(path, "x")

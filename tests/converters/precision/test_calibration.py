@@ -71,7 +71,7 @@ def test_extremes_and_means_are_those_of_all_pictures(tiny_onnx):
 def test_other_rules_stay_within_the_extremes(tiny_onnx, calibrator):
     model = quantizable(load_onnx(tiny_onnx))
     images = stimuli(2, 64, 96, 0)
-    extreme = widest(extremes(model, lambda: [images])).ranges("input.1")
+    extreme = widest(extremes(model, lambda: [images])).ranges("input.1", (-1, 1))
 
     chosen = chosen_ranges(model, extreme, calibrator, lambda: [images])
 

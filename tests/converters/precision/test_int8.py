@@ -55,7 +55,7 @@ def table_of(path, calibrator="minmax"):
     model = quantizable(load_onnx(path))
     whole = widest(extremes(model, pictures))
     means = {name: values.tolist() for name, values in whole.mean.items()}
-    ranges = chosen_ranges(model, whole.ranges("input.1"), calibrator, pictures)
+    ranges = chosen_ranges(model, whole.ranges("input.1", (-1, 1)), calibrator, pictures)
     return CalibrationTable("source", "images", len(IMAGES), (96, 128), calibrator, ranges, means)
 
 

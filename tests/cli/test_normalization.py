@@ -1,0 +1,65 @@
+"""--mean, --std and --color as users type them."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+SMALL = ("--size", 64, 96, "--threshold", 0.1)
+
+
+@pytest.fixture
+def bare(tiny, tmp_path):
+    """A checkpoint that says nothing but its weights."""
+    path = tmp_path / "bare.pth"
+    torch.save({"state_dict": dict(tiny.weights)}, path)
+    return path
+
+
+@pytest.fixture
+def picture(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (70, 120, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "a.png"), pixels)
+    return tmp_path / "a.png"
+
+
+def test_what_the_user_says_is_kept_and_obeyed(in_process, bare, picture, tmp_path):
+    assert "is assumed" in in_process("detect", bare, picture, *SMALL).err
+
+    ran = in_process("onnx", bare, "--std", 64, "--color", "bgr", "-o", tmp_path / "o.onnx")
+    assert ran.code == 0, ran.err
+    said = in_process("detect", tmp_path / "o.onnx", picture, *SMALL, "--json")
+    same = in_process("detect", bare, picture, *SMALL, "--json", "--std", 64, "--color", "bgr")
+
+    assert said.json["normalization"] == {"color": "BGR", "mean": 127.5, "std": 64.0}
+    assert "is assumed" not in said.err
+    faces = [ran.json["images"][0]["faces"] for ran in (said, same)]
+    assert len(faces[0]) == len(faces[1]) > 0
+    assert faces[0][0]["score"] == pytest.approx(faces[1][0]["score"], abs=1e-5)
+
+
+def test_inspect_shows_it(in_process, bare):
+    assert "RGB, (x - 127.5) / 128 (assumed: nothing says it)" in in_process("inspect", bare).out
+    assert (
+        "BGR, (x - 1,2,3) / 128"
+        in in_process("inspect", bare, "--mean", "1,2,3", "--color", "bgr").out
+    )
+
+
+@pytest.mark.parametrize("verb", ["onnx", "detect", "verify"])
+def test_a_contradiction_is_refused_and_nothing_written(
+    in_process, tiny_onnx, picture, tmp_path, verb
+):
+    more = {
+        "onnx": ["-o", tmp_path / "new.onnx"],
+        "detect": [picture],
+        "verify": ["--reference", tiny_onnx],
+    }
+    ran = in_process(verb, tiny_onnx, *more[verb], "--std", 1)
+
+    assert ran.code == 2
+    assert "--std 1 contradicts" in ran.sentence
+    assert "std 128" in ran.sentence
+    assert not (tmp_path / "new.onnx").exists()
