@@ -34,6 +34,7 @@ from scrfdconv.converters.precision import FLOAT
 if TYPE_CHECKING:
     from scrfdconv.converters.checkpoint.loading import Checkpoint
     from scrfdconv.converters.graph.convolution import Convolution
+    from scrfdconv.converters.layers import Layers
     from scrfdconv.converters.runner import Runner
 
     Source = Checkpoint | Artifact
@@ -151,6 +152,10 @@ class Format(ABC):
 
     def convolutions(self, path: Path) -> Iterator[Convolution] | None:
         """The weights of a float or FP16 file at rest; None where they cannot be read."""
+        return None
+
+    def layers(self, path: Path) -> Layers | None:
+        """The file as layers whose values can be seen and set; None where they cannot."""
         return None
 
     def lint(self, source: Artifact) -> Lint:

@@ -15,6 +15,7 @@ from scrfdconv.converters.precision import precisions
 
 if TYPE_CHECKING:
     from scrfdconv.converters.graph.convolution import Convolution
+    from scrfdconv.converters.layers import Layers
     from scrfdconv.converters.runner import Runner
 
 Exporter = Literal["torchscript", "dynamo"]
@@ -175,6 +176,12 @@ class Onnx(Format):
         from scrfdconv.converters.formats.onnx.weights import convolutions_of_onnx
 
         return convolutions_of_onnx(path)
+
+    def layers(self, path: Path) -> Layers:
+        """The convolutions and outputs of the graph."""
+        from scrfdconv.converters.formats.onnx.layers import OnnxLayers
+
+        return OnnxLayers(path)
 
     def describe(self, path: Path) -> dict[str, Any]:
         """Opset, producer, declared inputs and outputs, operators; then what the runner says."""
