@@ -49,7 +49,7 @@ def errors(reference: np.ndarray, other: np.ndarray) -> Errors:
         mean_abs=float(noise.mean()),
         p999_abs=float(np.percentile(noise, PERCENTILE)),
         cosine=_cosine(want, got),
-        sqnr=_sqnr(want, noise),
+        sqnr=sqnr(want, noise),
     )
 
 
@@ -60,8 +60,8 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b) / norm
 
 
-def _sqnr(signal: np.ndarray, noise: np.ndarray) -> float:
-    """10 log10 of signal power by noise power, at most ``SILENT_SQNR``."""
+def sqnr(signal: np.ndarray, noise: np.ndarray) -> float:
+    """10 log10 of signal power by noise power of two flat arrays, at most ``SILENT_SQNR``."""
     noise_power, power = float(noise @ noise), float(signal @ signal)
     if noise_power == 0:
         return SILENT_SQNR

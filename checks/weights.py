@@ -52,7 +52,7 @@ _MOST = 0.5  # share of the weights of a convolution
 
 
 @dataclass(frozen=True)
-class _Match:
+class Match:
     """The convolution of the checkpoint that fits best."""
 
     name: str
@@ -66,7 +66,7 @@ class AtRest:
 
     compared: int
     unmatched: tuple[str, ...]  # convolutions of one side only
-    worst: Mapping[str, _Match]  # by precision
+    worst: Mapping[str, Match]  # by precision
     singly: int  # weights that were changed, and not arranged in another way
     readable: bool = True
 
@@ -123,7 +123,7 @@ def compare_weights(checkpoint: Checkpoint, path: Path, precision: str = "fp32")
     if convolutions is None:
         return _UNREAD
     expected = convolutions_of_checkpoint(checkpoint)
-    worst: dict[str, _Match] = {}
+    worst: dict[str, Match] = {}
     found: set[str] = set()
     strangers: list[str] = []
     singly = 0
@@ -132,7 +132,7 @@ def compare_weights(checkpoint: Checkpoint, path: Path, precision: str = "fp32")
             convolution = convolution.stored_in(precision)  # noqa: PLW2901
         if convolution.precision not in (*ROUNDING, "int8"):
             return _UNREAD
-        matches = _matches(convolution, expected)
+        matches = matches_of(convolution, expected)
         found.update(match.name for match in matches)
         if not matches:
             strangers.append(convolution.name)
@@ -142,7 +142,7 @@ def compare_weights(checkpoint: Checkpoint, path: Path, precision: str = "fp32")
         before = worst.get(convolution.precision)
         if before is None or match.difference > before.difference:
             told = f"{convolution.name} against {match.name}"
-            worst[convolution.precision] = _Match(told, match.difference)
+            worst[convolution.precision] = Match(told, match.difference)
     missing = {c.name for c in expected} - found
     return AtRest(
         compared=len(found),
@@ -152,10 +152,10 @@ def compare_weights(checkpoint: Checkpoint, path: Path, precision: str = "fp32")
     )
 
 
-def _result(precision: str, worst: _Match) -> CheckResult:
+def _result(precision: str, worst: Match) -> CheckResult:
     subject = "convolutions" if precision == "fp32" else f"convolutions in {precision}"
     metric = "steps" if precision == "int8" else "relative"
-    limit = _limit(precision)
+    limit = limit_at_rest(precision)
     return CheckResult(
         check=CHECK,
         subject=subject,
@@ -166,14 +166,15 @@ def _result(precision: str, worst: _Match) -> CheckResult:
     )
 
 
-def _limit(precision: str) -> float:
+def limit_at_rest(precision: str) -> float:
+    """The largest ``difference_at_rest`` of a right convolution that is stored in ``precision``."""
     return INT8_STEPS if precision == "int8" else ROUNDING[precision].limit
 
 
 # ---------------------------------------------------------------- one of them against all
 
 
-def _matches(convolution: Convolution, expected: Sequence[Convolution]) -> list[_Match]:
+def matches_of(convolution: Convolution, expected: Sequence[Convolution]) -> list[Match]:
     """The expected convolutions that ``convolution`` is: one, or several joined; else none.
 
     Graphs for byte kernels fill channels up, take pools in and join heads
@@ -182,41 +183,42 @@ def _matches(convolution: Convolution, expected: Sequence[Convolution]) -> list[
     readings = []
     for form in convolution.forms():
         readings += [[match] for match in _alike(form, expected)]
-        if any(match.difference <= _limit(convolution.precision) for (match,) in readings):
+        if any(match.difference <= limit_at_rest(convolution.precision) for (match,) in readings):
             break
     else:
         readings += filter(None, (_joined(form, expected) for form in convolution.forms()))
     return min(readings, key=lambda found: max(m.difference for m in found), default=[])
 
 
-def _alike(form: Convolution, expected: Sequence[Convolution]) -> Iterator[_Match]:
+def _alike(form: Convolution, expected: Sequence[Convolution]) -> Iterator[Match]:
     """All expected convolutions of the same shape."""
     for one in expected:
         if one.weight.shape == form.weight.shape:
-            yield _Match(one.name, _difference(form, one), _changed_singly(form, one))
+            yield Match(one.name, difference_at_rest(form, one), _changed_singly(form, one))
 
 
-def _joined(form: Convolution, expected: Sequence[Convolution]) -> list[_Match]:
+def _joined(form: Convolution, expected: Sequence[Convolution]) -> list[Match]:
     """The rows of a joined convolution, one expected convolution after the other."""
     total, start = len(form.weight), 0
     parts = [
         c for c in expected if c.weight.shape[1:] == form.weight.shape[1:] and len(c.weight) < total
     ]
-    found: list[_Match] = []
+    found: list[Match] = []
     while start < total:
         fitting = [c for c in parts if start + len(c.weight) <= total]
         if not fitting:
             return []
         rows = [(c, form.part(slice(start, start + len(c.weight)))) for c in fitting]
         best = min(
-            (_Match(c.name, _difference(part, c)) for c, part in rows), key=lambda m: m.difference
+            (Match(c.name, difference_at_rest(part, c)) for c, part in rows),
+            key=lambda m: m.difference,
         )
         start += next(len(c.weight) for c in fitting if c.name == best.name)
         found.append(best)
     return found
 
 
-def _difference(convolution: Convolution, own: Convolution) -> float:
+def difference_at_rest(convolution: Convolution, own: Convolution) -> float:
     """How far ``convolution`` is from ``own``: relative, or in steps where it is INT8."""
     if convolution.precision == "int8":
         return _steps(convolution, own)

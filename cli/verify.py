@@ -93,15 +93,19 @@ def verify(
 
 def _compare(artifact: Path, source: Source, demand: Demand, *, json: bool) -> None:
     from scrfdconv.checks.verification import verify as verify_artifact
+    from scrfdconv.recipes.bisection import first_fault
 
     with output.working(f"comparing {artifact.name} with {source.name}"):
         report = verify_artifact(source, artifact, demand)
+        begins = "" if report.passed else first_fault(source, artifact)
     if json:
-        output.print_json({**_compared(artifact, source), **report.to_dict()})
+        where = {"begins": begins} if begins else {}
+        output.print_json({**_compared(artifact, source), **report.to_dict(), **where})
     else:
         output.show_report(report)
     if not report.passed:
-        output.say(f"scrfdconv: {artifact} is not {source.name}: {report.summary()}.")
+        what = "; ".join(filter(None, [report.summary(), begins]))
+        output.say(f"scrfdconv: {artifact} is not {source.name}: {what}.")
         raise typer.Exit(report.exit_code)
 
 

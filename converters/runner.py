@@ -144,8 +144,12 @@ class Runner(ABC):
 
         Raises ArtifactError where the model refuses the images or fails on them.
         """
-        names = self.interface.outputs
         values = self._run(np.ascontiguousarray(images, dtype=np.float32))
+        return self.named(values, len(images))
+
+    def named(self, values: Sequence[np.ndarray], images: int) -> Outputs:
+        """The values of the model's own outputs for a number of images, as `run` returns them."""
+        names = self.interface.outputs
         if len(values) != len(names):
             raise ArtifactError(
                 f"The model returns {len(values)} outputs, where {len(names)} are declared."
@@ -155,7 +159,7 @@ class Runner(ABC):
             return found
         if all(value.ndim == MAP_RANK for value in found.values()):
             found = rows_of_maps(found)
-        return {name: _by_image(value, name, len(images)) for name, value in found.items()}
+        return {name: _by_image(value, name, images) for name, value in found.items()}
 
     def twin(self) -> Runner | None:
         """The same file in the other arithmetic that this machine offers; None if there is none.

@@ -33,6 +33,7 @@ from scrfdconv.converters.precision import FLOAT
 if TYPE_CHECKING:
     from scrfdconv.converters.checkpoint.loading import Checkpoint
     from scrfdconv.converters.graph.convolution import Convolution
+    from scrfdconv.converters.layers import Layers
     from scrfdconv.converters.runner import Runner
 
     Source = Checkpoint | Artifact
@@ -148,8 +149,16 @@ class Format(ABC):
         """What the format itself measures of an opened file, such as the types of its layers."""
         yield from ()
 
+    def findings_unrun(self, path: Path, source: Artifact, options: Any) -> Iterator[Finding]:
+        """What is measured of a new artifact where it was built but cannot be run."""
+        yield from ()
+
     def convolutions(self, path: Path) -> Iterator[Convolution] | None:
         """The weights of a float or FP16 file at rest; None where they cannot be read."""
+        return None
+
+    def layers(self, path: Path) -> Layers | None:
+        """The file as layers whose values can be seen and set; None where they cannot."""
         return None
 
     def lint(self, source: Artifact) -> Lint:
@@ -214,6 +223,11 @@ class Format(ABC):
         return tuple(path.with_suffix(suffix) for suffix in self.suffixes[1:])
 
     # ------------------------------------------------------------ what holds for all
+
+    @property
+    def own_folder(self) -> bool:
+        """True if builds keep the artifacts apart: two formats may use one suffix."""
+        return len(self.suffixes) > 1 and not self.bound_to_machine
 
     @property
     def suffix(self) -> str:

@@ -27,9 +27,9 @@ FINEST_FIRST: tuple[str, ...] = ("fp32", "fp16", "int8")
 # If reduced numbers do less than this part of an output's multiply-adds, the output gets no wider
 # limits: so small a part would save no time either.
 TRIVIAL_SHARE = 0.01
-_TO_BYTES = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
+TO_BYTES = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 _IN_BYTES = ("QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger")
-_QUANTIZED = (*_TO_BYTES, *_IN_BYTES)
+_QUANTIZED = (*TO_BYTES, *_IN_BYTES)
 # Nodes that return their first input unchanged: the type of a weight is looked up through them.
 _TRANSPARENT = ("Identity", "Reshape", "Transpose", "Unsqueeze", "Squeeze")
 _SHRINKING = (*CONVOLUTIONS, "MaxPool", "AveragePool")
@@ -198,7 +198,7 @@ class Numbers:
 
     def _is_image(self, name: str) -> bool:
         """True for the image, also in bytes: a picture has no more than 8 bits."""
-        while name in self._makers and self._makers[name].op_type in (*_TO_BYTES, *_TRANSPARENT):
+        while name in self._makers and self._makers[name].op_type in (*TO_BYTES, *_TRANSPARENT):
             name = self._makers[name].input[0]
         return name in self._images
 

@@ -167,11 +167,14 @@ class OnnxRunner(Runner):
         names = zip(self.interface.outputs, self.output_names, strict=True)
         return {canonical: by_own_name[own] for canonical, own in names}
 
-    def _run(self, images: np.ndarray) -> Sequence[np.ndarray]:
+    def fed(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """``images`` in the type and under the name of the model's input."""
         half = self._input.type == "tensor(float16)"
-        images = images.astype(np.float16 if half else np.float32, copy=False)
+        return {self._input.name: images.astype(np.float16 if half else np.float32, copy=False)}
+
+    def _run(self, images: np.ndarray) -> Sequence[np.ndarray]:
         try:
-            return list(self._session.run(self.output_names, {self._input.name: images}))
+            return list(self._session.run(self.output_names, self.fed(images)))
         except Exception as error:  # onnxruntime's exceptions have no common public base
             raise ArtifactError(
                 f"{self.path.name}: fails on images of shape {images.shape}: {reason_of(error)}."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,9 +63,8 @@ def command(in_process, tmp_path, material, monkeypatch):
     monkeypatch.chdir(folder)
 
     def run(words):
-        before = time.monotonic()
-        ran = in_process(*(words.split() if isinstance(words, str) else words))
-        assert time.monotonic() - before < hostile.MOST_SECONDS
+        with hostile.in_time():
+            ran = in_process(*(words.split() if isinstance(words, str) else words))
         assert not hostile.raw(ran.out + ran.err)
         assert "bug in scrfdconv" not in ran.err
         return ran.code, ran.err.strip()

@@ -34,6 +34,22 @@ LIMIT, DIED = 124, 128  # exit codes of a reader that took too long, or ended it
 BUG = 70  # what the command line returns for an error that is not ours
 
 
+@contextlib.contextmanager
+def in_time() -> Iterator[None]:
+    """Fail a block that takes more processor time than a bad file may, subprocesses included.
+
+    Processor time: another program must not fail a test. What only waits ends by pytest's timeout.
+    """
+    before = _processor_seconds()
+    yield
+    assert _processor_seconds() - before < MOST_SECONDS
+
+
+def _processor_seconds() -> float:
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
 @dataclass(frozen=True)
 class Reader:
     """One way into the package: the file's name, and the command line that reads the file.

@@ -28,13 +28,23 @@ _ZERO_POINT = 2  # input of DequantizeLinear
 
 def convolutions_of_onnx(path: Path) -> Iterator[Convolution]:
     """Every convolution of an ONNX file that an output needs, in any precision."""
+    yield from convolutions_of_model(folded_graph(path))
+
+
+def folded_graph(path: Path) -> onnx.ModelProto:
+    """The graph of a file, with BatchNorms folded: foreign exports may leave them."""
     from scrfdconv.converters.graph.model_file import load_onnx
     from scrfdconv.converters.graph.passes import simplify
 
     model = load_onnx(path)
     operators = {node.op_type for node in model.graph.node}
     if "BatchNormalization" in operators and not operators & {"DequantizeLinear", "QLinearConv"}:
-        model = simplify(model)  # foreign exports may leave BatchNorms
+        return simplify(model)
+    return model
+
+
+def convolutions_of_model(model: onnx.ModelProto) -> Iterator[Convolution]:
+    """Every convolution that an output of a graph needs, in the order of the graph."""
     reader = _Reader(model)
     for node in reader.convolutions:
         convolution = reader.read(node)

@@ -1,0 +1,58 @@
+"""Where an artifact begins to differ from its reference, from files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from scrfdconv.checks.bisection import Bisection, bisect, size_of
+from scrfdconv.checks.faces.compare import model_input
+from scrfdconv.checks.parity import common_normalization
+from scrfdconv.converters.checkpoint.loading import Checkpoint
+from scrfdconv.converters.errors import ScrfdconvError, UsageError
+from scrfdconv.converters.formats import Format, Source, format_of
+from scrfdconv.converters.layers import Layers
+from scrfdconv.converters.precision import FLOAT
+from scrfdconv.converters.scratch import scratch_folder
+
+
+def bisected(reference: Source, path: Path, images: Sequence[Path] = ()) -> Bisection:
+    """Compare the artifact at ``path`` layer by layer with ``reference``, exported if need be.
+
+    ``images`` are photographs to run besides the seeded pictures. Raises UsageError where the
+    values between the layers of one of both cannot be seen, ArtifactError where nothing fits.
+    """
+    with scratch_folder() as folder:
+        graph = format_of(path).chain()[0]
+        if isinstance(reference, Checkpoint):
+            source = folder / f"reference{graph.suffix}"
+            graph.build(reference, graph.options(), source, FLOAT)
+        else:
+            source = reference.path
+        want, got = _layers(source, graph), _layers(path, graph)
+        size = size_of(want, got)
+        prepared = common_normalization(want.runner.interface, got.runner.interface)
+        return bisect(want, got, [model_input(image, size, prepared) for image in images])
+
+
+def _layers(path: Path, graph: Format) -> Layers:
+    found = format_of(path)
+    layers = found.layers(path)
+    if layers is None:
+        raise UsageError(
+            f"{path}: is of {found.title}, which shows no values between its layers; give the "
+            f"{graph.title} file that it was made from."
+        )
+    return layers
+
+
+def first_fault(reference: Source, path: Path) -> str:
+    """Where a model that failed its verification begins to differ; "" where nobody can tell.
+
+    Both models run on two small pictures: a part of what a verification runs.
+    """
+    try:
+        found = bisected(reference, path)
+    except ScrfdconvError:  # the verification has said what is wrong; this would only explain
+        return ""
+    return found.line() if found.faulty else ""

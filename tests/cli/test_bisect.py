@@ -1,0 +1,93 @@
+"""The verb bisect as a user meets it."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+
+@pytest.fixture(scope="module")
+def faulty(tiny_onnx, tmp_path_factory):
+    """A file whose third convolution has other weights, and the name of that convolution."""
+    model = onnx.load(tiny_onnx)
+    node = [node for node in model.graph.node if node.op_type == "Conv"][2]
+    tensor = next(t for t in model.graph.initializer if t.name == node.input[1])
+    tensor.CopyFrom(
+        numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.2), tensor.name)
+    )
+    path = tmp_path_factory.mktemp("faulty") / "faulty.onnx"
+    onnx.save(model, path)
+    return path, node.name
+
+
+def test_the_first_faulty_layer_is_the_first_line_and_the_exit_code_is_1(
+    in_process, faulty, tiny_pth
+):
+    path, name = faulty
+
+    ran = in_process("bisect", path, "--reference", tiny_pth, "--all")
+
+    assert ran.code == 1
+    assert ran.out.startswith(f"begins at {name}: scale: its weights are 1.2 times")
+    assert ran.out.count("<-") == 1
+    assert f"begins at {name}" in ran.sentence
+
+
+def test_json_has_every_layer(in_process, faulty, tiny_onnx):
+    path, name = faulty
+
+    ran = in_process("bisect", path, "--reference", tiny_onnx, "--json")
+
+    assert ran.code == 1
+    assert ran.json["faulty"] == [name]
+    assert not ran.json["passed"]
+    assert len(ran.json["layers"]) > 30
+
+
+def test_a_right_model_has_no_faulty_layer(in_process, tiny_onnx, tiny_pth):
+    ran = in_process("bisect", tiny_onnx, "--reference", tiny_pth, "--json")
+
+    assert ran.code == 0
+    assert ran.json["passed"]
+    assert ran.json["faulty"] == []
+    assert ran.json["verdict"].startswith("no layer is at fault")
+
+
+def test_verify_ends_a_failure_with_the_layer(in_process, faulty, tiny_pth):
+    path, name = faulty
+
+    ran = in_process("verify", path, "--reference", tiny_pth)
+
+    assert ran.code == 1
+    assert f"; begins at {name}: scale" in ran.sentence
+
+
+@pytest.mark.parametrize("file", ["tiny.xml", "gone.onnx", "text.onnx", "empty.onnx"])
+def test_what_cannot_be_bisected_is_one_sentence(in_process, tiny_pth, tmp_path, file):
+    (tmp_path / "text.onnx").write_text("text")
+    (tmp_path / "empty.onnx").touch()
+    (tmp_path / "tiny.xml").write_text("<net/>")
+
+    ran = in_process("bisect", tmp_path / file, "--reference", tiny_pth)
+
+    assert ran.code == 3
+    assert file in ran.sentence
+
+
+def test_another_network_is_no_fault_of_one_layer(in_process, tiny_onnx):
+    ran = in_process("bisect", tiny_onnx, "--reference", "scrfd_500m")
+
+    assert ran.code in (2, 3)
+    assert "tiny" in ran.sentence
+
+
+def test_torchscript_shows_no_values(in_process, tiny_pth, tmp_path):
+    made = tmp_path / "tiny.pt"
+    assert in_process("torchscript", tiny_pth, "--no-verify", "-o", made).code == 0
+
+    ran = in_process("bisect", made, "--reference", tiny_pth)
+
+    assert ran.code == 2
+    assert "shows no values between its layers" in ran.sentence
