@@ -59,7 +59,7 @@ def detect(
     allow_host_code: o.AllowHostCode = False,
     json: o.Json = False,
 ) -> None:
-    """Find faces: boxes in pixels of the picture, scores, five keypoints.
+    """Find faces: boxes in pixels of the picture, scores, keypoints.
 
     A picture that cannot be read is reported, the rest goes on, and the exit code is 3.
     """
@@ -158,7 +158,7 @@ def _picture(found: Found, drawing: Path | None) -> dict[str, Any]:
 
 
 def _faces(faces: Faces) -> list[dict[str, Any]]:
-    from scrfdconv.checks.faces.decode import KEYPOINT_NAMES
+    from scrfdconv.checks.faces.decode import keypoint_names
 
     listed: list[dict[str, Any]] = []
     for index in range(len(faces)):
@@ -168,8 +168,8 @@ def _faces(faces: Faces) -> list[dict[str, Any]]:
             "keypoints": None,
         }
         if faces.keypoints is not None:
-            points = map(_numbers, faces.keypoints[index])
-            face["keypoints"] = dict(zip(KEYPOINT_NAMES, points, strict=True))
+            points = [_numbers(point) for point in faces.keypoints[index]]
+            face["keypoints"] = dict(zip(keypoint_names(len(points)), points, strict=True))
         if faces.labels is not None:
             face["label"] = int(faces.labels[index])
         listed.append(face)

@@ -20,7 +20,7 @@ from scrfdconv.converters.errors import CheckFailed
 Float32 = npt.NDArray[np.float32]
 Index = npt.NDArray[np.intp]
 
-# The order of the five points, as seen in the picture: the viewer's left comes first.
+# The order of a face's five points, as seen in the picture: the viewer's left comes first.
 KEYPOINT_NAMES = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
 # tools/scrfd.py and the insightface package report faces from this score on.
 DEPLOYMENT_THRESHOLD = 0.5
@@ -38,13 +38,20 @@ _BATCHED_RANK = 3  # (batch, anchors, channels)
 _BOX_SIDES = 4
 
 
+def keypoint_names(count: int) -> tuple[str, ...]:
+    """Names of a network's points: those of faces for five, ``point_0`` ... for other numbers."""
+    if count == len(KEYPOINT_NAMES):
+        return KEYPOINT_NAMES
+    return tuple(f"point_{index}" for index in range(count))
+
+
 @dataclass(frozen=True)
 class Faces:
     """The faces of one picture, in pixels."""
 
     boxes: Float32  # (n, 4) x1, y1, x2, y2; may reach over the edges of the picture
     scores: Float32  # (n,) 0 to 1
-    keypoints: Float32 | None = None  # (n, 5, 2) x, y in the order of KEYPOINT_NAMES
+    keypoints: Float32 | None = None  # (n, points, 2) x, y; see `keypoint_names`
     labels: Index | None = None  # (n,) the best class, only for models with several
     strides: Index | None = None  # (n,) stride of each face's output; None: unknown
 
@@ -159,7 +166,7 @@ class _Level:
     stride: int
     scores: npt.NDArray[Any]  # (N, anchors, classes)
     distances: npt.NDArray[Any]  # (N, anchors, 4) left, top, right, bottom, in strides
-    offsets: npt.NDArray[Any] | None  # (N, anchors, 10) x, y of each keypoint, in strides
+    offsets: npt.NDArray[Any] | None  # (N, anchors, 2 * points) x, y of each, in strides
 
     def faces(self, slot: int, size: tuple[int, int], threshold: float) -> Faces:
         """Return the anchors of one slot with at least this score, in canvas pixels."""
@@ -195,7 +202,7 @@ class _Level:
         if self.offsets is None:
             return None
         offsets = self.offsets[slot, chosen].astype(np.float32) * np.float32(self.stride)
-        points: Float32 = offsets.reshape(-1, len(KEYPOINT_NAMES), 2) + centres[:, None]
+        points: Float32 = offsets.reshape(len(chosen), offsets.shape[1] // 2, 2) + centres[:, None]
         return points
 
 
@@ -219,7 +226,7 @@ def _levels(outputs: Mapping[str, npt.NDArray[Any]]) -> list[_Level]:
 
 
 def _require_shapes(outputs: Mapping[str, npt.NDArray[Any]], strides: Sequence[int]) -> None:
-    channels = {"bbox": _BOX_SIDES, "kps": 2 * len(KEYPOINT_NAMES)}
+    channels = {"bbox": _BOX_SIDES, "kps": _keypoint_channels(outputs, strides[0])}
     batch = outputs[f"score_{strides[0]}"].shape[:1]
     for name, array in outputs.items():
         kind, _, stride = name.partition("_")
@@ -231,6 +238,15 @@ def _require_shapes(outputs: Mapping[str, npt.NDArray[Any]], strides: Sequence[i
                 f"{channels.get(kind, 'one per class')} channels, the batch of all outputs and "
                 f"the anchors of score_{stride} are expected."
             )
+
+
+def _keypoint_channels(outputs: Mapping[str, npt.NDArray[Any]], stride: int) -> int:
+    """Those of the finest stride, which all have; CheckFailed for half a point."""
+    name = f"kps_{stride}"
+    width = outputs[name].shape[-1] if name in outputs and outputs[name].ndim else 0
+    if width % 2:
+        raise CheckFailed(f"{name} has {width} channels, which are no x and y for each point.")
+    return width
 
 
 def _require_finite(outputs: Mapping[str, npt.NDArray[Any]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import cycle
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ Colour = tuple[int, int, int]
 
 # BGR. The box is green, because skin is not; the points differ in hue from the box and from each
 # other, in the order of KEYPOINT_NAMES: the eyes are warm, the mouth corners cold, the nose is
-# white.
+# white. More points than five start over.
 BOX_COLOUR: Colour = (80, 220, 60)
 KEYPOINT_COLOURS: tuple[Colour, ...] = (
     (60, 60, 255),  # left eye: red
@@ -66,7 +67,7 @@ def _draw_points(
 
     x1, y1, x2, y2 = _pixels(canvas, box)
     radius = round(math.sqrt(max(0, x2 - x1) * max(0, y2 - y1)) * POINT_SHARE)
-    for point, colour in zip(points, KEYPOINT_COLOURS, strict=True):
+    for point, colour in zip(points, cycle(KEYPOINT_COLOURS), strict=False):
         x, y = _pixels(canvas, point)
         if radius > 1:  # an outline tells white from skin, but would hide a small face
             cv2.circle(canvas, (x, y), radius + 1, OUTLINE, cv2.FILLED, cv2.LINE_AA)

@@ -22,7 +22,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from scrfdconv.checks.faces.decode import KEYPOINT_NAMES
+from scrfdconv.checks.faces.decode import keypoint_names
 from scrfdconv.checks.faces.matching import Agreement, Marks
 from scrfdconv.checks.results import CheckResult
 
@@ -46,7 +46,7 @@ class FaceLimits:
     margin: float  # of scores: a face that moved by less over the threshold is neither lost nor new
     mean_iou: float
     worst_iou: float
-    point: float  # mean error of the worst of the five points, share of the face's size
+    point: float  # mean error of the worst of the points, share of the face's size
     worst_point: float
     score: float  # mean difference
     worst_score: float
@@ -124,7 +124,8 @@ def _results(subject: str, marks: Marks, precision: str, detail: str) -> Iterato
     yield result("mean_score", marks.mean_score_difference, score, at_least=False)
     yield result("worst_score", marks.score_difference, limits.worst_score, at_least=False)
     point = of_few(limits.point, limits.worst_point, marks.found)
-    for name, error in zip(KEYPOINT_NAMES, marks.point_errors, strict=False):
+    names = keypoint_names(len(marks.point_errors))
+    for name, error in zip(names, marks.point_errors, strict=True):
         yield result(name, error, point, at_least=False)
     if marks.point_errors:
         worst = marks.worst_keypoint_error

@@ -58,7 +58,7 @@ class Marks:
     mean_score_difference: float
     keypoint_error: float  # mean distance over pairs and points, as a share of sqrt(w * h)
     worst_keypoint_error: float
-    point_errors: tuple[float, ...]  # the mean of each point, in the order of KEYPOINT_NAMES
+    point_errors: tuple[float, ...]  # the mean of each point; see `keypoint_names`
 
     @property
     def crossings(self) -> str:

@@ -26,6 +26,7 @@ from scrfdconv.converters.checkpoint.mmdet_config import (
 from scrfdconv.converters.checkpoint.recognise import (
     LIKENESS,
     closest,
+    keypoints_in,
     likeness,
     needed,
     only_groups_are_open,
@@ -296,7 +297,7 @@ def _find_architecture(
     if recipe is not None:
         return _of_recipe(recipe)
     if config is not None:
-        return _common(described_in_file(config, path.stem), f"--config {config}")
+        return _counted(described_in_file(config, path.stem), f"--config {config}", shapes, path)
     meta = content.get("meta")
     text = meta.get("config") if isinstance(meta, Mapping) else None
     if groups is not None and not any(".gn." in key for key in shapes):
@@ -306,10 +307,12 @@ def _find_architecture(
         return Described(_own_architecture(own, path), "the architecture in meta")
     if isinstance(text, str) and text.strip() and groups is None:
         where = f"{path}: the config in its meta"
-        return _common(described_in_text(text, path.stem, where), "the config in meta")
+        return _counted(
+            described_in_text(text, path.stem, where), "the config in meta", shapes, path
+        )
     try:
-        found = common_row(recognise(shapes, path.stem, groups))
-        return Described(found, "names and shapes of the weights", says_normalization=False)
+        seen = common_row(recognise(shapes, path.stem, groups))
+        return Described(seen, "names and shapes of the weights", says_normalization=False)
     except CheckpointError as error:
         like, share = closest(needed(shapes))
         if share >= LIKENESS and not only_groups_are_open(shapes):
@@ -322,6 +325,20 @@ def _of_recipe(recipe: str) -> Described:
     found = architecture_from_recipe(recipe)
     other = found.normalization != STANDARD
     return Described(found, f"--recipe {recipe}", says_normalization=other)
+
+
+def _counted(
+    found: Described, by: str, shapes: Mapping[str, tuple[int, ...]], path: Path
+) -> Described:
+    """With the number of keypoints that the weights have, where the config leaves it open."""
+    a = found.architecture
+    if a.keypoints and not found.says_keypoints:
+        try:
+            points = keypoints_in(shapes, a.anchors)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}.") from error
+        found = replace(found, architecture=replace(a, keypoints=points or a.keypoints))
+    return _common(found, by)
 
 
 def _common(found: Described, by: str) -> Described:

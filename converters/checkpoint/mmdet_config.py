@@ -21,9 +21,10 @@ from scrfdconv.converters.checkpoint.pipelines import normalization_in
 from scrfdconv.converters.errors import CheckpointError, UsageError
 from scrfdconv.converters.network.architecture import FIRST_STAGE_STRIDE, Architecture, Block
 from scrfdconv.converters.network.bounds import MOST_VALUES
-from scrfdconv.converters.normalization import Normalization
+from scrfdconv.converters.normalization import STANDARD, Normalization
 
-KEYPOINTS = 5  # NK in upstream's head: not configurable
+KEYPOINTS = 5  # NK in upstream's head
+_COUNTS = ("num_kps", "NK")  # how forks call it, where theirs is an option
 DEFAULT_NORM = {"type": "GN", "num_groups": 32}  # default of upstream's head
 
 _BLOCKS: Mapping[str, Block] = {"BasicBlock": "basic", "Bottleneck": "bottleneck"}
@@ -36,6 +37,7 @@ class Described:
     architecture: Architecture
     by: str
     says_normalization: bool = True  # False: the architecture's is the default, and assumed
+    says_keypoints: bool = True  # False: their number is the default, and weights may differ
 
     @property
     def normalization(self) -> Normalization | None:
@@ -56,9 +58,13 @@ def described_in_text(text: str, name: str, where: str) -> Described:
 def _described(values: Mapping[str, Any], name: str, where: str) -> Described:
     architecture = _architecture(values, name, where)
     normalization = normalization_in(values, where)
-    if normalization is None:
-        return Described(architecture, where, says_normalization=False)
-    return Described(replace(architecture, normalization=normalization), where)
+    head = _Table(dict(values), where).sub("model").sub("bbox_head")
+    return Described(
+        replace(architecture, normalization=normalization or STANDARD),
+        where,
+        says_normalization=normalization is not None,
+        says_keypoints=_points(head) is not None,
+    )
 
 
 class _Table:
@@ -133,7 +139,7 @@ def _assemble(model: _Table, name: str) -> Architecture:
         head_separable=bool(head.get("dw_conv", False)),
         # The rule of upstream's head: a scale exists in mode 2, and in mode 1 if strides share.
         box_scales=scale_mode > 0 and (shared or scale_mode == 2),  # noqa: PLR2004
-        keypoints=KEYPOINTS if head.get("use_kps", False) else 0,
+        keypoints=(_points(head) or KEYPOINTS) if head.get("use_kps", False) else 0,
         strides=strides,
         anchors=_anchors(anchors),
         classes=int(head.need("num_classes")),
@@ -211,6 +217,11 @@ def _towers(head: _Table, towers: int) -> tuple[tuple[int, ...], tuple[int, ...]
     counts = list(convs) if isinstance(convs, list | tuple) else [convs] * towers
     channels = tuple(int(feat * mults[i]) for i in range(towers))
     return channels, tuple(int(counts[i]) for i in range(towers))
+
+
+def _points(head: _Table) -> int | None:
+    """The number of keypoints where the config says one."""
+    return next((int(head.need(key)) for key in _COUNTS if key in head.values), None)
 
 
 def _anchors(generator: _Table) -> int:

@@ -173,8 +173,8 @@ def _predictors(shapes: Shapes, head: str) -> tuple[int, int, int]:
     """Anchors, classes and keypoints per cell, from the rows of the last convs."""
     scores = shapes[f"bbox_head.stride_cls.{head}.weight"][0]
     boxes = shapes[f"bbox_head.stride_reg.{head}.weight"][0]
-    kps = shapes.get(f"bbox_head.stride_kps.{head}.weight", (0,))[0]
     anchors = boxes // BOX_SIDES
+    kps = shapes.get(f"bbox_head.stride_kps.{head}.weight", (0,))[0]
     bins = shapes.get("bbox_head.integral.project", (0,))[0]
     # 4 * bins rows per anchor is a distribution over the bins (DFL), unless scores or keypoints
     # contradict; nobody trains as many anchors as there are bins.
@@ -183,9 +183,26 @@ def _predictors(shapes: Shapes, head: str) -> tuple[int, int, int]:
             f"boxes are distributions over {bins} bins (DFL), which cannot be converted: the "
             "deployed interface has four distances per anchor; train with loss_dfl=False"
         )
-    if scores % anchors or kps % (2 * anchors):
-        raise ValueError(f"{scores} score, {boxes} box and {kps} keypoint rows do not fit together")
-    return anchors, scores // anchors, kps // (2 * anchors)
+    if scores % anchors:
+        raise ValueError(f"{scores} score and {boxes} box rows do not fit together")
+    return anchors, scores // anchors, keypoints_in(shapes, anchors)
+
+
+def keypoints_in(shapes: Shapes, anchors: int) -> int:
+    """The number of keypoints that the head's widths show; 0 for none.
+
+    Raises CheckpointError for a width that has not x and y for each point of each anchor.
+    """
+    for key, shape in shapes.items():
+        if key.startswith("bbox_head.stride_kps.") and key.endswith(".weight") and shape:
+            points, left = divmod(shape[0], 2 * anchors)
+            if left or not points:
+                raise CheckpointError(
+                    f"{key} has {shape[0]} rows, which are no x and y for each point of "
+                    f"{anchors} anchors"
+                )
+            return points
+    return 0
 
 
 def _groups(shapes: Shapes, groups: int | None) -> int:

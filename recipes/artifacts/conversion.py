@@ -37,8 +37,9 @@ from scrfdconv.converters.normalization import (
 )
 from scrfdconv.converters.precision import FLOAT
 from scrfdconv.converters.scratch import scratch_folder
-from scrfdconv.recipes.artifacts.precision import Order, Settled, Stage, account_of, settle, silent
+from scrfdconv.recipes.artifacts.precision import account_of, settle
 from scrfdconv.recipes.artifacts.target import Target
+from scrfdconv.recipes.order import Order, Settled, Stage, silent
 
 
 @dataclass(frozen=True, kw_only=True)
