@@ -52,11 +52,14 @@ def _show(facts: dict[str, Any]) -> None:
     output.show(f"GPU        {gpu['name'] or '-'}{compute}")
     trtexec = f", trtexec at {gpu['trtexec']}" if gpu["trtexec"] else ""
     output.show(f"TensorRT   {gpu['tensorrt'] or '-'}{trtexec}")
+    output.show(
+        f"parser     {gpu['parser'] or '-'} (checks ONNX files for TensorRT, without a GPU)"
+    )
     for reason in gpu["missing"]:
         output.show(f"           {reason}")
     for row in facts["formats"]:
         why = f"  {row['why']}" if row["why"] else ""
-        output.show(f"{row['format']:<12}{row['precision']:<6}{row['state']:<10}{why}".rstrip())
+        output.show(f"{row['format']:<13}{row['precision']:<6}{row['state']:<10}{why}".rstrip())
 
 
 def _features(features: dict[str, bool | None]) -> str:

@@ -1,7 +1,7 @@
 """What works on this machine: versions, processor, memory, GPU, every format and precision.
 
-Three states: *blocked* (the reason is given), *available* (everything needed is here), *verified*
-(converted and compared here and now, ``doctor --run``).
+States: *blocked* (the reason is given), *available* (everything needed is here), and by ``doctor
+--run`` *verified* (converted and compared here and now) or *built* (which this machine cannot run).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,7 @@ class Capability:
 
     format: str
     precision: str
-    state: str  # verified, available, blocked or failed
+    state: str  # verified, built, available, blocked or failed
     why: str = ""
 
     def to_dict(self) -> dict[str, str]:
@@ -103,7 +104,12 @@ def _gpu() -> dict[str, Any]:
     """Driver, GPU, TensorRT and its version: which of them are here, and what is missing."""
     import torch
 
-    from scrfdconv.converters.formats.tensorrt.api import driver_version, require_gpu, tensorrt
+    from scrfdconv.converters.formats.tensorrt.api import (
+        RTX,
+        driver_version,
+        require_gpu,
+        tensorrt,
+    )
 
     facts: dict[str, Any] = {
         "driver": driver_version(),
@@ -111,6 +117,7 @@ def _gpu() -> dict[str, Any]:
         "name": None,
         "compute_capability": None,
         "tensorrt": None,
+        "parser": None,
         "trtexec": shutil.which("trtexec"),
         "missing": [],
     }
@@ -124,6 +131,8 @@ def _gpu() -> dict[str, Any]:
         facts["tensorrt"] = tensorrt().__version__
     except MissingError as error:
         facts["missing"].append(str(error))
+    with suppress(MissingError):  # what is missing stands beside the format
+        facts["parser"] = f"{RTX.title} {tensorrt(RTX).__version__}"
     return facts
 
 
@@ -158,11 +167,13 @@ def _tried(made: Format, precision: str) -> Capability:
     """Convert the smallest model, verify it, and delete it."""
     try:
         with scratch_folder() as folder:
-            report = _converted(made, precision, folder).report
+            done = _converted(made, precision, folder)
     except ScrfdconvError as error:
         return Capability(made.name, precision, "failed", str(error))
-    assert report is not None
-    return Capability(made.name, precision, "verified", f"{report.summary()} here and now")
+    assert done.report is not None
+    state, told = ("built", f"; {done.not_run}") if done.not_run else ("verified", "")
+    why = f"{done.report.summary()} here and now{told}"
+    return Capability(made.name, precision, state, why)
 
 
 def _converted(made: Format, precision: str, folder: Path) -> Made:

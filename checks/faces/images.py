@@ -12,7 +12,8 @@ import glob
 import os
 import re
 import stat
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,8 @@ Float32 = npt.NDArray[np.float32]
 # is named outright is tried whatever its suffix.
 _PHOTOGRAPHS = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".jp2")
 SUFFIXES = frozenset((*_PHOTOGRAPHS, ".ppm", ".pgm", ".pbm", ".pnm"))
+
+AHEAD = 2  # pictures: one is read while another waits; 8K pictures take 100 MB each
 
 _GLOB = re.compile(r"[*?\[]")
 
@@ -75,6 +78,37 @@ def read_image(path: Path | str) -> UInt8:
     image = _decoded(path, data)
     refuse_huge(path, image.shape[1], image.shape[0])
     return image
+
+
+def read_ahead(paths: Iterable[Path]) -> Iterator[tuple[Path, UInt8 | InputFileError]]:
+    """Read pictures in their order, the next ones while the caller works on one.
+
+    Yields the picture, or the error of one that cannot be read. At most ``AHEAD`` pictures wait,
+    so that any number of them takes the same memory.
+    """
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    waiting: deque[tuple[Path, Future[UInt8 | InputFileError]]] = deque()
+    # One thread: OpenCV decodes outside of Python's lock, but one picture at a time
+    # (`decoder_messages`).
+    pool = ThreadPoolExecutor(1)
+    try:
+        for path in paths:
+            waiting.append((path, pool.submit(_read_or_error, path)))
+            if len(waiting) > AHEAD:
+                first, read = waiting.popleft()
+                yield first, read.result()
+        for path, read in waiting:
+            yield path, read.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _read_or_error(path: Path) -> UInt8 | InputFileError:
+    try:
+        return read_image(path)
+    except InputFileError as error:
+        return error
 
 
 def letterbox(image: UInt8, size: tuple[int, int]) -> tuple[UInt8, float]:

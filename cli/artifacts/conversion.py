@@ -205,7 +205,8 @@ def show_made(made: Made, extra: Mapping[str, Any]) -> None:
                 "sha256": artifact.digest,
                 "size": artifact.size,
                 "parents": list(artifact.parents),
-                "verified": report is not None,
+                "verified": report is not None and not made.not_run,
+                **({"not_run": made.not_run} if made.not_run else {}),
                 "report": report.to_dict() if report else None,
                 **extra,
                 **made.facts,
@@ -217,6 +218,8 @@ def show_made(made: Made, extra: Mapping[str, Any]) -> None:
         output.say("WARNING: not verified (--no-verify).")
         for note in made.notes:
             output.show(f"note: {note}")
+    if made.not_run:
+        output.say(f"WARNING: not run, no output was compared with the source. {made.not_run}")
     for line in made.lines:
         output.show(line)
     output.show(f"{artifact.path}  {artifact.size / 1e6:.2f} MB  sha256 {artifact.digest[:12]}")

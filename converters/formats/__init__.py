@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from scrfdconv.converters.artifact import (
     Artifact,
-    archive_members,
     digest_of_files,
     put_in_place,
     readable,
@@ -150,6 +149,10 @@ class Format(ABC):
         """What the format itself measures of an opened file, such as the types of its layers."""
         yield from ()
 
+    def findings_unrun(self, path: Path, source: Artifact, options: Any) -> Iterator[Finding]:
+        """What is measured of a new artifact where it was built but cannot be run."""
+        yield from ()
+
     def convolutions(self, path: Path) -> Iterator[Convolution] | None:
         """The weights of a float or FP16 file at rest; None where they cannot be read."""
         return None
@@ -220,6 +223,11 @@ class Format(ABC):
         return tuple(path.with_suffix(suffix) for suffix in self.suffixes[1:])
 
     # ------------------------------------------------------------ what holds for all
+
+    @property
+    def own_folder(self) -> bool:
+        """True if builds keep the artifacts apart: two formats may use one suffix."""
+        return len(self.suffixes) > 1 and not self.bound_to_machine
 
     @property
     def suffix(self) -> str:
@@ -364,6 +372,8 @@ def format_of(path: Path) -> Format:
 
 
 def _about_archive(path: Path) -> str:
+    from scrfdconv.converters.archive import archive_members
+
     if archive_members(path) is None:
         return f"{path}: is a damaged or truncated zip archive; fetch it again."
     return f"{path}: is a zip archive, but holds no torch model."

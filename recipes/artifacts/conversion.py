@@ -37,8 +37,9 @@ from scrfdconv.converters.normalization import (
 )
 from scrfdconv.converters.precision import FLOAT
 from scrfdconv.converters.scratch import scratch_folder
-from scrfdconv.recipes.artifacts.precision import Order, Settled, Stage, account_of, settle, silent
+from scrfdconv.recipes.artifacts.precision import account_of, settle
 from scrfdconv.recipes.artifacts.target import Target
+from scrfdconv.recipes.order import Order, Settled, Stage, silent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,7 @@ class Made:
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # part of the report, where one exists
     remarks: tuple[str, ...] = ()  # facts that users of such artifacts should know
+    not_run: str = ""  # why no output was compared: this machine builds the format, no more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +127,7 @@ def convert(
     with _way_from(source, target, images=images, demand=demand, stage=stage) as way:
         start, options, settled = way.last_step(parent)
         linted = _require_lint(maker, start)
-        verified = _Verification(source, target, out, settled.demand)
+        verified = _Verification(source, target, out, settled.demand, start)
         with stage(f"building {out.name}"):
             if start.format != maker.name and isinstance(start, Artifact):
                 options = maker.settled_options(start, options)
@@ -145,6 +147,7 @@ def convert(
         warnings=settled.warnings,
         notes=(*settled.notes, *linted.notes),
         remarks=tuple(_remarks(source, maker, target.precision or FLOAT)),
+        not_run=maker.why_not_run() if demand else "",
     )
 
 
@@ -347,8 +350,11 @@ class _Way:
 class _Verification:
     """Compares the artifact with the source, and keeps the report."""
 
-    def __init__(self, source: Source, target: Target, out: Path, demand: Demand | None) -> None:
+    def __init__(
+        self, source: Source, target: Target, out: Path, demand: Demand | None, start: Source
+    ) -> None:
         self._source, self._target, self._out, self._demand = source, target, out, demand
+        self._start = start  # what the artifact itself is built from
         self.report: Report | None = None
 
     def require(self, part: Path) -> None:
@@ -361,6 +367,11 @@ class _Verification:
         maker = self._target.maker
         if self._demand is None:
             return _own_findings(maker, part, self._target)
+        if (why := maker.why_not_run()) and isinstance(self._start, Artifact):
+            graph = _verified_graph(self._source, self._start, self._demand)
+            found = maker.findings_unrun(part, self._start, self._target.of(maker.options))
+            results = [*(graph.results if graph else ()), *map(CheckResult.of, found)]
+            return Report.of(results, [f"only the graph was compared with the source: {why}"])
         source = self._source
         if isinstance(source, Artifact) and source.format == maker.name:
             have = maker.precision_of(source.path)

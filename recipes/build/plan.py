@@ -129,7 +129,7 @@ def artifact_name(checkpoint: CheckpointEntry, target: Target) -> str:
     maker = target.maker
     path = default_output(checkpoint.stem, "", target.shape, target.precision or FLOAT)
     parts = [str(path), *_chosen(target)]
-    folder = f"{maker.name}/" if len(maker.suffixes) > 1 and not maker.bound_to_machine else ""
+    folder = f"{maker.name}/" if maker.own_folder else ""
     return f"{checkpoint.name}/{folder}{'_'.join(parts)}{maker.suffix}"
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from scrfdconv.checks.faces.compare import faces_on_canvas
 from scrfdconv.checks.faces.decode import Faces
-from scrfdconv.checks.faces.images import letterbox, read_image
+from scrfdconv.checks.faces.images import letterbox, read_ahead
 from scrfdconv.checks.faces.matching import Agreement, agreement
-from scrfdconv.converters.errors import CheckFailed, UsageError
+from scrfdconv.converters.errors import CheckFailed, InputFileError, UsageError
 from scrfdconv.converters.runner import Runner
 from scrfdconv.recipes.artifacts.conversion import SourceOptions, open_source
 from scrfdconv.recipes.faces.detection import DEFAULT_SIZE, open_runner
@@ -35,8 +35,10 @@ def score_agreement(
     size = _common_size([truth, measured])
 
     def pairs() -> Iterator[tuple[Faces, Faces]]:
-        for done, path in enumerate(images, start=1):
-            canvas, _ = letterbox(read_image(path), size)
+        for done, (_, image) in enumerate(read_ahead(images), start=1):
+            if isinstance(image, InputFileError):
+                raise image
+            canvas, _ = letterbox(image, size)
             yield faces_on_canvas(truth, canvas), faces_on_canvas(measured, canvas)
             progress(done, len(images))
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from scrfdconv.checks.faces.decode import DEPLOYMENT_THRESHOLD, NMS_IOU, Faces, decode
 from scrfdconv.checks.faces.draw import draw_faces
-from scrfdconv.checks.faces.images import find_images, network_input, read_image
+from scrfdconv.checks.faces.images import find_images, network_input, read_ahead
 from scrfdconv.converters.artifact import replacing
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.errors import (
@@ -160,13 +160,13 @@ def list_pictures(paths: Sequence[Path]) -> tuple[list[Path], list[Unreadable]]:
 
 
 def detect_pictures(detector: Detector, paths: Sequence[Path]) -> Iterator[Found | Unreadable]:
-    """Read and detect one picture after the other; a bad one does not stop the rest."""
+    """Detect one picture after the other; a bad one does not stop the rest."""
     waiting: list[tuple[Path, UInt8]] = []
-    for path in paths:
-        try:
-            waiting.append((path, read_image(path)))
-        except InputFileError as error:
-            yield Unreadable(path, str(error))
+    for path, image in read_ahead(paths):
+        if isinstance(image, InputFileError):
+            yield Unreadable(path, str(image))
+        else:
+            waiting.append((path, image))
         if len(waiting) == detector.slots:
             yield from _detect_batch(detector, waiting)
             waiting = []

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from scrfdconv.converters.errors import UsageError
-from scrfdconv.converters.formats import Format, Source
+from scrfdconv.converters.formats import Finding, Format, Source, formats
 from scrfdconv.converters.graph.kinds import FaceRules, OutputKind
 from scrfdconv.converters.options import Option, SizeOptions
 from scrfdconv.converters.precision import precisions
@@ -176,6 +176,15 @@ class Onnx(Format):
         from scrfdconv.converters.formats.onnx.weights import convolutions_of_onnx
 
         return convolutions_of_onnx(path)
+
+    def findings(self, runner: Runner) -> Iterator[Finding]:
+        """What the format says for which an INT8 file is arranged."""
+        target = runner.metadata.get("target", self.int8_target)
+        meant = [one for one in formats().values() if one.source == self.name and one is not self]
+        one = next((one for one in meant if one.int8_target == target != self.int8_target), None)
+        path = getattr(runner, "path", None)
+        if one and path:
+            yield from one.lint(self.artifact_at(path)).findings
 
     def layers(self, path: Path) -> Layers:
         """The convolutions and outputs of the graph."""

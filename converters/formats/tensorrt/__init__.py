@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.formats import Finding, Format, Instructions, Lint, Source
@@ -25,8 +25,8 @@ PROFILE, BUILDER = "Profiles of dynamic models", "Builder"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TensorRTOptions(Options):
-    """How an engine is built; its precision is that of the ONNX."""
+class EngineOptions(Options):
+    """How an engine is built, whichever package builds it; its precision is that of the ONNX."""
 
     min: Annotated[
         tuple[str, ...],
@@ -62,14 +62,6 @@ class TensorRTOptions(Options):
             group=BUILDER,
         ),
     ] = None
-    timing_cache: Annotated[
-        Path | None,
-        Option(
-            help="Measurements of former builds: read, and added to.",
-            group=BUILDER,
-            in_recipes=False,
-        ),
-    ] = None
     level: Annotated[
         int | None,
         Option(
@@ -78,6 +70,20 @@ class TensorRTOptions(Options):
             most=5,  # by TensorRT's documentation
             shown_default="3",
             group=BUILDER,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorRTOptions(EngineOptions):
+    """What TensorRT has and TensorRT for RTX lacks, or cannot build without a GPU."""
+
+    timing_cache: Annotated[
+        Path | None,
+        Option(
+            help="Measurements of former builds: read, and added to.",
+            group=BUILDER,
+            in_recipes=False,
         ),
     ] = None
     version_compatible: Annotated[
@@ -107,7 +113,7 @@ class TensorRT(Format):
     )
     suffixes = (".engine", ".engine.json")
     precisions = ("fp32", "fp16", "int8")
-    options = TensorRTOptions
+    options: ClassVar[type] = TensorRTOptions
     libraries = ("tensorrt", "torch", "onnx", "onnxsim", "onnxruntime", "numpy")
     modules = ("tensorrt",)
     extra = "tensorrt"
@@ -160,10 +166,14 @@ class TensorRT(Format):
         yield from audit_engine(runner)
 
     def lint(self, source: Artifact) -> Lint:
-        """What TensorRT's parser will not take."""
+        """What TensorRT will not take: by rules, and by NVIDIA's own parser if that is here."""
         from scrfdconv.converters.formats.tensorrt.lint import lint_of
+        from scrfdconv.converters.formats.tensorrt.parser import parser_lint
 
-        return lint_of(source.path)
+        rules, parser = lint_of(source.path), parser_lint(source.path)
+        return Lint(
+            findings=(*rules.findings, *parser.findings), remarks=(*rules.remarks, *parser.remarks)
+        )
 
     def why_not_built(self) -> str:
         """Which package or GPU is missing, with what can be done without it."""

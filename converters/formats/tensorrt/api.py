@@ -1,9 +1,12 @@
-"""What the other modules need of the machine: the tensorrt package, its one log, and the GPU.
+"""What the other modules need of the machine: NVIDIA's package, its one log, and the GPU.
+
+There are two packages with one API: TensorRT, and TensorRT for RTX, which builds without a GPU.
 
 Rules of every module that calls TensorRT:
 
 1. Only names that TensorRT 10.3, 10.16 and 11.4 all have; the exceptions are in ``GUARDED`` and
-   are looked up, never written. A test compares the code with the three lists of names.
+   are looked up, never written, and in ``RTX_ONLY``. A test compares the code with the three
+   lists of names.
 2. Enums by symbol, never by number: TensorRT 11 renumbered them.
 3. Precision comes from the ONNX alone. TensorRT 11 has no flags for it, and a build that set them
    on 10 and lost them on 11 is how FP32 engines were shipped as FP16.
@@ -16,6 +19,7 @@ import logging
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,32 +29,74 @@ from scrfdconv.converters.errors import MissingError
 
 logger = logging.getLogger(__name__)
 
-MAJORS = (10, 11)  # what the code is written for and tested against, by lists of names
-FIRST = (10, 3)  # the oldest of them
+
+@dataclass(frozen=True, kw_only=True)
+class Package:
+    """One of the two, and the versions that the code is written for, by lists of names."""
+
+    module: str
+    title: str
+    extra: str
+    majors: tuple[int, ...]
+    first: tuple[int, ...]  # the oldest version of them
+    supported: str  # the versions in words
+    builds_without_gpu: bool = False
+
+    @property
+    def is_installed(self) -> bool:
+        """True if the module can be found; nothing is loaded."""
+        return self.module in sys.modules or importlib.util.find_spec(self.module) is not None
+
+
+TENSORRT = Package(
+    module="tensorrt",
+    title="TensorRT",
+    extra="tensorrt",
+    majors=(10, 11),
+    first=(10, 3),
+    supported="10.3 and later, and 11",
+)
+RTX = Package(
+    module="tensorrt_rtx",
+    title="TensorRT for RTX",
+    extra="tensorrt-rtx",
+    majors=(1,),
+    first=(1, 7),
+    supported="1.7 and later",
+    builds_without_gpu=True,
+)
 # Names that one of the versions lacks, with the first one that has them.
 GUARDED = {"HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY": "10.16"}
+# Names that only TensorRT for RTX has.
+RTX_ONLY = (
+    "IBuilderConfig.num_compute_capabilities",
+    "IBuilderConfig.set_compute_capability",
+    "tensorrt.ComputeCapability",
+)
 
 PLAN_HINT = (
     "`scrfdconv tensorrt ... --plan-only` writes the ONNX and a build script for the target machine"
 )
+ANY = "any"  # the GPU of an engine that was built without one
 DRIVER_FILE = Path("/proc/driver/nvidia/version")  # of NVIDIA's kernel module on Linux
 DRIVER_TIMEOUT = 20  # seconds; nvidia-smi takes one or two, and hangs on a broken driver
 
 
-def tensorrt() -> Any:
-    """The tensorrt package; raises MissingError, with the reason, where it cannot be used."""
+def tensorrt(package: Package = TENSORRT) -> Any:
+    """NVIDIA's module; raises MissingError, with the reason, where it cannot be used."""
     try:
-        import tensorrt as trt
+        trt = importlib.import_module(package.module)
     except (ImportError, OSError) as error:  # OSError: the package is there, its libraries are not
         why = "is not installed" if isinstance(error, ModuleNotFoundError) else f"fails: {error}"
+        there = f" on a machine with an NVIDIA GPU. Without one, {PLAN_HINT}"
         raise MissingError(
-            f"The package tensorrt {why}; pip install 'scrfdconv[tensorrt]' on a machine with an "
-            f"NVIDIA GPU. Without one, {PLAN_HINT}."
+            f"The package {package.module} {why}; pip install 'scrfdconv[{package.extra}]'"
+            f"{'' if package.builds_without_gpu else there}."
         ) from error
     version = version_of(trt)
-    if not (version[0] in MAJORS and version >= FIRST):
+    if not (version[0] in package.majors and version >= package.first):
         raise MissingError(
-            f"TensorRT {trt.__version__} is installed; supported are 10.3 and later, and 11."
+            f"{package.title} {trt.__version__} is installed; supported are {package.supported}."
         )
     return trt
 
@@ -79,17 +125,17 @@ def guarded(trt: Any, name: str) -> Any:
 # ---------------------------------------------------------------- the log
 
 
-def log() -> Any:
+def log(package: Package = TENSORRT) -> Any:
     """The log that every Builder and Runtime of this process gets.
 
     There is one log, because TensorRT keeps the first log and ignores all others.
     """
-    return _log_of(tensorrt())
+    return _log_of(tensorrt(package))
 
 
-def take_errors() -> list[str]:
+def take_errors(package: Package = TENSORRT) -> list[str]:
     """What TensorRT reported as errors since the last call."""
-    errors: list[str] = log().errors
+    errors: list[str] = log(package).errors
     taken = list(errors)
     errors.clear()
     return taken
@@ -124,6 +170,11 @@ class Gpu:
     compute_capability: str  # "8.6"
     driver: str
     free_memory: int  # bytes
+
+    @classmethod
+    def any_of(cls, capabilities: tuple[str, ...]) -> Gpu:
+        """What an engine that is built without a GPU runs on: see `Sidecar`."""
+        return cls(ANY, " ".join(capabilities), "none", 0)
 
 
 def require_gpu() -> Gpu:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from scrfdconv.converters.errors import (
 )
 from scrfdconv.converters.formats.tensorrt import TensorRTOptions
 from scrfdconv.converters.formats.tensorrt.api import (
+    TENSORRT,
+    Package,
     guarded,
     log,
     require_gpu,
@@ -53,31 +56,38 @@ def engine_from_onnx(model: bytes, plan: EnginePlan) -> bytes:
     """
     import torch
 
-    tensorrt()
-    require_gpu()
-    device = torch.cuda.current_device()
+    tensorrt(plan.package)
+    needs_gpu = not plan.package.builds_without_gpu
+    if needs_gpu:
+        require_gpu()
+    device = torch.cuda.current_device() if needs_gpu else None
     progress = Progress()
 
     def work() -> bytes:
-        torch.cuda.set_device(device)  # a new thread starts on device 0
+        if device is not None:
+            torch.cuda.set_device(device)  # a new thread starts on device 0
         return _build(model, plan, progress)
 
     return cancellable(work, progress)
 
 
 def _build(model: bytes, plan: EnginePlan, progress: Progress) -> bytes:
-    trt, options = tensorrt(), plan.options
-    take_errors()
-    builder = trt.Builder(log())
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    _parse(trt, network, model)
+    package, options = plan.package, plan.options
+    trt = tensorrt(package)
+    parsed = parsed_network(model, package)
+    builder, network = parsed.builder, parsed.network
     config = builder.create_builder_config()
     _configure(trt, config, options)
+    if plan.capabilities:
+        config.num_compute_capabilities = len(plan.capabilities)
+        for index, capability in enumerate(plan.capabilities):
+            name = f"SM{capability.replace('.', '')}"
+            config.set_compute_capability(getattr(trt.ComputeCapability, name), index)
     for profile in plan.profiles:
         shapes = builder.create_optimization_profile()
         shapes.set_shape(plan.facts.input, nchw(profile.min), nchw(profile.opt), nchw(profile.max))
         if config.add_optimization_profile(shapes) < 0:
-            raise ArtifactError(f"TensorRT refuses the profile {profile}: {_said()}.")
+            raise ArtifactError(f"{package.title} refuses the profile {profile}: {_said(package)}.")
     monitor = monitor_for(trt, progress)  # kept alive here: the config only borrows it
     config.progress_monitor = monitor
     with _timing_cache(config, options):
@@ -85,31 +95,44 @@ def _build(model: bytes, plan: EnginePlan, progress: Progress) -> bytes:
         if progress.cancelled:
             raise KeyboardInterrupt
         if serialized is None:
-            raise ArtifactError(f"TensorRT could not build the engine: {_said()}.")
-    errors = take_errors()
+            raise ArtifactError(f"{package.title} could not build the engine: {_said(package)}.")
+    errors = take_errors(package)
     if errors:
         # The build succeeded: one tactic failed, and TensorRT used another one.
-        logger.warning("TensorRT reported while it built: %s", "; ".join(errors))
+        logger.warning("%s reported while it built: %s", package.title, "; ".join(errors))
     return bytes(serialized)
 
 
-def _said() -> str:
-    return "; ".join(error.rstrip(".") for error in take_errors()) or "it gives no reason"
+def _said(package: Package) -> str:
+    return "; ".join(error.rstrip(".") for error in take_errors(package)) or "it gives no reason"
 
 
 # ---------------------------------------------------------------- parsing
 
 
-def _parse(trt: Any, network: Any, model: bytes) -> None:
-    parser = trt.OnnxParser(network, log())
+@dataclass(frozen=True)
+class ParsedNetwork:
+    """A strongly typed network, and what must live as long as the network."""
+
+    builder: Any
+    network: Any
+    parser: Any
+
+
+def parsed_network(model: bytes, package: Package) -> ParsedNetwork:
+    """The network that NVIDIA's parser makes of an ONNX; raises ArtifactError where it refuses."""
+    trt = tensorrt(package)
+    take_errors(package)
+    builder = trt.Builder(log(package))
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, log(package))
     # The default since 10; engines for other versions and GPUs need this flag.
     parser.set_flag(trt.OnnxParserFlag.NATIVE_INSTANCENORM)
     if parser.parse(model):
-        return
+        return ParsedNetwork(builder, network, parser)
     faults = [_fault(parser.get_error(index)) for index in range(parser.num_errors)]
-    raise ArtifactError(
-        f"TensorRT {trt.__version__} does not take this ONNX: {'; '.join(faults) or _said()}."
-    )
+    take = "; ".join(faults) or _said(package)
+    raise ArtifactError(f"{package.title} {trt.__version__} does not take this ONNX: {take}.")
 
 
 def _fault(parser_error: Any) -> str:
@@ -168,8 +191,8 @@ def _timing_cache(config: Any, options: TensorRTOptions) -> Iterator[None]:
         cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
     if cache is None or not config.set_timing_cache(cache, False):
         raise InputFileError(
-            f"{path}: is no timing cache of this TensorRT and GPU ({_said()}); use another file "
-            "or delete it."
+            f"{path}: is no timing cache of this TensorRT and GPU ({_said(TENSORRT)}); use another "
+            "file or delete it."
         )
     yield
     measured = config.get_timing_cache()

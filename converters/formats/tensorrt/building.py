@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,13 @@ from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.errors import MissingError
 from scrfdconv.converters.formats import Instructions, Source
 from scrfdconv.converters.formats.tensorrt import TensorRTOptions
-from scrfdconv.converters.formats.tensorrt.api import require_gpu, tensorrt
+from scrfdconv.converters.formats.tensorrt.api import (
+    TENSORRT,
+    Gpu,
+    Package,
+    require_gpu,
+    tensorrt,
+)
 from scrfdconv.converters.formats.tensorrt.build import engine_from_onnx
 from scrfdconv.converters.formats.tensorrt.plan import (
     SCRIPT,
@@ -34,11 +41,18 @@ from scrfdconv.converters.structured import to_plain
 EXECUTABLE = 0o111
 
 
-def write_engine(source: Artifact, options: TensorRTOptions, out: Path) -> None:
-    """Build an engine on this machine's GPU, and say in the sidecar which GPU that is."""
-    plan = engine_plan(source, options)
+def write_engine(
+    source: Artifact,
+    options: TensorRTOptions,
+    out: Path,
+    package: Package = TENSORRT,
+    capabilities: tuple[str, ...] = (),
+) -> None:
+    """Build an engine, and say in the sidecar for which GPU that is."""
+    plan = replace(engine_plan(source, options), package=package, capabilities=capabilities)
     out.write_bytes(engine_from_onnx(source.path.read_bytes(), plan))
-    sidecar = Sidecar.of(plan, out, tensorrt().__version__, require_gpu())
+    gpu = Gpu.any_of(capabilities) if package.builds_without_gpu else require_gpu()
+    sidecar = Sidecar.of(plan, out, tensorrt(package).__version__, gpu)
     sidecar_path(out).write_text(sidecar.to_json(), encoding="utf-8")
 
 
@@ -72,7 +86,7 @@ def require_profiles(source: Source, options: TensorRTOptions, sizes: SizeOption
         profiles_for(free, multiple, options.min, options.opt, options.max)
 
 
-def describe_engine(path: Path) -> dict[str, Any]:
+def describe_engine(path: Path, package: Package = TENSORRT) -> dict[str, Any]:
     """What the sidecar says, and what the engine itself says where it can be opened."""
     sidecar = read_sidecar(path)
     facts: dict[str, Any] = {}
@@ -81,7 +95,7 @@ def describe_engine(path: Path) -> dict[str, Any]:
         facts = to_plain(sidecar)
         facts["metadata"].pop("architecture", None)
     try:
-        runner = TensorRTRunner(path)
+        runner = TensorRTRunner(path, package)
     except MissingError as error:
         return {**facts, "runs_here": False, "why_not": str(error)}
     layers = runner.layers

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from scrfdconv.converters.errors import ArtifactError, UsageError
 from scrfdconv.converters.formats.tensorrt import TensorRTOptions
+from scrfdconv.converters.formats.tensorrt.api import TENSORRT, Package
 from scrfdconv.converters.formats.tensorrt.profile import (
     Free,
     Profile,
@@ -59,6 +60,8 @@ class EnginePlan:
     facts: OnnxFacts
     profiles: tuple[Profile, ...]
     options: TensorRTOptions
+    package: Package = TENSORRT
+    capabilities: tuple[str, ...] = ()  # compute capabilities to build for; (): the package's own
 
     @property
     def label(self) -> str:

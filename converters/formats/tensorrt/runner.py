@@ -15,7 +15,14 @@ import numpy as np
 
 from scrfdconv.converters.artifact import readable
 from scrfdconv.converters.errors import ArtifactError, UsageError
-from scrfdconv.converters.formats.tensorrt.api import log, require_gpu, take_errors, tensorrt
+from scrfdconv.converters.formats.tensorrt.api import (
+    TENSORRT,
+    Package,
+    log,
+    require_gpu,
+    take_errors,
+    tensorrt,
+)
 from scrfdconv.converters.formats.tensorrt.inspect import EngineLayers, engine_layers
 from scrfdconv.converters.formats.tensorrt.profile import Free, Profile, Shape, nchw
 from scrfdconv.converters.formats.tensorrt.sidecar import Sidecar, read_sidecar
@@ -58,12 +65,12 @@ class TensorRTRunner(Runner):
 
     interface: EngineInterface
 
-    def __init__(self, path: Path) -> None:
-        self._path = readable(path)
+    def __init__(self, path: Path, package: Package = TENSORRT) -> None:
+        self._path, self._package = readable(path), package
         sidecar = read_sidecar(path)
         if sidecar:
             sidecar.require_engine(path)
-        self._trt, gpu = tensorrt(), require_gpu()
+        self._trt, gpu = tensorrt(package), require_gpu()
         if sidecar:
             sidecar.require_compatible(self._trt.__version__, gpu)
         self._open(sidecar)
@@ -95,8 +102,8 @@ class TensorRTRunner(Runner):
             )
         # Torch comes first: TensorRT then works in torch's CUDA context and makes no second one.
         torch.cuda.init()  # type: ignore[no-untyped-call]
-        take_errors()
-        self._runtime = self._trt.Runtime(log())
+        take_errors(self._package)
+        self._runtime = self._trt.Runtime(log(self._package))
         if host_code_allowed():
             self._runtime.engine_host_code_allowed = True
         elif sidecar and sidecar.options.get("version_compatible"):
@@ -118,7 +125,7 @@ class TensorRTRunner(Runner):
         self._profile = 0  # the profile of a new context
 
     def _said(self) -> str:
-        errors = [error.rstrip(".") for error in take_errors()]
+        errors = [error.rstrip(".") for error in take_errors(self._package)]
         return f": {'; '.join(errors)}" if errors else ""
 
     def _tensors(self, mode: Any) -> list[str]:
@@ -198,7 +205,7 @@ class TensorRTRunner(Runner):
     def _run(self, images: np.ndarray) -> Sequence[np.ndarray]:
         import torch
 
-        take_errors()
+        take_errors(self._package)
         with torch.cuda.stream(self._stream):  # so that copies and the engine keep their order
             self._set_shape(images.shape)
             context = self._context

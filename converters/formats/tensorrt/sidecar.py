@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from scrfdconv.converters.artifact import digest_of
 from scrfdconv.converters.errors import ArtifactError, MissingError
-from scrfdconv.converters.formats.tensorrt.api import Gpu, version_numbers
+from scrfdconv.converters.formats.tensorrt.api import ANY, Gpu, version_numbers
 from scrfdconv.converters.formats.tensorrt.plan import EnginePlan, options_as_dict
 from scrfdconv.converters.formats.tensorrt.profile import Profile
 from scrfdconv.converters.metadata import package_version
@@ -26,8 +26,8 @@ class Sidecar:
     """Where and how an engine was built, and what it computes."""
 
     tensorrt: str
-    gpu: str
-    compute_capability: str
+    gpu: str  # "any" where no GPU was needed
+    compute_capability: str  # several, with spaces between, of an engine for any GPU of these
     driver: str
     precision: str
     input: str
@@ -101,6 +101,10 @@ class Sidecar:
 
     def _wrong_gpu(self, gpu: Gpu) -> str:
         here = f"here is {gpu.name} ({gpu.compute_capability})"
+        if self.gpu == ANY and self.compute_capability:
+            listed = self.compute_capability.split()
+            told = f"was built for compute capabilities {', '.join(listed)}, {here}"
+            return "" if gpu.compute_capability in listed else told
         level = self.options.get("hardware", "none")
         if level == "ampere+":
             if version_numbers(gpu.compute_capability)[0] >= AMPERE:

@@ -483,3 +483,40 @@ def test_the_way_without_canvases_gives_the_same_bits(photo, size):
 
 def test_black_padding_is_minus_0_99609375():
     assert set(normalise(np.zeros((32, 32, 3), np.uint8), STANDARD).ravel()) == {-0.99609375}
+
+
+# --- reading ahead -----------------------------------------------------------------------------
+
+
+def test_pictures_that_are_read_ahead_keep_their_order_and_errors_their_place(tmp_path, photo):
+    names = [f"{number}.png" for number in range(6)]
+    paths = [saved(tmp_path, name, cv2.imencode(".png", photo + index)[1].tobytes())
+             for index, name in enumerate(names)]  # fmt: skip
+    paths[3].write_bytes(b"no picture")
+
+    found = list(images.read_ahead(paths))
+
+    assert [path for path, _ in found] == paths
+    assert isinstance(found[3][1], InputFileError)
+    for index in (0, 1, 2, 4, 5):
+        np.testing.assert_array_equal(found[index][1], photo + index)
+
+
+def test_no_more_than_a_few_pictures_are_read_ahead(monkeypatch):
+    read = []
+    monkeypatch.setattr(images, "read_image", read.append)
+
+    for number, _ in enumerate(images.read_ahead(map(Path, "abcdefghij")), start=1):
+        assert len(read) <= number + images.AHEAD
+
+    assert len(read) == 10
+
+
+def test_who_stops_early_reads_no_further(monkeypatch):
+    read = []
+    monkeypatch.setattr(images, "read_image", read.append)
+
+    for _ in images.read_ahead(map(Path, "abcdefghij")):
+        break
+
+    assert len(read) <= 1 + images.AHEAD

@@ -17,7 +17,7 @@ from scrfdconv.converters.errors import (
     OutputError,
     ScrfdconvError,
 )
-from scrfdconv.converters.formats import format_of, formats, open_artifact
+from scrfdconv.converters.formats import Format, format_of, formats, open_artifact
 from scrfdconv.converters.options import SizeOptions, option_fields
 from scrfdconv.converters.precision import precisions
 from scrfdconv.recipes.artifacts.conversion import convert
@@ -174,7 +174,7 @@ def test_the_same_input_gives_the_same_bytes(artifact, buildable, tiny, tmp_path
 def test_errors_of_missing_libraries_name_the_remedy(made_format, monkeypatch):
     monkeypatch.setattr(type(made_format), "modules", ("surely_not_installed_anywhere",))
 
-    said = type(made_format).__mro__[1].why_not_built(made_format)
+    said = Format.why_not_built(made_format)
 
     assert "surely_not_installed_anywhere" in said
     assert "pip install" in said
