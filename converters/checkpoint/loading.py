@@ -20,6 +20,7 @@ from scrfdconv.converters.artifact import digest_of
 from scrfdconv.converters.checkpoint.files import read_checkpoint
 from scrfdconv.converters.checkpoint.mmdet_config import (
     Described,
+    class_names_of,
     described_in_file,
     described_in_text,
 )
@@ -188,7 +189,11 @@ def load_checkpoint(
     found = found or _find_architecture(path, content, shapes, recipe, config, groups)
     architecture, how = found.architecture, found.by
     said = normalization.over(found.normalization, f"{path} ({how})")
-    architecture = replace(architecture, normalization=said or STANDARD)
+    architecture = replace(
+        architecture,
+        normalization=said or STANDARD,
+        class_names=architecture.class_names or _names_in(content, architecture.classes),
+    )
     _require_fit(needed(shapes), architecture, f"{path} ({how})")
     weights = {name: tensors[name] for name in parameter_shapes(architecture)}
     weights = _float32(weights, path, notes)
@@ -352,6 +357,12 @@ def _own_architecture(text: str, path: Path) -> Architecture:
         raise CheckpointError(f"{path}: {error}") from error
     assert architecture is not None
     return common_row(architecture)
+
+
+def _names_in(content: Mapping[str, Any], classes: int) -> tuple[str, ...]:
+    """The names of several classes in mmdet's ``meta``, where there are as many."""
+    meta = content.get("meta")
+    return class_names_of([meta.get("CLASSES")] if isinstance(meta, Mapping) else [], classes)
 
 
 def _require_fit(
