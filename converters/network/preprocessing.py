@@ -1,4 +1,4 @@
-"""What artifacts state of the pictures that their network wants, in their metadata."""
+"""What artifacts state, in their metadata, of the pictures and the classes of their network."""
 
 from __future__ import annotations
 
@@ -12,6 +12,14 @@ from scrfdconv.converters.normalization import ByChannel, Normalization
 from scrfdconv.converters.structured import json_as
 
 METADATA = "preprocessing"  # the key of the metadata
+CLASS_NAMES = "class_names"  # the key of the names of several classes
+
+
+def class_names_in(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """Names of a network's classes; empty where its metadata have none."""
+    where = f"The model's metadata scrfdconv.{CLASS_NAMES} are damaged: it"
+    text = metadata.get(CLASS_NAMES, "[]")
+    return json_as(text, tuple[str, ...], where, "list of names", error=ArtifactError)
 
 
 def stated_in(metadata: Mapping[str, str]) -> Normalization | None:
