@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scrfdconv.cli.artifacts import options as o
-from scrfdconv.cli.main import PROVE, app
+from scrfdconv.cli.main import PROVE, verb
 from scrfdconv.cli.terminal import output
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ WORDS = 3  # columns on the left that are no numbers
 ALL = "all"  # threads: as many as the runtime chooses
 
 
-@app.command(rich_help_panel=PROVE)
+@verb(PROVE)
 def bench(
     models: Annotated[
         list[str],

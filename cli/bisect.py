@@ -10,7 +10,7 @@ import typer
 
 from scrfdconv.cli.artifacts import options as o
 from scrfdconv.cli.artifacts.sources import open_for_making, reading
-from scrfdconv.cli.main import PROVE, app
+from scrfdconv.cli.main import PROVE, verb
 from scrfdconv.cli.terminal import output
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ Everything = Annotated[
 ]
 
 
-@app.command(rich_help_panel=PROVE)
+@verb(PROVE)
 def bisect(
     artifact: Artifact,
     reference: Reference,

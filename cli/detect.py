@@ -10,7 +10,7 @@ import typer
 
 from scrfdconv.cli.artifacts import options as o
 from scrfdconv.cli.artifacts.sources import reading
-from scrfdconv.cli.main import PROVE, app
+from scrfdconv.cli.main import PROVE, verb
 from scrfdconv.cli.terminal import output
 from scrfdconv.converters.errors import InputFileError
 
@@ -40,7 +40,7 @@ Draw = Annotated[
 ]
 
 
-@app.command(rich_help_panel=PROVE)
+@verb(PROVE)
 def detect(
     model: Model,
     images: Images,

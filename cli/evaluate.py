@@ -12,7 +12,7 @@ import typer
 
 from scrfdconv.cli.artifacts import options as o
 from scrfdconv.cli.artifacts.sources import reading
-from scrfdconv.cli.main import PROVE, app
+from scrfdconv.cli.main import PROVE, verb
 from scrfdconv.cli.terminal import output
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ Face = Annotated[
 ]
 
 
-@app.command("eval", rich_help_panel=PROVE)
+@verb(PROVE, "eval")
 def evaluate(
     model: Model = None,
     widerface: Widerface = None,
