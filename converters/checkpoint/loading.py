@@ -33,6 +33,7 @@ from scrfdconv.converters.checkpoint.recognise import (
     only_groups_are_open,
     parameter_shapes,
     recognise,
+    unused_levels,
 )
 from scrfdconv.converters.errors import ArtifactError, CheckpointError, UsageError
 from scrfdconv.converters.metadata import PREFIX, architecture_from_metadata
@@ -185,6 +186,7 @@ def load_checkpoint(
     content = read_checkpoint(path)
     tensors, notes = _tensors(_state_dict(content, path), path)
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    shapes = _without_unused_levels(shapes, notes)
     found = Described(architecture, "the caller") if architecture else None
     found = found or _find_architecture(path, content, shapes, recipe, config, groups)
     architecture, how = found.architecture, found.by
@@ -357,6 +359,18 @@ def _own_architecture(text: str, path: Path) -> Architecture:
         raise CheckpointError(f"{path}: {error}") from error
     assert architecture is not None
     return common_row(architecture)
+
+
+def _without_unused_levels(
+    shapes: Mapping[str, tuple[int, ...]], notes: list[str]
+) -> dict[str, tuple[int, ...]]:
+    """``shapes`` without the neck's extra levels that the head has no stride for, and a note."""
+    unused = unused_levels(shapes)
+    if not unused:
+        return dict(shapes)
+    levels = {key.split(".")[2] for key in unused}
+    notes.append(f"{len(levels)} levels of the neck left out: the head uses none of them")
+    return {key: shape for key, shape in shapes.items() if key not in unused}
 
 
 def _names_in(content: Mapping[str, Any], classes: int) -> tuple[str, ...]:

@@ -193,12 +193,16 @@ def _strides(neck: _Table, head: _Table) -> tuple[int, ...]:
     start, count = int(neck.get("start_level", 0)), int(neck.need("num_outs"))
     if not (0 <= start < MOST_VALUES and 0 < count <= MOST_VALUES):
         raise CheckpointError(f"{neck.where}: {count} levels from {start} on are impossible.")
-    if count > len(neck.need("in_channels")) - start:  # extra levels: only as 3x3 s2 convs
-        neck.expect("add_extra_convs", False, "on_output")
-        neck.expect("relu_before_extra_convs", False, False)
     strides = tuple(int(s) for s in head.sub("anchor_generator").need("strides"))
     made = tuple(FIRST_STAGE_STRIDE << (start + i) for i in range(count))
-    if strides != made:
+    backbone_levels = len(neck.need("in_channels")) - start
+    # Extra levels are 3x3 s2 convs on the last output, or unused: mmdet's multi_apply stops at the
+    # last stride of the head. Levels of the backbone are never unused: a finer one sees them.
+    if len(strides) > backbone_levels:
+        neck.expect("add_extra_convs", False, "on_output")
+        neck.expect("relu_before_extra_convs", False, False)
+    used = made if len(strides) < backbone_levels else made[: len(strides)]
+    if strides != used:
         raise CheckpointError(
             f"{head.where}: strides {strides!s:.80} do not fit the neck, which makes {made}."
         )

@@ -254,3 +254,19 @@ def test_released_checkpoints_are_recognised(data):
     }
     assert found["scrfd_500m_bnkps"].recognised_by == "the config in meta"
     assert found["scrfd_500m"].recognised_by == "names and shapes of the weights"
+
+
+@pytest.mark.parametrize("fixture", ["tiny", "tiny_gn"])
+def test_unused_levels_of_the_neck_are_left_out_with_a_note(fixture, request, tmp_path):
+    network = request.getfixturevalue(fixture)
+    weights = dict(network.weights)
+    for level in (3, 4):
+        weights[f"neck.fpn_convs.{level}.conv.weight"] = torch.ones(8, 8, 3, 3)
+        weights[f"neck.fpn_convs.{level}.conv.bias"] = torch.ones(8)
+    groups = network.architecture.head_groups or None
+
+    loaded = load_checkpoint(saved(tmp_path, weights), groups=groups)
+
+    assert loaded.architecture.strides == (8, 16, 32)
+    assert loaded.weights_digest == network.weights_digest
+    assert "2 levels of the neck left out" in loaded.notes[0]
