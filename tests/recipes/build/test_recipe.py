@@ -92,7 +92,8 @@ def test_the_release_has_all_eight_models_in_every_shape_and_precision():
         for size in ("dynamic", "640x640", "480x640")
         for precision in ("fp32", "fp16", "int8")
     }
-    assert {t.target.format for t in recipe.targets} == {"onnx", "torchscript", "tensorrt"}
+    others = {"torchscript", "openvino", "ncnn", "tensorrt"}
+    assert {t.target.format for t in recipe.targets} == {"onnx", *others}
 
 
 CHECKPOINT = '[checkpoints.a]\nmodel = "scrfd_500m"\n'
