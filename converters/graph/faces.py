@@ -48,21 +48,23 @@ def append_faces(model: onnx.ModelProto, a: Architecture, rules: FaceRules) -> N
     if a.classes == 1:
         best = graph.add("ReduceMax", [scores], axes=[2], keepdims=0)  # (N, M)
         values, places = _chosen(graph, boxes, best, rules)  # (N, K), (N, K, 1)
-        labels = graph.add("ArgMax", [scores], axis=2, keepdims=0)
-        padded = graph.padded(labels, places, np.int64)
-        found = graph.add("GatherND", [padded, places], batch_dims=1)
     else:
         by_class = graph.add("Transpose", [scores], perm=[0, 2, 1])  # (N, classes, M)
         values, flat = _chosen(graph, boxes, by_class, rules, several=True)
-        two = [graph.constant(np.array([1])), graph.constant(np.array([2]))]
-        rows = graph.add("Slice", [graph.add("Shape", [scores]), *two])
+        first, last = graph.constant(np.array([1])), graph.constant(np.array([2]))
+        rows = graph.add("Slice", [graph.add("Shape", [scores]), first, last])
         places = graph.add("Mod", [flat, rows])
-        found = graph.add("Squeeze", [graph.add("Div", [flat, rows]), two[1]])
     valid = graph.add("Greater", [values, graph.constant(np.float32(0))])
     graph.add("Identity", [values], name="scores")
     _taken(graph, "boxes", boxes, places, valid)
     if points:
         _taken(graph, "keypoints", points, places, valid, (0, 0, -1, _POINT))
+    if a.classes == 1:
+        labels = graph.add("ArgMax", [scores], axis=2, keepdims=0)
+        padded = graph.padded(labels, places, np.int64)
+        found = graph.add("GatherND", [padded, places], batch_dims=1)
+    else:
+        found = graph.add("Squeeze", [graph.add("Div", [flat, rows]), last])
     counted = graph.cast(valid, np.int64)
     graph.add("Mul", [found, counted], name="labels")
     graph.add("ReduceSum", [counted, graph.constant(np.array([1]))], keepdims=0, name="count")

@@ -33,6 +33,8 @@ CONTAINERS = {
     "bare": OrderedDict,
     "wrapped": lambda w: {"model": w},
     "module": lambda w: {"state_dict": {f"module.{k}": v for k, v in w.items()}},
+    "modelscope": lambda w: {f"detector.{k}": v for k, v in w.items()},
+    "modelscope module": lambda w: {f"detector.module.{k}": v for k, v in w.items()},
     "ema only": lambda w: {"state_dict": {f"ema_{k}": v for k, v in w.items()}},
     "mmcv ema": lambda w: {
         "state_dict": {**w, **{f"ema_{k.replace('.', '_')}": v * 2 for k, v in w.items()}}
