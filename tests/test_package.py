@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ import pytest
 
 from scrfdconv.checks.faces.decode import decode
 
+LONGEST = 60  # lines
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("cli", "recipes", "checks", "converters")
 HEAVY = ("torch", "onnx", "onnxruntime", "onnxsim", "cv2", "scipy", "numpy", "tensorrt")
@@ -120,6 +122,18 @@ def test_types_hold(tmp_path):
     )  # fmt: skip
 
     assert ran.returncode == 0, ran.stdout
+
+
+def test_no_function_is_longer_than_a_screen():
+    long = [
+        f"{path.relative_to(ROOT)}: {node.name}"
+        for folder in ("cli", "recipes", "checks", "converters")
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= LONGEST
+    ]
+
+    assert not long
 
 
 def test_constraints_pin_every_dependency():
