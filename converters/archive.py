@@ -72,8 +72,8 @@ def require_directory(path: Path) -> None:
         raise InputFileError(f"{path}: the directory of the zip archive has {size} bytes.")
 
 
-def names_in(path: Path) -> list[str] | None:
-    """Names of the members of a zip archive; None for files of another kind.
+def archive_members(path: Path) -> frozenset[str] | None:
+    """Names of the files in a zip archive, without their folders; None for other files.
 
     Raises InputFileError for archives that are damaged.
     """
@@ -81,7 +81,7 @@ def names_in(path: Path) -> list[str] | None:
         return None
     require_directory(path)
     with _sentences(path), zipfile.ZipFile(path) as archive:
-        return archive.namelist()
+        return frozenset(name.rpartition("/")[2] for name in archive.namelist())
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from scrfdconv.converters.archive import names_in
 from scrfdconv.converters.errors import InputFileError, MissingError, OutputError
 from scrfdconv.converters.normalization import NOTHING_SAID, NormalizationOptions
 from scrfdconv.converters.scratch import scratch_folder
@@ -86,12 +85,6 @@ def readable(path: Path) -> Path:
     if empty:
         raise InputFileError(f"{path}: is empty.")
     return path
-
-
-def archive_members(path: Path) -> frozenset[str] | None:
-    """Names of the files in a zip archive, without their folders; None for other files."""
-    names = names_in(path)
-    return None if names is None else frozenset(n.rpartition("/")[2] for n in names)
 
 
 @contextmanager

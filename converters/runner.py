@@ -17,7 +17,7 @@ from scrfdconv.converters.network.architecture import (
     SIZE_MULTIPLE,
     Architecture,
 )
-from scrfdconv.converters.network.preprocessing import stated_in
+from scrfdconv.converters.network.preprocessing import class_names_in, stated_in
 from scrfdconv.converters.normalization import STANDARD, Normalization, NormalizationOptions
 from scrfdconv.converters.outputs import (
     MAP_RANK,
@@ -46,6 +46,7 @@ class Interface:
     size_multiple: int = SIZE_MULTIPLE
     channels: int = CHANNELS
     extras: tuple[str, ...] = ()  # outputs that no SCRFD has, by their own names
+    class_names: tuple[str, ...] = ()  # where the model has several and names them
     # Of its network's pictures; None: neither file nor user says it.
     stated: Normalization | None = None
     form: InputForm = PLAIN  # in which the file takes its network's pictures
@@ -66,6 +67,7 @@ class Interface:
             width=width,
             size_multiple=architecture.size_multiple,
             stated=architecture.normalization,
+            class_names=architecture.class_names,
         )
 
     @property
@@ -125,7 +127,12 @@ class Runner(ABC):
     def __init__(self, interface: Interface, metadata: Mapping[str, str] | None = None) -> None:
         self.metadata = dict(metadata or {})
         stated = stated_in(self.metadata)
-        self.interface = replace(interface, stated=stated) if stated else interface
+        names = class_names_in(self.metadata)
+        self.interface = replace(
+            interface,
+            stated=stated or interface.stated,
+            class_names=names or interface.class_names,
+        )
         self.remark = ""  # says which facts about the model are guesses
 
     def state(self, said: NormalizationOptions, where: str) -> None:

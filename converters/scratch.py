@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,6 +30,8 @@ def scratch_folder(beside: Path | None = None) -> Iterator[Path]:
     where they belong; else it is where the system keeps temporary files. Abandoned folders of
     killed processes are removed first. Raises OSError where no folder can be made.
     """
+    import tempfile  # here, because --help writes nothing
+
     parent = Path(tempfile.gettempdir()) if beside is None else beside.parent
     remove_abandoned(parent)
     folder, lock = _new_folder(parent, _PREFIX if beside is None else f".{_PREFIX}")
@@ -55,6 +56,8 @@ def remove_abandoned(parent: Path) -> None:
 
 
 def _new_folder(parent: Path, prefix: str) -> tuple[Path, int]:
+    import tempfile
+
     while True:
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         # An empty folder is removed as abandoned; then another one is made.

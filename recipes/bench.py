@@ -25,8 +25,8 @@ from scrfdconv.converters.network.architecture import require_shape
 from scrfdconv.converters.runner import Interface, Runner
 from scrfdconv.converters.scratch import scratch_folder
 from scrfdconv.recipes.artifacts.conversion import SourceOptions, open_source
-from scrfdconv.recipes.artifacts.precision import Stage
 from scrfdconv.recipes.faces.detection import DEFAULT_SIZE, open_runner
+from scrfdconv.recipes.order import Stage
 from scrfdconv.recipes.runtimes import FileForRuntime, RuntimeFiles
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from scrfdconv.checks.bisection import Bisection, bisect, size_of
+from scrfdconv.checks.bisection.layer_errors import Bisection, bisect, size_of
 from scrfdconv.checks.faces.compare import model_input
 from scrfdconv.checks.parity import agree_on_pictures, common_normalization
 from scrfdconv.converters.checkpoint.loading import Checkpoint

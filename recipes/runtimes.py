@@ -14,8 +14,8 @@ from scrfdconv.converters.formats import Format, Source, formats
 from scrfdconv.converters.precision import FLOAT, precisions
 from scrfdconv.recipes.artifacts.conversion import convert
 from scrfdconv.recipes.artifacts.network import GRAPH, network_in
-from scrfdconv.recipes.artifacts.precision import Stage, silent
 from scrfdconv.recipes.artifacts.target import target_of
+from scrfdconv.recipes.order import Stage, silent
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,13 @@ from scrfdconv.converters.network.architecture import Architecture
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# Two test processes on two cores: the threads of one would spin while those of the other work.
+# Read when torch loads.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# Hundreds of command lines run: compiling two hundred modules for each takes half a second.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # Scripts start background jobs with Ctrl-C ignored, and children inherit that: tests of
 # interruptions would interrupt nothing.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -37,8 +44,13 @@ UNPROVEN = (
 )
 
 
+# Begins first, so that no process ends minutes after the other.
+LONGEST = "tests/test_package.py"
+
+
 def pytest_collection_modifyitems(items):
-    """Keep what nobody has seen pass apart from what everybody relies on."""
+    """Keep what nobody has seen pass apart from what everybody relies on; the longest first."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
     for item in items:
         place = item.nodeid.partition("[")[0]
         slow = item.get_closest_marker("slow")

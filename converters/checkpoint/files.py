@@ -8,8 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scrfdconv.converters.archive import members_of, require_size, written_anew
-from scrfdconv.converters.artifact import archive_members, readable
+from scrfdconv.converters.archive import (
+    archive_members,
+    members_of,
+    require_size,
+    written_anew,
+)
+from scrfdconv.converters.artifact import readable
 from scrfdconv.converters.checkpoint import pickles
 from scrfdconv.converters.errors import CheckpointError, InputFileError, MissingError
 

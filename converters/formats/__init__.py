@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from scrfdconv.converters.artifact import (
     Artifact,
-    archive_members,
     digest_of_files,
     put_in_place,
     readable,
@@ -373,6 +372,8 @@ def format_of(path: Path) -> Format:
 
 
 def _about_archive(path: Path) -> str:
+    from scrfdconv.converters.archive import archive_members
+
     if archive_members(path) is None:
         return f"{path}: is a damaged or truncated zip archive; fetch it again."
     return f"{path}: is a zip archive, but holds no torch model."

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from scrfdconv.converters.network.architecture import CHANNELS, Architecture, trace_size
+from scrfdconv.converters.network.architecture import (
+    BUILTIN,
+    CHANNELS,
+    Architecture,
+    trace_size,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,8 +30,31 @@ class Complexity:
     live_bytes_per_pixel: float  # largest inputs plus outputs of one layer, float32
 
 
-@cache
+# What `counted` says of the known networks, so that listing them loads no torch.
+_KNOWN = {
+    "scrfd_500m": Complexity(572_741, 508_747_800, 32),
+    "scrfd_1g": Complexity(635_565, 982_342_200, 96),
+    "scrfd_2.5g": Complexity(671_761, 2_530_565_400, 48),
+    "scrfd_10g": Complexity(3_860_225, 9_982_109_400, 112),
+    "scrfd_34g": Complexity(9_802_737, 34_136_931_000, 112),
+    "scrfd_500m_kps": Complexity(631_410, 584_070_600, 32),
+    "scrfd_2.5g_kps": Complexity(819_809, 2_604_880_200, 48),
+    "scrfd_10g_kps": Complexity(4_229_905, 10_075_979_400, 112),
+    "scrfd_1gbn": Complexity(679_313, 986_273_400, 96),
+    "scrfd_1.3g": Complexity(435_253, 1_288_416_600, 32),
+}
+
+
 def complexity(architecture: Architecture) -> Complexity:
+    """What the network costs: known for a built-in one, otherwise `counted`."""
+    name = architecture.name
+    if BUILTIN.get(name) == architecture and name in _KNOWN:
+        return _KNOWN[name]
+    return counted(architecture)
+
+
+@cache
+def counted(architecture: Architecture) -> Complexity:
     """Count by the rule of the published table.
 
     That is mmcv's ``get_model_complexity_info`` before version 1.3, which upstream's

@@ -1,4 +1,4 @@
-"""What artifacts state of the pictures that they take and that their network wants."""
+"""What artifacts state of the pictures that they take, and of their network, in their metadata."""
 
 from __future__ import annotations
 
@@ -15,6 +15,14 @@ from scrfdconv.converters.structured import json_as
 # Keys of the metadata: how a program prepares pictures for the file; and what the graph makes of
 # them for its network, where that differs.
 METADATA, IN_GRAPH = "preprocessing", "normalization_in_graph"
+CLASS_NAMES = "class_names"  # the key of the names of several classes
+
+
+def class_names_in(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """Names of a network's classes; empty where its metadata have none."""
+    where = f"The model's metadata scrfdconv.{CLASS_NAMES} are damaged: it"
+    text = metadata.get(CLASS_NAMES, "[]")
+    return json_as(text, tuple[str, ...], where, "list of names", error=ArtifactError)
 
 
 def stated_in(metadata: Mapping[str, str]) -> Normalization | None:

@@ -37,8 +37,9 @@ from scrfdconv.converters.normalization import (
 )
 from scrfdconv.converters.precision import FLOAT
 from scrfdconv.converters.scratch import scratch_folder
-from scrfdconv.recipes.artifacts.precision import Order, Settled, Stage, account_of, settle, silent
+from scrfdconv.recipes.artifacts.precision import account_of, settle
 from scrfdconv.recipes.artifacts.target import Target
+from scrfdconv.recipes.order import Order, Settled, Stage, silent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -370,7 +371,7 @@ class _Verification:
             graph = _verified_graph(self._source, self._start, self._demand)
             found = maker.findings_unrun(part, self._start, self._target.of(maker.options))
             results = [*(graph.results if graph else ()), *map(CheckResult.of, found)]
-            return Report.of(results, [f"only the graph was compared with the source: {why}"])
+            return Report.of(results, [f"no output of the artifact was compared: {why}"])
         source = self._source
         if isinstance(source, Artifact) and source.format == maker.name:
             have = maker.precision_of(source.path)

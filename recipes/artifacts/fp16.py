@@ -11,7 +11,7 @@ from scrfdconv.checks.faces.compare import model_input
 from scrfdconv.converters.graph.kept_float import require_convertible
 from scrfdconv.converters.precision.fp16 import Fp16Options
 from scrfdconv.converters.precision.fp16.conversion import Fp16Settings
-from scrfdconv.recipes.artifacts.precision import DEFAULT_SIZE, Order, Settled
+from scrfdconv.recipes.order import DEFAULT_SIZE, Order, Settled
 
 # Ranges stop growing long before: the largest activations of one photograph are within a factor of
 # 1.6 of those of forty photographs. Verification uses all photographs.

@@ -27,7 +27,7 @@ from scrfdconv.converters.precision.int8.conversion import (
 )
 from scrfdconv.converters.precision.int8.quantization import quantizable
 from scrfdconv.converters.runner import Interface
-from scrfdconv.recipes.artifacts.precision import DEFAULT_SIZE, Order, Progress, Stage
+from scrfdconv.recipes.order import DEFAULT_SIZE, Order, Progress, Stage
 
 if TYPE_CHECKING:
     import onnx

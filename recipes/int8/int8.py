@@ -8,11 +8,11 @@ from typing import Any
 
 from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.formats import formats
-from scrfdconv.recipes.artifacts.precision import Order, Settled
 from scrfdconv.recipes.int8.conversion import Int8Conversion
 from scrfdconv.recipes.int8.decision import Decided, calibrate_and_search, replay
 from scrfdconv.recipes.int8.plan import Int8Plan
 from scrfdconv.recipes.int8.speed import measured_speed
+from scrfdconv.recipes.order import Order, Settled
 
 
 def settle_int8(order: Order) -> Settled:

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,18 +31,37 @@ class Ran:
         return self.err.strip().rpartition("\n")[2]
 
 
+@pytest.fixture(scope="session")
+def warm_interpreter() -> Iterator[subprocess.Popen[str]]:
+    """A process with the libraries loaded, of which each command is a fork."""
+    command = [sys.executable, str(Path(__file__).with_name("warm_interpreter.py"))]
+    environment = {**os.environ, "COLUMNS": "200"}
+    with subprocess.Popen(
+        command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    ) as process:
+        yield process
+        process.stdin.close()
+
+
 @pytest.fixture
-def scrfdconv(tmp_path: Path) -> Callable[..., Ran]:
-    """Run ``scrfdconv`` with arguments in a folder of its own."""
+def scrfdconv(
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    warm_interpreter: subprocess.Popen[str],
+) -> Callable[..., Ran]:
+    """Run ``scrfdconv`` with arguments in a process and a folder of its own."""
 
     def run(*arguments: object, cwd: Path = tmp_path, **environment: str) -> Ran:
-        command = [sys.executable, "-m", "scrfdconv.cli", *map(str, arguments)]
-        ran = subprocess.run(
-            command, cwd=cwd, text=True, capture_output=True, check=False, timeout=300,
-            env={**os.environ, "COLUMNS": "200", **environment},
-        )  # fmt: skip
-        assert "Traceback" not in ran.stderr, ran.stderr
-        return Ran(ran.returncode, ran.stdout, ran.stderr)
+        out, err = (tmp_path_factory.mktemp("ran") / name for name in ("out", "err"))
+        asked = {
+            "arguments": list(map(str, arguments)), "cwd": str(cwd), "environment": environment,
+            "out": str(out), "err": str(err),
+        }  # fmt: skip
+        warm_interpreter.stdin.write(json.dumps(asked) + "\n")
+        warm_interpreter.stdin.flush()
+        ran = Ran(int(warm_interpreter.stdout.readline()), out.read_text(), err.read_text())
+        assert "Traceback" not in ran.err, ran.err
+        return ran
 
     return run
 

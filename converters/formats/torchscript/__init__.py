@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scrfdconv.converters.artifact import archive_members
 from scrfdconv.converters.formats import Format, Source
 from scrfdconv.converters.options import SizeOptions
 
@@ -35,6 +34,8 @@ class TorchScript(Format):
 
     def recognises(self, path: Path, head: bytes) -> bool:
         """True for torch's archives with code in them."""
+        from scrfdconv.converters.archive import archive_members
+
         return "constants.pkl" in (archive_members(path) or ())
 
     def build(self, source: Source, options: Any, out: Path, precision: str) -> None:

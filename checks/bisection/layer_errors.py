@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from scrfdconv.checks.alignment import Pair, aligned
-from scrfdconv.checks.fault_kinds import kind_of_fault
+from scrfdconv.checks.bisection.alignment import Pair, aligned
+from scrfdconv.checks.bisection.fault_kinds import kind_of_fault
 from scrfdconv.checks.metrics import Bias, LineFit, sqnr
 from scrfdconv.checks.parity import common_shapes, preparation
 from scrfdconv.checks.stimuli import stimuli
