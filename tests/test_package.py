@@ -219,17 +219,25 @@ def test_the_decoder_of_the_interface_page_is_the_decoder(strides, anchors, clas
 
 def test_a_picture_is_prepared_as_the_interface_page_says():
     from scrfdconv.checks.faces.images import normalise
-    from scrfdconv.converters.network.preprocessing import metadata_text
+    from scrfdconv.converters.input_form import PLAIN, InputForm
+    from scrfdconv.converters.network.preprocessing import metadata_of_pictures
     from scrfdconv.converters.normalization import STANDARD, Normalization
 
     canvas = np.random.default_rng(0).integers(0, 256, (32, 64, 3), np.uint8)
     namespace: dict = {}
     exec(interface_python("import json"), namespace)
 
-    for wanted in (STANDARD, Normalization((1, 2, 3), (4, 5, 6), "bgr")):
-        said = {"scrfdconv.preprocessing": metadata_text(wanted)}
+    frame = InputForm("uint8", "nhwc", Normalization((0, 0, 0), (1, 1, 1), "bgr"))
+    for wanted, form in (
+        (STANDARD, PLAIN),
+        (Normalization((1, 2, 3), (4, 5, 6), "bgr"), PLAIN),
+        (STANDARD, frame),
+    ):
+        said = {f"scrfdconv.{k}": v for k, v in metadata_of_pictures(wanted, form).items()}
         found = namespace["network_input"](canvas, said)
-        np.testing.assert_allclose(found, normalise(canvas, wanted), rtol=1e-6)
+        expected = form.fed(normalise(canvas, wanted), wanted)
+        assert found.dtype == expected.dtype
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_every_example_of_the_api_page_runs(tiny_pth, tmp_path, monkeypatch, capsys, widerface):
