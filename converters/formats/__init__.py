@@ -107,6 +107,7 @@ class Format(ABC):
     bound_to_machine: ClassVar[bool] = False
     keeps_metadata: ClassVar[bool] = True  # False: its files cannot say what pictures they want
     from_itself: ClassVar[bool] = False  # True: a file of the format is a source, too
+    takes_input_forms: ClassVar[bool] = False  # True: bytes, NHWC and other orders of channels
     has_providers: ClassVar[bool] = False  # True: ``open_on`` takes names of execution providers
 
     # ------------------------------------------------------------ what a format writes

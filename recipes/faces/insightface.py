@@ -15,6 +15,7 @@ from pathlib import Path
 from scrfdconv.checks.reports.outcome import Outcome
 from scrfdconv.converters.artifact import replacing
 from scrfdconv.converters.formats import formats, open_artifact
+from scrfdconv.converters.input_form import PLAIN
 from scrfdconv.converters.normalization import Normalization
 
 FOLDER = "insightface"
@@ -32,8 +33,12 @@ def write_packages(outcomes: Iterable[Outcome], out: Path) -> Iterator[str]:
     another input get none.
     """
     for outcome in _chosen(outcomes):
-        wanted = open_artifact(out / outcome.name).interface.normalization
-        if wanted.color == "rgb" and len({*wanted.mean}) == len({*wanted.std}) == 1:
+        interface = open_artifact(out / outcome.name).interface
+        wanted = interface.normalization
+        if interface.form != PLAIN:
+            form = interface.form.words(wanted)
+            yield f"no package for insightface: {outcome.checkpoint} takes {form}"
+        elif wanted.color == "rgb" and len({*wanted.mean}) == len({*wanted.std}) == 1:
             yield f"package for insightface: {_write(outcome, out, wanted)}"
         else:
             yield f"no package for insightface: {outcome.checkpoint} wants {wanted}"

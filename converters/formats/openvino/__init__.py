@@ -48,6 +48,7 @@ class OpenVino(Format):
     extra = "openvino"
     modules = ("openvino",)
     int8_target = "openvino"
+    takes_input_forms = True
 
     def recognises(self, path: Path, head: bytes) -> bool:
         """True for XML whose root is a ``net``."""
