@@ -147,6 +147,10 @@ class Runner(ABC):
         values = self._run(np.ascontiguousarray(images, dtype=np.float32))
         return self.named(values, len(images))
 
+    def own_outputs(self, images: np.ndarray) -> Outputs:
+        """What programs get that read the file by themselves: its own names and shapes."""
+        return dict(zip(self.interface.outputs, self._run(images), strict=True))
+
     def named(self, values: Sequence[np.ndarray], images: int) -> Outputs:
         """The values of the model's own outputs for a number of images, as `run` returns them."""
         names = self.interface.outputs

@@ -13,6 +13,7 @@ from scrfdconv.converters.errors import ArtifactError
 from scrfdconv.converters.formats.openvino.api import (
     core,
     last_sentence,
+    name_of,
     own_metadata_of,
     read_model,
 )
@@ -24,7 +25,6 @@ from scrfdconv.converters.runner import (
     Interface,
     Runner,
     canonical_outputs,
-    is_output_name,
     thread_limit,
 )
 
@@ -49,7 +49,7 @@ class OpenVinoRunner(Runner):
         self._model = read_model(path)
         self._by_default = self.precision == "int8" if by_default is None else by_default
         self._input = self._image_input()
-        names = [_name_of(output) for output in self._model.outputs]
+        names = [name_of(output) for output in self._model.outputs]
         metadata = own_metadata_of(self._model)
         super().__init__(self._interface(canonical_outputs(names, path), metadata), metadata)
         self._request = self._compiled.create_infer_request()
@@ -119,9 +119,3 @@ class OpenVinoRunner(Runner):
                 f"{self._path.name}: fails on images of shape {images.shape}: "
                 f"{last_sentence(error)}."
             ) from error
-
-
-def _name_of(port: Any) -> str:
-    """Our name among a port's names, which have no order; else the first by alphabet."""
-    names = sorted(port.names)
-    return next((name for name in names if is_output_name(name)), names[0] if names else "")
