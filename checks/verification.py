@@ -16,6 +16,7 @@ from scrfdconv.checks.parity import CHECK as PARITY
 from scrfdconv.checks.parity import (
     Observe,
     Sample,
+    agree_on_pictures,
     common_normalization,
     common_shapes,
     compare,
@@ -124,6 +125,7 @@ def compare_opened(
     outputs differ, faces are judged by the coarsest one. Raises InputFileError for a file that is
     no photograph.
     """
+    agree_on_pictures(want, got)
     faces = FacesComparison(precision if isinstance(precision, str) else got.precision)
 
     def observe(sample: Sample, wanted: Outputs, gotten: Outputs) -> None:

@@ -10,13 +10,13 @@ import typer
 
 from scrfdconv.cli.artifacts import options as o
 from scrfdconv.cli.artifacts.sources import open_for_making, reading
-from scrfdconv.cli.main import PROVE, app
+from scrfdconv.cli.main import PROVE, verb
 from scrfdconv.cli.terminal import output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from scrfdconv.checks.bisection import Bisection, LayerError
+    from scrfdconv.checks.bisection.layer_errors import Bisection, LayerError
     from scrfdconv.converters.formats import Source
 
 FAILED = 1
@@ -29,7 +29,7 @@ Everything = Annotated[
 ]
 
 
-@app.command(rich_help_panel=PROVE)
+@verb(PROVE)
 def bisect(
     artifact: Artifact,
     reference: Reference,
@@ -82,7 +82,7 @@ def bisect(
 
 def _bisected(source: Source, path: Path, images: Sequence[Path], *, passed: bool) -> Bisection:
     """The comparison layer by layer; a right model may be arranged so that none is possible."""
-    from scrfdconv.checks.bisection import Bisection
+    from scrfdconv.checks.bisection.layer_errors import Bisection
     from scrfdconv.converters.errors import ArtifactError
     from scrfdconv.recipes.bisection import bisected
 

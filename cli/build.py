@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from scrfdconv.cli.artifacts import options as o
-from scrfdconv.cli.main import MAKE, app
+from scrfdconv.cli.main import MAKE, verb
 from scrfdconv.cli.terminal import output
 from scrfdconv.cli.terminal.results import publish
 
@@ -68,7 +68,7 @@ Insightface = Annotated[
 ]
 
 
-@app.command(rich_help_panel=MAKE)
+@verb(MAKE)
 def build(
     recipe: RecipeOption = None,
     out: Out = None,

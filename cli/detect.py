@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +10,7 @@ import typer
 
 from scrfdconv.cli.artifacts import options as o
 from scrfdconv.cli.artifacts.sources import reading
-from scrfdconv.cli.main import PROVE, app
+from scrfdconv.cli.main import PROVE, verb
 from scrfdconv.cli.terminal import output
 from scrfdconv.converters.errors import InputFileError
 
@@ -39,7 +40,7 @@ Draw = Annotated[
 ]
 
 
-@app.command(rich_help_panel=PROVE)
+@verb(PROVE)
 def detect(
     model: Model,
     images: Images,
@@ -118,18 +119,21 @@ def _detect(
             else:
                 if item.path in drawings:
                     write_drawing(item, drawings[item.path])
-                found.append(_picture(item, drawings.get(item.path)))
-                _show(item)
+                names = detector.class_names
+                found.append(_picture(item, drawings.get(item.path), names))
+                _show(item, names)
             advance(done, len(paths))
     return found, bad
 
 
-def _show(found: Found) -> None:
+def _show(found: Found, names: Sequence[str]) -> None:
     height, width = found.image.shape[:2]
     count = len(found.faces)
     output.show(f"{found.path}  {width}x{height}  {count} {'face' if count == 1 else 'faces'}")
-    for box, score in zip(found.faces.boxes, found.faces.scores, strict=True):
-        output.show(f"  {score:.3f}  " + " ".join(f"{side:8.1f}" for side in box))
+    faces = found.faces
+    for index, (box, score) in enumerate(zip(faces.boxes, faces.scores, strict=True)):
+        named = f"  {faces.class_of(index, names)}" if faces.labels is not None else ""
+        output.show(f"  {score:.3f}  " + " ".join(f"{side:8.1f}" for side in box) + named)
 
 
 def _to_dict(
@@ -147,17 +151,17 @@ def _to_dict(
     }
 
 
-def _picture(found: Found, drawing: Path | None) -> dict[str, Any]:
+def _picture(found: Found, drawing: Path | None, names: Sequence[str]) -> dict[str, Any]:
     height, width = found.image.shape[:2]
     return {
         "file": str(found.path),
         "size": {"height": height, "width": width},
-        "faces": _faces(found.faces),
+        "faces": _faces(found.faces, names),
         **({"drawing": str(drawing)} if drawing else {}),
     }
 
 
-def _faces(faces: Faces) -> list[dict[str, Any]]:
+def _faces(faces: Faces, names: Sequence[str]) -> list[dict[str, Any]]:
     from scrfdconv.checks.faces.decode import keypoint_names
 
     listed: list[dict[str, Any]] = []
@@ -172,6 +176,7 @@ def _faces(faces: Faces) -> list[dict[str, Any]]:
             face["keypoints"] = dict(zip(keypoint_names(len(points)), points, strict=True))
         if faces.labels is not None:
             face["label"] = int(faces.labels[index])
+            face["class"] = faces.class_of(index, names)
         listed.append(face)
     return listed
 

@@ -7,21 +7,24 @@ from typing import Annotated, Any
 import typer
 
 from scrfdconv.cli.artifacts import options as o
-from scrfdconv.cli.main import LOOK_UP, app
+from scrfdconv.cli.main import LOOK_UP, verb
 from scrfdconv.cli.terminal import output
 
 GIB = 2**30
 FAILED = 1
 
 
-@app.command(rich_help_panel=LOOK_UP)
+@verb(LOOK_UP)
 def doctor(
     run: Annotated[
         bool, typer.Option("--run", help="Really convert and verify a small model in each.")
     ] = False,
     json: o.Json = False,
 ) -> None:
-    """Say what works here: versions, processor, memory, GPU, formats. Exit 1 if --run fails."""
+    """Say what works here: versions, processor, memory, GPU, formats.
+
+    Exit 1 if --run fails.
+    """
     from scrfdconv.recipes.doctor import examine
 
     with output.working("trying every format" if run else "looking around"):

@@ -12,7 +12,7 @@ import typer
 
 from scrfdconv.cli.artifacts import options as o
 from scrfdconv.cli.artifacts.sources import reading
-from scrfdconv.cli.main import PROVE, app
+from scrfdconv.cli.main import PROVE, verb
 from scrfdconv.cli.terminal import output
 
 if TYPE_CHECKING:
@@ -70,7 +70,15 @@ Plot = Annotated[
 ]
 
 
-@app.command("eval", rich_help_panel=PROVE)
+Face = Annotated[
+    str | None,
+    typer.Option(
+        "--class", metavar="N|NAME", help="Of a model with several classes, which is the face."
+    ),
+]
+
+
+@verb(PROVE, "eval")
 def evaluate(
     model: Model = None,
     widerface: Widerface = None,
@@ -83,6 +91,7 @@ def evaluate(
     workers: Workers = None,
     scheduler: Scheduler = None,
     plot: Plot = None,
+    face: Face = None,
     architecture: o.Architecture = None,
     config: o.Config = None,
     norm_groups: o.NormGroups = None,
@@ -113,12 +122,12 @@ def evaluate(
         allow_host_code=allow_host_code,
         provider=provider,
     )
-    running = {"--mode": mode, "--workers": workers, "--scheduler": scheduler}
+    running = {"--mode": mode, "--workers": workers, "--scheduler": scheduler, "--class": face}
     if images and model and reference:
         _require_absent({**running, "--limit": limit, "--plot": plot}, "--widerface")
         _agreement(model, reference, options, images)
     elif model and widerface:
-        plan = EvaluationPlan(parse_mode(mode or "vga"), results, limit, workers, scheduler)
+        plan = EvaluationPlan(parse_mode(mode or "vga"), results, limit, workers, scheduler, face)
         _run_model(model, options, widerface, plan, plot)
     elif results and ground_truth:
         more = {

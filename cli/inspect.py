@@ -9,11 +9,11 @@ import typer
 
 from scrfdconv.cli.artifacts import options as o
 from scrfdconv.cli.artifacts.sources import reading
-from scrfdconv.cli.main import LOOK_UP, app
+from scrfdconv.cli.main import LOOK_UP, verb
 from scrfdconv.cli.terminal import output
 
 
-@app.command(rich_help_panel=LOOK_UP)
+@verb(LOOK_UP)
 def inspect(
     file: Annotated[Path, typer.Argument(help="A checkpoint or an artifact.")],
     architecture: o.Architecture = None,

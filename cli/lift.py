@@ -10,11 +10,11 @@ import typer
 from scrfdconv.cli.artifacts import options as o
 from scrfdconv.cli.artifacts.conversion import show_made
 from scrfdconv.cli.artifacts.sources import tell_source
-from scrfdconv.cli.main import MAKE, app
+from scrfdconv.cli.main import MAKE, verb
 from scrfdconv.cli.terminal import output
 
 
-@app.command(rich_help_panel=MAKE)
+@verb(MAKE)
 def lift(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="Float32 or FP16, any size.")],
     out: Annotated[

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import inspect
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -16,7 +19,7 @@ from scrfdconv.cli.terminal import output, signals
 from scrfdconv.converters.errors import CheckFailed, MissingError, ScrfdconvError
 
 if TYPE_CHECKING:
-    from scrfdconv.cli.artifacts.verbs import Verb
+    from scrfdconv.cli.artifacts.verbs import MakingVerb
 
 SYSTEM = os.name
 USAGE_ERROR = 2
@@ -25,8 +28,48 @@ BUG = 70  # EX_SOFTWARE of sysexits.h: none of the documented codes
 # Typer's own name for click's UsageError, whichever version of click Typer uses.
 MAKE, PROVE, LOOK_UP, OTHER = "Make artifacts", "Prove and measure", "Look up", "Other"
 PANELS = (MAKE, PROVE, LOOK_UP, OTHER)
-WHOLE = 1000  # characters: the whole first sentence, wrapped instead of cut
+Function = TypeVar("Function", bound=Callable[..., Any])
 CommandLineError: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+@dataclass(frozen=True)
+class Verb:
+    """What the list of verbs says of one, and how its command is made when it is asked for.
+
+    Typer reads the signature of a command for 2 ms: only the one that runs pays.
+    """
+
+    name: str
+    short_help: str
+    panel: str
+    command: Callable[[], Any]
+
+
+_written: dict[str, Verb] = {}  # the verbs that are written out, by name
+
+
+def verb(panel: str, name: str = "") -> Callable[[Function], Function]:
+    """Declare the verb that a function is; its first line is the short help."""
+
+    def declare(function: Function) -> Function:
+        own = name or function.__name__
+        short = inspect.cleandoc(function.__doc__ or "").partition("\n")[0]
+        _written[own] = Verb(own, short, panel, partial(command_of, function, own))
+        return function
+
+    return declare
+
+
+def verbs_below(group: typer.Typer, name: str, short_help: str, panel: str) -> None:
+    """Declare a verb that has verbs of its own."""
+    _written[name] = Verb(name, short_help, panel, partial(typer.main.get_command, group))
+
+
+def command_of(function: Callable[..., Any], name: str) -> Any:
+    """The command of a function, with its options under their headings."""
+    single = typer.Typer(rich_markup_mode=None, add_completion=False)
+    single.command(name, cls=Command)(function)
+    return typer.main.get_command(single)
 
 
 class Command(TyperCommand):
@@ -81,32 +124,21 @@ class Verbs(TyperGroup):
         sys.exit(code)
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Verbs that make artifacts come from the declarations of formats and precisions."""
-        return [*self._making(), *super().list_commands(ctx)]
+        """All verbs: those that make artifacts come from the declarations of formats."""
+        return list(_verbs())
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Make the command from its declaration, only when this command is asked for."""
-        verb = self._making().get(cmd_name)
-        return _command(verb) if verb else super().get_command(ctx, cmd_name)
-
-    @staticmethod
-    def _making() -> dict[str, Verb]:
-        from scrfdconv.cli.artifacts.verbs import making_verbs
-
-        return making_verbs()
+        """Make the command, only when this command is asked for."""
+        found = _verbs().get(cmd_name)
+        return found.command() if found else None
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """List the verbs by purpose."""
-        made = [(verb.name, verb.short_help) for verb in self._making().values()]
-        panels: dict[str, list[tuple[str, str]]] = {MAKE: made}
-        for name in super().list_commands(ctx):
-            command = self.get_command(ctx, name)
-            if command is not None:
-                panel = getattr(command, "rich_help_panel", None) or OTHER
-                panels.setdefault(panel, []).append((name, command.get_short_help_str(WHOLE)))
-        for panel in sorted(panels, key=PANELS.index):
-            with formatter.section(panel):
-                formatter.write_dl(panels[panel])
+        for panel in PANELS:
+            rows = [(one.name, one.short_help) for one in _verbs().values() if one.panel == panel]
+            if rows:
+                with formatter.section(panel):
+                    formatter.write_dl(rows)
 
     def _run(self, arguments: list[str], extra: dict[str, Any]) -> int:
         try:
@@ -141,13 +173,20 @@ def _require_supported_system() -> None:
         )
 
 
-def _command(verb: Verb) -> Any:
-    """The command of a verb that makes artifacts, with its options under their headings."""
-    from scrfdconv.cli.artifacts.verbs import command_of
+def _verbs() -> dict[str, Verb]:
+    from scrfdconv.cli.artifacts.verbs import making_verbs
 
-    single = typer.Typer(rich_markup_mode=None, add_completion=False)
-    single.command(verb.name, cls=Command, rich_help_panel=MAKE)(command_of(verb))
-    return typer.main.get_command(single)
+    made = {
+        name: Verb(name, one.short_help, MAKE, partial(_making_command, one))
+        for name, one in making_verbs().items()
+    }
+    return made | _written
+
+
+def _making_command(one: MakingVerb) -> Any:
+    from scrfdconv.cli.artifacts.verbs import function_of
+
+    return command_of(function_of(one), one.name)
 
 
 app = typer.Typer(

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 import typer
 
 from scrfdconv.cli.artifacts import options as o
-from scrfdconv.cli.main import LOOK_UP, app
+from scrfdconv.cli.main import LOOK_UP, verb
 from scrfdconv.cli.terminal import output
 
 
-@app.command(rich_help_panel=LOOK_UP)
+@verb(LOOK_UP)
 def models(
     name: Annotated[str | None, typer.Argument(help="One model only.")] = None,
     toml: Annotated[

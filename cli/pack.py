@@ -10,7 +10,7 @@ import typer
 
 from scrfdconv.cli.artifacts import options as o
 from scrfdconv.cli.artifacts.declared import annotation, default_of, parameter, value_of
-from scrfdconv.cli.main import MAKE, Command, app
+from scrfdconv.cli.main import MAKE, Command, verbs_below
 from scrfdconv.cli.terminal import output
 from scrfdconv.converters.options import option_fields
 from scrfdconv.recipes.packs import Pack, packs
@@ -19,8 +19,9 @@ pack = typer.Typer(
     help="Write a folder that a server or an app loads as it is.",
     rich_markup_mode=None,
     no_args_is_help=True,
+    add_completion=False,
 )
-app.add_typer(pack, name="pack", rich_help_panel=MAKE)
+verbs_below(pack, "pack", "Write a folder that a server or an app loads as it is.", MAKE)
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A model that was converted.")]
 Folder = Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Where to write.")]

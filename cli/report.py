@@ -8,15 +8,16 @@ from typing import Annotated
 import typer
 
 from scrfdconv.cli.artifacts import options as o
-from scrfdconv.cli.main import PROVE, app
+from scrfdconv.cli.main import PROVE, verbs_below
 from scrfdconv.cli.terminal.results import publish
 
 report = typer.Typer(
     help="Merge the reports of builds.",
     rich_markup_mode=None,
     no_args_is_help=True,
+    add_completion=False,
 )
-app.add_typer(report, name="report", rich_help_panel=PROVE)
+verbs_below(report, "report", "Merge the reports of builds.", PROVE)
 
 
 @report.callback()

@@ -9,11 +9,11 @@ import typer
 
 from scrfdconv.cli.artifacts import options as o
 from scrfdconv.cli.artifacts.conversion import show_made
-from scrfdconv.cli.main import MAKE, app
+from scrfdconv.cli.main import MAKE, verb
 from scrfdconv.cli.terminal import output
 
 
-@app.command(rich_help_panel=MAKE)
+@verb(MAKE)
 def simplify(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="Any ONNX model.")],
     shape: o.Shape = None,

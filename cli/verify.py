@@ -9,7 +9,7 @@ import typer
 
 from scrfdconv.cli.artifacts import options as o
 from scrfdconv.cli.artifacts.sources import open_for_making, reading
-from scrfdconv.cli.main import PROVE, app
+from scrfdconv.cli.main import PROVE, verb
 from scrfdconv.cli.terminal import output
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ RerunOption = Annotated[
 ]
 
 
-@app.command(rich_help_panel=PROVE)
+@verb(PROVE)
 def verify(
     artifact: Artifact,
     reference: Reference = None,

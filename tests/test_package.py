@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ import pytest
 
 from scrfdconv.checks.faces.decode import decode
 
+LONGEST = 60  # lines
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("cli", "recipes", "checks", "converters")
 HEAVY = ("torch", "onnx", "onnxruntime", "onnxsim", "cv2", "scipy", "numpy", "tensorrt")
@@ -122,6 +124,18 @@ def test_types_hold(tmp_path):
     assert ran.returncode == 0, ran.stdout
 
 
+def test_no_function_is_longer_than_a_screen():
+    long = [
+        f"{path.relative_to(ROOT)}: {node.name}"
+        for folder in ("cli", "recipes", "checks", "converters")
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= LONGEST
+    ]
+
+    assert not long
+
+
 def test_constraints_pin_every_dependency():
     pins = dict(
         line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines()
@@ -178,23 +192,52 @@ def interface_python(start: str) -> str:
     return next(block for block in blocks if block.startswith(start))
 
 
-def test_the_decoder_of_the_interface_page_is_the_decoder():
+@pytest.mark.parametrize(
+    ("strides", "anchors", "classes"),
+    [((8, 16, 32), 2, 1), ((8, 16, 32, 64), 1, 1), ((16, 32), 3, 2)],
+)
+def test_the_decoder_of_the_interface_page_is_the_decoder(strides, anchors, classes):
     rng = np.random.default_rng(0)
     height, width = 192, 256
     outputs = {}
-    for stride in (8, 16, 32):
-        rows = 2 * (height // stride) * (width // stride)
-        outputs[f"score_{stride}"] = rng.random((1, rows, 1)).astype(np.float32) ** 2
+    for stride in strides:
+        rows = anchors * (height // stride) * (width // stride)
+        outputs[f"score_{stride}"] = rng.random((1, rows, classes)).astype(np.float32) ** 2
         outputs[f"bbox_{stride}"] = rng.uniform(0.2, 4, (1, rows, 4)).astype(np.float32)
     namespace: dict = {}
     exec(interface_python("import numpy"), namespace)
-
-    found = namespace["decode"](outputs, width)
-
     (faces,) = decode(outputs, (height, width))
-    assert len(faces) > 10
-    np.testing.assert_allclose(found[:, :4], faces.boxes, atol=1e-3)
-    np.testing.assert_allclose(found[:, 4], faces.scores)
+
+    for label in range(classes):
+        found = namespace["decode"](outputs, height, width, label)
+
+        wanted = faces if faces.labels is None else faces.take(faces.labels == label)
+        assert len(wanted) > 10
+        np.testing.assert_allclose(found[:, :4], wanted.boxes, atol=1e-3)
+        np.testing.assert_allclose(found[:, 4], wanted.scores)
+
+
+def test_a_picture_is_prepared_as_the_interface_page_says():
+    from scrfdconv.checks.faces.images import normalise
+    from scrfdconv.converters.input_form import PLAIN, InputForm
+    from scrfdconv.converters.network.preprocessing import metadata_of_pictures
+    from scrfdconv.converters.normalization import STANDARD, Normalization
+
+    canvas = np.random.default_rng(0).integers(0, 256, (32, 64, 3), np.uint8)
+    namespace: dict = {}
+    exec(interface_python("import json"), namespace)
+
+    frame = InputForm("uint8", "nhwc", Normalization((0, 0, 0), (1, 1, 1), "bgr"))
+    for wanted, form in (
+        (STANDARD, PLAIN),
+        (Normalization((1, 2, 3), (4, 5, 6), "bgr"), PLAIN),
+        (STANDARD, frame),
+    ):
+        said = {f"scrfdconv.{k}": v for k, v in metadata_of_pictures(wanted, form).items()}
+        found = namespace["network_input"](canvas, said)
+        expected = form.fed(normalise(canvas, wanted), wanted)
+        assert found.dtype == expected.dtype
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_every_example_of_the_api_page_runs(tiny_pth, tmp_path, monkeypatch, capsys, widerface):

@@ -52,11 +52,18 @@ class Faces:
     boxes: Float32  # (n, 4) x1, y1, x2, y2; may reach over the edges of the picture
     scores: Float32  # (n,) 0 to 1
     keypoints: Float32 | None = None  # (n, points, 2) x, y; see `keypoint_names`
-    labels: Index | None = None  # (n,) the best class, only for models with several
+    labels: Index | None = None  # (n,) the class, only for models with several
     strides: Index | None = None  # (n,) stride of each face's output; None: unknown
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def class_of(self, index: int, names: Sequence[str]) -> str:
+        """The name of a face's class: one of ``names``, or the number; "" for a single class."""
+        if self.labels is None:
+            return ""
+        label = int(self.labels[index])
+        return names[label] if label < len(names) else str(label)
 
     def take(self, which: npt.NDArray[Any]) -> Faces:
         """Return the faces of an index array, in its order, or of a mask."""
@@ -121,8 +128,9 @@ def candidates(
 ) -> list[Faces]:
     """Return every anchor with at least this score, in canvas pixels, one `Faces` per batch slot.
 
-    The order is that of the anchors: by stride, then row, column, anchor. Several classes give
-    their highest score and its label. Raises `CheckFailed` as `decode` does.
+    The order is that of the anchors: by stride, then row, column, anchor, class. With several
+    classes an anchor counts for each class that reaches the threshold, as in mmdet's
+    ``multiclass_nms``. Raises `CheckFailed` as `decode` does.
     """
     levels = _levels(outputs)
     _require_finite(outputs)
@@ -171,16 +179,15 @@ class _Level:
     def faces(self, slot: int, size: tuple[int, int], threshold: float) -> Faces:
         """Return the anchors of one slot with at least this score, in canvas pixels."""
         per_class = self.scores[slot]
-        scores = per_class[:, 0] if per_class.shape[1] == 1 else per_class.max(axis=1)
-        chosen = np.flatnonzero(scores >= threshold)
+        chosen, labels = np.nonzero(per_class >= threshold)
         centres = self._centres(chosen, size)
         reach = self.distances[slot, chosen].astype(np.float32) * np.float32(self.stride)
         boxes = np.concatenate((centres - reach[:, :2], centres + reach[:, 2:]), axis=1)
         return Faces(
             boxes=boxes,
-            scores=scores[chosen].astype(np.float32),
+            scores=per_class[chosen, labels].astype(np.float32),
             keypoints=self._keypoints(slot, chosen, centres),
-            labels=per_class[chosen].argmax(axis=1) if per_class.shape[1] > 1 else None,
+            labels=labels if per_class.shape[1] > 1 else None,
             strides=np.full(len(chosen), self.stride, np.intp),
         )
 
@@ -274,8 +281,13 @@ def _joined(parts: Sequence[Faces]) -> Faces:
 
 
 def _suppressed(faces: Faces, iou: float) -> Faces:
-    # All classes compete: one face is one box, whatever its label.
-    return faces.take(nms(faces.boxes, faces.scores, iou))
+    """The boxes that survive within their class, best score first (mmdet's multiclass_nms)."""
+    if faces.labels is None:
+        return faces.take(nms(faces.boxes, faces.scores, iou))
+    members = [np.flatnonzero(faces.labels == label) for label in np.unique(faces.labels)]
+    kept = [own[nms(faces.boxes[own], faces.scores[own], iou)] for own in members]
+    places = np.sort(np.concatenate([*kept, np.empty(0, np.intp)]).astype(np.intp))
+    return faces.take(places[np.argsort(-faces.scores[places], kind="stable")])
 
 
 def _image_sizes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import cycle
 
 import numpy as np
@@ -36,7 +37,7 @@ WIDEST_LABEL = 0.8  # of the box, where the font does not have to be larger to b
 PADDING_SHARE = 1 / 4  # of the digits' height: dark ground around a label
 
 
-def draw_faces(image: UInt8, faces: Faces) -> UInt8:
+def draw_faces(image: UInt8, faces: Faces, class_names: Sequence[str] = ()) -> UInt8:
     """Return a copy of a BGR picture with boxes, scores and keypoints, in the picture's size.
 
     Lines are thin, points small and labels beside the face, so that the face stays visible.
@@ -48,7 +49,8 @@ def draw_faces(image: UInt8, faces: Faces) -> UInt8:
         _draw_box(canvas, faces.boxes[index], max(1, round(side * LINE_SHARE)))
         if faces.keypoints is not None:
             _draw_points(canvas, faces.keypoints[index], faces.boxes[index])
-        _draw_label(canvas, faces.boxes[index], f"{faces.scores[index]:.2f}", side * FONT_SHARE)
+        text = f"{faces.class_of(index, class_names)} {faces.scores[index]:.2f}".strip()
+        _draw_label(canvas, faces.boxes[index], text, side * FONT_SHARE)
     return canvas
 
 

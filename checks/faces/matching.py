@@ -118,9 +118,10 @@ def agreement(
 def match(reference: Faces, other: Faces, iou: float = MATCH_IOU) -> Matches:
     """Pair the faces of two lists one to one, the pair with the highest IoU first.
 
-    Pairs below ``iou`` do not count. Of equal pairs the first in the lists wins.
+    Pairs below ``iou`` do not count, nor do those of two classes. Of equal pairs the first in the
+    lists wins.
     """
-    overlaps = box_ious(reference.boxes, other.boxes)
+    overlaps = _overlaps(reference, other)
     rows, columns = np.nonzero(overlaps >= iou)
     pairs: list[tuple[int, int]] = []
     seen_rows: set[int] = set()
@@ -133,6 +134,14 @@ def match(reference: Faces, other: Faces, iou: float = MATCH_IOU) -> Matches:
             pairs.append((row, column))
     first, second = np.array(pairs, np.intp).reshape(-1, 2).T
     return Matches(first, second, overlaps[first, second])
+
+
+def _overlaps(a: Faces, b: Faces) -> Float64:
+    """`box_ious`, with 0 for faces of two classes."""
+    overlaps = box_ious(a.boxes, b.boxes)
+    if a.labels is None or b.labels is None:
+        return overlaps
+    return np.where(a.labels[:, None] == b.labels[None], overlaps, 0.0)
 
 
 def box_ious(a: Float32, b: Float32) -> Float64:
@@ -183,7 +192,7 @@ class Tally:
         truth = reference.above(self.threshold)
         ranked = predicted.take(np.argsort(-predicted.scores, kind="stable"))
         self.scores.append(ranked.scores)
-        self.hits.append(_hits(box_ious(ranked.boxes, truth.boxes)))
+        self.hits.append(_hits(_overlaps(ranked, truth)))
 
     def agreement(self) -> Agreement:
         """The agreement over all pictures so far."""

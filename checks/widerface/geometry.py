@@ -181,12 +181,12 @@ def require_mode(interface: Interface, mode: int) -> None:
 
 
 def detections_on(
-    runner: Runner, images: Sequence[NDArray[np.uint8]], mode: int = VGA
+    runner: Runner, images: Sequence[NDArray[np.uint8]], mode: int = VGA, label: int | None = None
 ) -> list[NDArray[np.float32]]:
     """Detect as the published numbers do: (n, 5) x, y, w, h, score for each image, best first.
 
     ``images`` are at most the model's batch, OpenCV's BGR; empty slots of a fixed batch see the
-    last image again.
+    last image again. Of a model with several classes only ``label`` counts.
     """
     interface = runner.interface
     slots = interface.batch or 1
@@ -198,7 +198,19 @@ def detections_on(
     tensors += tensors[-1:] * (slots - len(tensors))
     outputs = runner.run(np.concatenate(tensors))
     found = candidates(outputs, prepared[0][1].padded, SCORE_ABOVE)
+    found = [_of_class(faces, label) for faces in found]
     return [_result(faces, geometry) for faces, (_, geometry) in zip(found, prepared, strict=False)]
+
+
+def _of_class(faces: Faces, label: int | None) -> Faces:
+    """The faces of one class; the data set knows but faces."""
+    if faces.labels is None:
+        if label:
+            raise UsageError(f"--class {label}: the model has one class; leave the option out.")
+        return faces
+    if label is None:
+        raise UsageError("The model has several classes: say with --class which one is the face.")
+    return faces.take(faces.labels == label)
 
 
 def _result(faces: Faces, geometry: EvalGeometry) -> NDArray[np.float32]:

@@ -34,7 +34,7 @@ PLAN_ONLY = Annotated[
 
 
 @dataclass(frozen=True)
-class Verb:
+class MakingVerb:
     """One verb: makes artifacts of a format, in the verb's own precision or in a requested one."""
 
     name: str
@@ -48,20 +48,22 @@ class Verb:
         return self.summary.partition("\n")[0]
 
 
-def making_verbs() -> dict[str, Verb]:
+def making_verbs() -> dict[str, MakingVerb]:
     """All verbs that make artifacts, by name, in the order of formats and precisions."""
     of_formats = (
-        Verb(one.name.replace("_", "-"), one.summary, one)
+        MakingVerb(one.name.replace("_", "-"), one.summary, one)
         for one in formats().values()
         if one.source is not None
     )
     of_precisions = (
-        Verb(name, one.summary, GRAPH, name) for name, one in precisions().items() if one.summary
+        MakingVerb(name, one.summary, GRAPH, name)
+        for name, one in precisions().items()
+        if one.summary
     )
     return {verb.name: verb for verb in (*of_formats, *of_precisions)}
 
 
-def command_of(verb: Verb) -> Any:
+def function_of(verb: MakingVerb) -> Any:
     """The function that typer makes a command of."""
 
     def run(context: typer.Context, **values: Any) -> None:
@@ -83,7 +85,7 @@ def command_of(verb: Verb) -> Any:
 # ---------------------------------------------------------------- options
 
 
-def _parameters(verb: Verb) -> Iterator[inspect.Parameter]:
+def _parameters(verb: MakingVerb) -> Iterator[inspect.Parameter]:
     yield parameter("source", o.Source, None)
     for field in _format_fields(verb):
         yield parameter(field.name, annotation(field), default_of(field))
@@ -114,18 +116,18 @@ def _parameters(verb: Verb) -> Iterator[inspect.Parameter]:
     yield parameter("json", o.Json, default=False)
 
 
-def _format_fields(verb: Verb) -> list[OptionField]:
+def _format_fields(verb: MakingVerb) -> list[OptionField]:
     kinds = dict.fromkeys(one.options for one in verb.format.chain())
     return [field for kind in kinds for field in option_fields(kind)]
 
 
-def _precisions_of(verb: Verb) -> list[Precision]:
+def _precisions_of(verb: MakingVerb) -> list[Precision]:
     names = (verb.precision,) if verb.precision else verb.format.precisions
     native = verb.format.native_precisions
     return [one for name, one in precisions().items() if name in names and name not in native]
 
 
-def _precision_fields(verb: Verb) -> list[OptionField]:
+def _precision_fields(verb: MakingVerb) -> list[OptionField]:
     """Options of all precisions of the verb; an option of two precisions appears once."""
     found: dict[str, OptionField] = {}
     for one in _precisions_of(verb):
@@ -134,7 +136,7 @@ def _precision_fields(verb: Verb) -> list[OptionField]:
     return list(found.values())
 
 
-def _heading(verb: Verb, field: OptionField) -> str:
+def _heading(verb: MakingVerb, field: OptionField) -> str:
     """``For --precision int8``, where the verb leaves the precision open."""
     if verb.precision:
         return ""
@@ -149,7 +151,7 @@ def _plans(one: Format) -> bool:
 # ---------------------------------------------------------------- what was asked for
 
 
-def _wish(verb: Verb, values: Mapping[str, Any], given: set[str]) -> Wish:
+def _wish(verb: MakingVerb, values: Mapping[str, Any], given: set[str]) -> Wish:
     """The values of the command line, sorted by what they are for."""
     precision = verb.precision or (values.get("precision") and str(values["precision"]))
     fields = {f.name: f for f in (*_format_fields(verb), *_precision_fields(verb))}

@@ -20,6 +20,7 @@ from scrfdconv.converters.artifact import digest_of
 from scrfdconv.converters.checkpoint.files import read_checkpoint
 from scrfdconv.converters.checkpoint.mmdet_config import (
     Described,
+    class_names_of,
     described_in_file,
     described_in_text,
 )
@@ -32,6 +33,7 @@ from scrfdconv.converters.checkpoint.recognise import (
     only_groups_are_open,
     parameter_shapes,
     recognise,
+    unused_levels,
 )
 from scrfdconv.converters.errors import ArtifactError, CheckpointError, UsageError
 from scrfdconv.converters.metadata import PREFIX, architecture_from_metadata
@@ -184,11 +186,16 @@ def load_checkpoint(
     content = read_checkpoint(path)
     tensors, notes = _tensors(_state_dict(content, path), path)
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    shapes = _without_unused_levels(shapes, notes)
     found = Described(architecture, "the caller") if architecture else None
     found = found or _find_architecture(path, content, shapes, recipe, config, groups)
     architecture, how = found.architecture, found.by
     said = normalization.over(found.normalization, f"{path} ({how})")
-    architecture = replace(architecture, normalization=said or STANDARD)
+    architecture = replace(
+        architecture,
+        normalization=said or STANDARD,
+        class_names=architecture.class_names or _names_in(content, architecture.classes),
+    )
     _require_fit(needed(shapes), architecture, f"{path} ({how})")
     weights = {name: tensors[name] for name in parameter_shapes(architecture)}
     weights = _float32(weights, path, notes)
@@ -352,6 +359,24 @@ def _own_architecture(text: str, path: Path) -> Architecture:
         raise CheckpointError(f"{path}: {error}") from error
     assert architecture is not None
     return common_row(architecture)
+
+
+def _without_unused_levels(
+    shapes: Mapping[str, tuple[int, ...]], notes: list[str]
+) -> dict[str, tuple[int, ...]]:
+    """``shapes`` without the neck's extra levels that the head has no stride for, and a note."""
+    unused = unused_levels(shapes)
+    if not unused:
+        return dict(shapes)
+    levels = {key.split(".")[2] for key in unused}
+    notes.append(f"{len(levels)} levels of the neck left out: the head uses none of them")
+    return {key: shape for key, shape in shapes.items() if key not in unused}
+
+
+def _names_in(content: Mapping[str, Any], classes: int) -> tuple[str, ...]:
+    """The names of several classes in mmdet's ``meta``, where there are as many."""
+    meta = content.get("meta")
+    return class_names_of([meta.get("CLASSES")] if isinstance(meta, Mapping) else [], classes)
 
 
 def _require_fit(

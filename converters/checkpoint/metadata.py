@@ -6,8 +6,9 @@ import json
 
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.metadata import package_version
-from scrfdconv.converters.network.preprocessing import METADATA, metadata_text
+from scrfdconv.converters.network.preprocessing import CLASS_NAMES, metadata_of_pictures
 from scrfdconv.converters.options import DYNAMIC
+from scrfdconv.converters.structured import to_json
 
 
 def metadata_for(
@@ -32,10 +33,11 @@ def metadata_for(
         "precision": precision,
         "shape": size,
         "batch": str(batch) if shape and batch else DYNAMIC,
-        METADATA: metadata_text(a.normalization),
+        **metadata_of_pictures(a.normalization),
         "outputs": " ".join(a.output_names),
         "strides": " ".join(map(str, a.strides)),
         "anchors": str(a.anchors),
         "keypoints": str(a.keypoints),
         "classes": str(a.classes),
+        **({CLASS_NAMES: to_json(a.class_names, indent=None)} if a.class_names else {}),
     }

@@ -6,7 +6,7 @@ understood. Other code never runs, and is an error where the model needs its val
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from scrfdconv.converters.network.bounds import MOST_VALUES
 from scrfdconv.converters.normalization import STANDARD, Normalization
 
 KEYPOINTS = 5  # NK in upstream's head
+_NAMES = ("CLASSES", "classes", "class_names")  # how configs call the list of their classes
 _COUNTS = ("num_kps", "NK")  # how forks call it, where theirs is an option
 DEFAULT_NORM = {"type": "GN", "num_groups": 32}  # default of upstream's head
 
@@ -60,7 +61,11 @@ def _described(values: Mapping[str, Any], name: str, where: str) -> Described:
     normalization = normalization_in(values, where)
     head = _Table(dict(values), where).sub("model").sub("bbox_head")
     return Described(
-        replace(architecture, normalization=normalization or STANDARD),
+        replace(
+            architecture,
+            normalization=normalization or STANDARD,
+            class_names=_class_names(values, architecture.classes),
+        ),
         where,
         says_normalization=normalization is not None,
         says_keypoints=_points(head) is not None,
@@ -188,12 +193,16 @@ def _strides(neck: _Table, head: _Table) -> tuple[int, ...]:
     start, count = int(neck.get("start_level", 0)), int(neck.need("num_outs"))
     if not (0 <= start < MOST_VALUES and 0 < count <= MOST_VALUES):
         raise CheckpointError(f"{neck.where}: {count} levels from {start} on are impossible.")
-    if count > len(neck.need("in_channels")) - start:  # extra levels: only as 3x3 s2 convs
-        neck.expect("add_extra_convs", False, "on_output")
-        neck.expect("relu_before_extra_convs", False, False)
     strides = tuple(int(s) for s in head.sub("anchor_generator").need("strides"))
     made = tuple(FIRST_STAGE_STRIDE << (start + i) for i in range(count))
-    if strides != made:
+    backbone_levels = len(neck.need("in_channels")) - start
+    # Extra levels are 3x3 s2 convs on the last output, or unused: mmdet's multi_apply stops at the
+    # last stride of the head. Levels of the backbone are never unused: a finer one sees them.
+    if len(strides) > backbone_levels:
+        neck.expect("add_extra_convs", False, "on_output")
+        neck.expect("relu_before_extra_convs", False, False)
+    used = made if len(strides) < backbone_levels else made[: len(strides)]
+    if strides != used:
         raise CheckpointError(
             f"{head.where}: strides {strides!s:.80} do not fit the neck, which makes {made}."
         )
@@ -217,6 +226,25 @@ def _towers(head: _Table, towers: int) -> tuple[tuple[int, ...], tuple[int, ...]
     counts = list(convs) if isinstance(convs, list | tuple) else [convs] * towers
     channels = tuple(int(feat * mults[i]) for i in range(towers))
     return channels, tuple(int(counts[i]) for i in range(towers))
+
+
+def _class_names(values: Mapping[str, Any], classes: int) -> tuple[str, ...]:
+    """The names of several classes, where the config has as many as the head."""
+    data = values.get("data")
+    of_data = (
+        [data.get(part) for part in ("test", "val", "train")] if isinstance(data, dict) else []
+    )
+    sets = [one.get("classes") for one in of_data if isinstance(one, dict)]
+    return class_names_of([*(values.get(key) for key in _NAMES), *sets], classes)
+
+
+def class_names_of(lists: Iterable[Any], classes: int) -> tuple[str, ...]:
+    """The first of ``lists`` that has a text for each of several classes."""
+    for names in lists:
+        texts = isinstance(names, list | tuple) and all(isinstance(n, str) for n in names)
+        if texts and classes > 1 and len(names) == classes:
+            return tuple(names)
+    return ()
 
 
 def _points(head: _Table) -> int | None:

@@ -188,6 +188,22 @@ def _predictors(shapes: Shapes, head: str) -> tuple[int, int, int]:
     return anchors, scores // anchors, keypoints_in(shapes, anchors)
 
 
+def unused_levels(shapes: Shapes) -> set[str]:
+    """Keys of the neck's extra levels beyond the strides of the head, which feed no output.
+
+    Only convolutions behind those of the backbone's levels: these are all used. A shared head
+    counts its strides by its scales; without scales, nothing tells, and nothing is unused.
+    """
+    heads = {key.split(".")[2] for key in shapes if key.startswith("bbox_head.stride_cls.")}
+    if heads == {"0"}:
+        heads = {key.split(".")[2] for key in shapes if key.startswith("bbox_head.scales.")}
+    backbone = {key.split(".")[2] for key in shapes if key.startswith("neck.lateral_convs.")}
+    if len(heads) < len(backbone) or not backbone:
+        return set()
+    parts = (key.split(".") for key in shapes if key.startswith("neck.fpn_convs."))
+    return {".".join(p) for p in parts if p[2].isdecimal() and int(p[2]) >= len(heads)}
+
+
 def keypoints_in(shapes: Shapes, anchors: int) -> int:
     """The number of keypoints that the head's widths show; 0 for none.
 

@@ -45,15 +45,26 @@ def append_faces(model: onnx.ModelProto, a: Architecture, rules: FaceRules) -> N
     graph = _Writer(model)
     boxes, points = _decoded(graph, a)
     scores = graph.joined([f"score_{s}" for s in a.strides], 1)  # (N, M, classes)
-    best = graph.add("ReduceMax", [scores], axes=[2], keepdims=0)  # (N, M)
-    values, places = _chosen(graph, boxes, best, rules)  # (N, K), (N, K, 1)
+    if a.classes == 1:
+        best = graph.add("ReduceMax", [scores], axes=[2], keepdims=0)  # (N, M)
+        values, places = _chosen(graph, boxes, best, rules)  # (N, K), (N, K, 1)
+    else:
+        by_class = graph.add("Transpose", [scores], perm=[0, 2, 1])  # (N, classes, M)
+        values, flat = _chosen(graph, boxes, by_class, rules, several=True)
+        first, last = graph.constant(np.array([1])), graph.constant(np.array([2]))
+        rows = graph.add("Slice", [graph.add("Shape", [scores]), first, last])
+        places = graph.add("Mod", [flat, rows])
     valid = graph.add("Greater", [values, graph.constant(np.float32(0))])
     graph.add("Identity", [values], name="scores")
     _taken(graph, "boxes", boxes, places, valid)
     if points:
         _taken(graph, "keypoints", points, places, valid, (0, 0, -1, _POINT))
-    labels = graph.add("ArgMax", [scores], axis=2, keepdims=0)
-    found = graph.add("GatherND", [graph.padded(labels, places, np.int64), places], batch_dims=1)
+    if a.classes == 1:
+        labels = graph.add("ArgMax", [scores], axis=2, keepdims=0)
+        padded = graph.padded(labels, places, np.int64)
+        found = graph.add("GatherND", [padded, places], batch_dims=1)
+    else:
+        found = graph.add("Squeeze", [graph.add("Div", [flat, rows]), last])
     counted = graph.cast(valid, np.int64)
     graph.add("Mul", [found, counted], name="labels")
     graph.add("ReduceSum", [counted, graph.constant(np.array([1]))], keepdims=0, name="count")
@@ -105,8 +116,14 @@ def _decoded(graph: _Writer, a: Architecture) -> tuple[str, str]:
     return graph.joined(boxes, 1), graph.joined(points, 1) if points else ""
 
 
-def _chosen(graph: _Writer, boxes: str, best: str, rules: FaceRules) -> tuple[str, str]:
-    """Scores (N, K) of the faces, best first, and their places among the anchors (N, K, 1)."""
+def _chosen(
+    graph: _Writer, boxes: str, best: str, rules: FaceRules, *, several: bool = False
+) -> tuple[str, str]:
+    """Scores (N, K) of the faces, best first, and their places among the anchors (N, K, 1).
+
+    With ``several`` classes, ``best`` is (N, classes, M), suppression stays within a class, and
+    places count the anchors of one class after the other.
+    """
     inclusive = graph.constant(np.array([0, 0, 1, 1], np.float32))
     # The operator takes scores above its threshold, SCRFD those at the threshold, too.
     below = np.nextafter(np.float32(rules.threshold), np.float32(0))
@@ -114,15 +131,19 @@ def _chosen(graph: _Writer, boxes: str, best: str, rules: FaceRules) -> tuple[st
         "NonMaxSuppression",
         [
             graph.add("Add", [boxes, inclusive]),
-            graph.add("Unsqueeze", [best, graph.constant(np.array([1]))]),
+            best if several else graph.add("Unsqueeze", [best, graph.constant(np.array([1]))]),
             graph.constant(np.array([rules.max_faces])),
             graph.constant(np.array([rules.nms_iou], np.float32)),
             graph.constant(np.array([below], np.float32)),
         ],
     )  # (faces, 3): image, class, anchor
-    where = graph.add("Gather", [selected, graph.constant(np.array([0, 2]))], axis=1)
+    where = selected
+    if not several:
+        where = graph.add("Gather", [selected, graph.constant(np.array([0, 2]))], axis=1)
     zeros = graph.add("Mul", [best, graph.constant(np.float32(0))])
     kept = graph.add("ScatterND", [zeros, where, graph.add("GatherND", [best, where])])
+    if several:
+        kept = graph.add("Reshape", [kept, graph.constant(np.array([0, -1]))])
     few = graph.constant(np.array([rules.max_faces]))
     # A small picture has fewer anchors than faces are asked for: K more places, all empty.
     spare = graph.constant(np.array([0, 0, 0, rules.max_faces]))

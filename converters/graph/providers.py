@@ -24,7 +24,11 @@ PROBE_SIZE = (128, 128)  # of models of any size: whole cells at every stride up
 _SUFFIX = "ExecutionProvider"
 # Providers with thread pools of their own, and the option that limits each pool.
 _THREADS = {"OpenVINOExecutionProvider": "num_of_threads"}
-_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(uint8)": np.uint8,
+}
 
 
 def provider_called(name: str) -> str:
@@ -79,7 +83,7 @@ def _probe(declared: Any) -> np.ndarray:
     free = (1, CHANNELS, *PROBE_SIZE)
     fixed = [d if isinstance(d, int) and d > 0 else None for d in declared.shape]
     shape = [d or free[axis] if axis < len(free) else d or 1 for axis, d in enumerate(fixed)]
-    return np.zeros(shape, _TYPES.get(declared.type, np.float32))
+    return np.zeros(shape, TYPES.get(declared.type, np.float32))
 
 
 def _remark(provider: str, profile: Path) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from scrfdconv.converters.errors import InputFileError, UsageError
 from scrfdconv.converters.network.bounds import LONGEST_NAME, broken_bound
 from scrfdconv.converters.normalization import STANDARD, Normalization
-from scrfdconv.converters.structured import plain_as, read_toml, to_plain
+from scrfdconv.converters.structured import plain_as, read_toml, to_json, to_plain
 
 # Four backbone stages at strides 4, 8, 16, 32: fixed by both backbones.
 STAGES = 4
@@ -62,6 +62,7 @@ class Architecture:
     anchors: int = 2  # per cell
     classes: int = 1
     shared_tower: bool = True  # mmdet's cls_reg_share: one tower feeds scores, boxes, keypoints
+    class_names: tuple[str, ...] = ()  # of several classes, where a config names them
     normalization: Normalization = STANDARD  # of the pictures that the network was trained on
 
     def __post_init__(self) -> None:
@@ -83,6 +84,7 @@ class Architecture:
             "strides must reach at least 32": max(self.strides, default=0) >= SIZE_MULTIPLE,
             "all counts must be positive": min(self._counts()) > 0,
             "head_groups must divide the channels of every head norm": self._groups_fit(),
+            "class_names needs a short text for each class": self._names_fit(),
         }
         broken = [rule for rule, holds in rules.items() if not holds]
         if broken:
@@ -110,6 +112,13 @@ class Architecture:
             return True
         normed = {*self.head_channels} | ({self.neck_channels} if self.head_separable else set())
         return self.head_groups > 0 and all(c % self.head_groups == 0 for c in normed)
+
+    def _names_fit(self) -> bool:
+        names = self.class_names
+        texts = all(
+            isinstance(n, str) and 0 < len(n) <= LONGEST_NAME and n.isprintable() for n in names
+        )
+        return not names or (texts and len(names) == self.classes)
 
     @property
     def start_level(self) -> int:
@@ -336,10 +345,12 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        return f'"{value}"'
+        return to_json(value)  # which TOML's basic strings are, too
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{key} = {_toml_value(v)}" for key, v in value.items()) + " }"
-    return str(list(value)) if isinstance(value, tuple) else str(value)
+    if isinstance(value, tuple):
+        return f"[{', '.join(_toml_value(item) for item in value)}]"
+    return str(value)
 
 
 def require_shape(

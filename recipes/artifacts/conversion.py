@@ -371,7 +371,7 @@ class _Verification:
             graph = _verified_graph(self._source, self._start, self._demand)
             found = maker.findings_unrun(part, self._start, self._target.of(maker.options))
             results = [*(graph.results if graph else ()), *map(CheckResult.of, found)]
-            return Report.of(results, [f"only the graph was compared with the source: {why}"])
+            return Report.of(results, [f"no output of the artifact was compared: {why}"])
         source = self._source
         if isinstance(source, Artifact) and source.format == maker.name:
             have = maker.precision_of(source.path)

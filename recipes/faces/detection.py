@@ -53,6 +53,7 @@ class Found:
     path: Path
     image: UInt8  # (h, w, 3) BGR, upright
     faces: Faces
+    class_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,11 @@ class Detector:
         self.runner = runner
         self.options = options or DetectOptions()
         self.size = input_size(runner.interface, self.options.size)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, where the model says them."""
+        return self.runner.interface.class_names
 
     @property
     def slots(self) -> int:
@@ -171,7 +177,7 @@ def detect_pictures(detector: Detector, paths: Sequence[Path]) -> Iterator[Found
 def _detect_batch(detector: Detector, batch: list[tuple[Path, UInt8]]) -> Iterator[Found]:
     faces = detector.detect([image for _, image in batch])
     for (path, image), found in zip(batch, faces, strict=True):
-        yield Found(path, image, found)
+        yield Found(path, image, found, detector.class_names)
 
 
 # ---------------------------------------------------------------- drawing
@@ -214,6 +220,8 @@ def draw(found: Found, target: Path) -> None:
     """Write the picture with its faces; an older file is replaced only whole."""
     import cv2
 
-    _, content = cv2.imencode(target.suffix.lower(), draw_faces(found.image, found.faces))
+    _, content = cv2.imencode(
+        target.suffix.lower(), draw_faces(found.image, found.faces, found.class_names)
+    )
     with replacing(target) as part:
         part.write_bytes(content.tobytes())

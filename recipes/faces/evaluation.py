@@ -32,7 +32,7 @@ from scrfdconv.checks.widerface.truth import GroundTruth, load_ground_truth
 from scrfdconv.checks.workers import THREADS, on_this_machine
 from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.checkpoint.loading import Checkpoint
-from scrfdconv.converters.errors import InputFileError
+from scrfdconv.converters.errors import InputFileError, UsageError
 from scrfdconv.converters.formats import Source, formats
 from scrfdconv.converters.machine import usable_cores
 from scrfdconv.converters.metadata import architecture_from_metadata
@@ -60,6 +60,7 @@ class EvaluationJob:
     options: SourceOptions
     images: Path  # the folder with EVENT/NAME.jpg
     mode: int
+    label: int | None = None  # of several classes, the one that is the face
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class EvaluationPlan:
     limit: int | None = None
     workers: int | None = None  # None: one for each processor
     scheduler: str | None = None  # address of a Dask cluster
+    face: str | None = None  # of several classes, the number or name of the one that is the face
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,9 @@ def score_model(
     truth = truth if plan.limit is None else truth.first(plan.limit)
     images = find_events(directory)
     _require_images(images, truth)
-    folder = ResultFolder(plan.results, _stamp(source, plan.mode))
+    label = label_of(plan.face, runner.interface.class_names)
+    stamp = _stamp(source, plan.mode) | ({} if label is None else {"class": label})
+    folder = ResultFolder(plan.results, stamp)
     groups = _groups(truth.names, runner, plan.mode)
     missing = [group for group in groups if not all(map(folder.finished, group))]
     done = len(truth.names) - sum(map(len, missing))
@@ -120,6 +124,7 @@ def score_model(
         options=options,
         images=images.resolve(),
         mode=plan.mode,
+        label=label,
     )
     with closing(_run(job, missing, plan, source)) as finished:
         for group, detections in finished:
@@ -131,12 +136,24 @@ def score_model(
     return Score(evaluation, published_for(source, runner), reused, runner.interface)
 
 
+def label_of(text: str | None, names: Sequence[str]) -> int | None:
+    """The number of the class that ``--class`` names or counts from 0; None without one."""
+    if text is None:
+        return None
+    if text in names:
+        return names.index(text)
+    if text.isdecimal() and (not names or int(text) < len(names)):
+        return int(text)
+    known = f": {', '.join(names)}" if names else "; it names none"
+    raise UsageError(f"--class {text} is no class of the model{known}.")
+
+
 def detect_group(job: EvaluationJob, group: Group) -> list[np.ndarray]:
     """Detect faces on the images of one group; workers run this function."""
     runner = _opened(job)
     images = [read_image(job.images / f"{name}.jpg") for name in group]
     with faults_of(job.model):
-        return list(detections_on(runner, images, job.mode))
+        return list(detections_on(runner, images, job.mode, job.label))
 
 
 def published_for(source: Source, runner: Runner) -> Published | None:

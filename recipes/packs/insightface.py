@@ -3,7 +3,8 @@
 Every version opens each .onnx of the folder. Later ones (2026) read a manifest of version 2 first:
 ``tasks.detection`` with file, sha256, mean and std, and a file that must be called MODEL.LICENSE.
 Versions up to 0.7.3 take outputs without a batch axis only, later ones both; all of them tell
-outputs by their position, and feed one float32 picture, RGB, with one mean and one std.
+outputs by their position, and feed one picture, RGB, with one mean and one std. Later ones feed
+bytes, too, where the manifest says that the graph normalises them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from scrfdconv.converters.artifact import Artifact, digest_of, replacing
 from scrfdconv.converters.errors import UsageError
 from scrfdconv.converters.formats import formats, open_artifact
+from scrfdconv.converters.normalization import STANDARD
 from scrfdconv.converters.options import Option
 from scrfdconv.recipes.packs import README, Contents, Pack, PackOptions, write_contents
 
@@ -36,6 +38,7 @@ LICENSE = {
 }
 OLD = "0.7.3"  # the last version that takes outputs without a batch axis only
 _BATCHED_RANK = 3  # outputs with an axis for images
+_BYTES = "uint8"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +67,17 @@ class Insightface(Pack):
     def contents(self, source: Artifact, name: str, options: InsightfaceOptions) -> Contents:
         """Model, manifest, license and loading code; UsageError for a model that does not fit."""
         _require_readable(source, options)
-        wanted = open_artifact(source.path).interface.normalization
-        if wanted.color != "rgb" or len({*wanted.mean}) > 1 or len({*wanted.std}) > 1:
+        interface = open_artifact(source.path).interface
+        wanted = interface.form.normalization(interface.normalization)
+        one_value = wanted.color == "rgb" and len({*wanted.mean}) == len({*wanted.std}) == 1
+        if interface.form.layout != "nchw" or not one_value:
             raise UsageError(
-                f"{source.path}: wants {wanted}, and insightface feeds RGB with one mean and one "
-                "std."
+                f"{source.path}: wants {interface.form.words(interface.normalization)}; "
+                "insightface feeds NCHW, RGB, with one mean and one std."
+            )
+        if options.versions == OLD and wanted != STANDARD:
+            raise UsageError(
+                f"{source.path}: wants {wanted}, and insightface up to {OLD} feeds {STANDARD}."
             )
         return {
             source.path.name: source.path,
@@ -114,11 +123,17 @@ def _require_readable(source: Artifact, options: InsightfaceOptions) -> None:
             f"{source.path}: has a fixed batch of {image.dims[0]}, and insightface feeds one "
             "picture: convert it without --batch."
         )
-    if image.kind != "float32":
-        raise UsageError(f"{source.path}: takes {image.kind}, and insightface feeds float32.")
+    kinds = ["float32"] if options.versions == OLD else ["float32", _BYTES]
+    if image.kind not in kinds:
+        raise UsageError(
+            f"{source.path}: takes {image.kind}, and insightface feeds {' or '.join(kinds)}."
+        )
 
 
 def _manifest(source: Artifact, name: str, wanted: Normalization) -> dict[str, Any]:
+    # The package feeds bytes only to models that say so in this word.
+    kind = formats()[source.format].signature(source.path).image.kind
+    embedded = "embedded" if kind == _BYTES else ""
     return {
         "manifest_version": 2,
         "model_id": name,
@@ -128,7 +143,7 @@ def _manifest(source: Artifact, name: str, wanted: Normalization) -> dict[str, A
             "detection": {
                 "file": source.path.name,
                 "sha256": digest_of(source.path),
-                "preprocessing": {"mean": wanted.mean[0], "std": wanted.std[0]},
+                "preprocessing": embedded or {"mean": wanted.mean[0], "std": wanted.std[0]},
                 "preprocessing_version": "insightface-scrfd-1",
             }
         },

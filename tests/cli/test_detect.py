@@ -8,6 +8,9 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+from twins import twice
+
+from scrfdconv.converters.checkpoint.saving import save_checkpoint
 
 KEYPOINTS = ["left_eye", "right_eye", "nose", "left_mouth", "right_mouth"]
 SMALL = ("--size", 64, 96, "--threshold", 0.1)
@@ -117,3 +120,15 @@ def test_bad_input_gets_one_sentence(
     assert ran.code == code, ran.err
     assert says in ran.sentence
     assert json.loads(ran.out)["exit_code"] == code
+
+
+def test_names_are_kept_and_shown(in_process, tiny, tmp_path):
+    save_checkpoint(twice(tiny), tmp_path / "two.pth")
+    pixels = np.random.default_rng(0).integers(0, 256, (70, 120, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "a.png"), pixels)
+
+    ran = in_process("detect", tmp_path / "two.pth", tmp_path / "a.png", "--size", 64, 96,
+                     "--threshold", 0.1, "--json")  # fmt: skip
+
+    faces = ran.json["images"][0]["faces"]
+    assert {(face["label"], face["class"]) for face in faces} == {(0, "face"), (1, "plate")}

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 import torch
 
+FAKES = Path(__file__).parents[1] / "fakes"
+prefaced = runpy.run_path(str(FAKES / "prefaced.py"))["prefaced"]
 SMALL = ("--size", 64, 96, "--threshold", 0.1)
 
 
@@ -63,3 +68,16 @@ def test_a_contradiction_is_refused_and_nothing_written(
     assert "--std 1 contradicts" in ran.sentence
     assert "std 128" in ran.sentence
     assert not (tmp_path / "new.onnx").exists()
+
+
+def test_a_foreign_file_that_takes_frames_finds_the_same(in_process, tiny_onnx, picture, tmp_path):
+    frame = prefaced(tiny_onnx, tmp_path / "frame.onnx", "frame")
+    found = [in_process("detect", model, picture, *SMALL, "--json") for model in (tiny_onnx, frame)]
+
+    assert found[0].json["images"][0]["faces"] == found[1].json["images"][0]["faces"] != []
+    assert "is assumed" not in found[1].err
+    assert "uint8 NHWC, BGR" in in_process("inspect", frame).out
+
+    for pair in ((frame, tiny_onnx), (tiny_onnx, frame)):
+        ran = in_process("verify", pair[0], "--reference", pair[1], "--json")
+        assert ran.code == 0, ran.err

@@ -7,6 +7,7 @@ import shutil
 
 import onnx
 import pytest
+from prefaced import prefaced
 
 from scrfdconv.converters.formats.onnx import OnnxOptions
 from scrfdconv.converters.formats.onnx.building import onnx_from_checkpoint
@@ -31,6 +32,8 @@ def models(tiny, tiny_pth, tmp_path_factory):
     for name, options in EXPORTS.items():
         model = onnx_from_checkpoint(tiny, options)
         (folder / f"{name}.onnx").write_bytes(serialised(model))
+    for kind in ("bytes", "frame"):
+        prefaced(folder / "raw.onnx", folder / f"{kind}.onnx", kind, metadata=True)
     shutil.copy(tiny_pth, folder / "model.pth")
     return folder
 
@@ -124,6 +127,15 @@ def test_shapes_that_a_file_only_claims_are_found(in_process, models, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["renamed.onnx"]
 
 
+def test_bytes_are_fed_as_they_are(in_process, models, tmp_path):
+    ran = in_process("pack", "triton", models / "frame.onnx", "--warm-up", "-o", tmp_path)
+
+    assert ran.code == 0, ran.err
+    config = config_of(tmp_path / "frame")
+    assert 'input [ { name: "input.1", data_type: TYPE_UINT8, dims: [ -1, -1, 3 ] } ]' in config
+    assert "dims: [ 640, 640, 3 ]" in config[-1]
+
+
 # ---------------------------------------------------------------- insightface
 
 
@@ -141,6 +153,14 @@ def test_insightface_reads_by_position(name, versions, in_process, models, tmp_p
     assert manifest["model_id"] == "mine"
     assert (folder / manifest["tasks"]["detection"]["file"]).read_bytes() == model.read_bytes()
     assert 'FaceAnalysis(name="mine"' in (folder / "README.md").read_text()
+
+
+def test_insightface_is_told_that_the_graph_normalises_bytes(in_process, models, tmp_path):
+    ran = in_process("pack", "insightface", models / "bytes.onnx", "-o", tmp_path)
+
+    assert ran.code == 0, ran.err
+    manifest = json.loads((tmp_path / "models/bytes/manifest.json").read_text())
+    assert manifest["tasks"]["detection"]["preprocessing"] == "embedded"
 
 
 def test_outputs_in_another_order_are_not_packed(in_process, models, tmp_path):
@@ -205,11 +225,14 @@ CASES = {
     "a batch axis for 0.7.3": (
         "insightface", "raw.onnx", ["--versions", "0.7.3"], 2, "--outputs flat"),
     "faces for insightface": ("insightface", "faces.onnx", [], 2, "--outputs raw"),
+    "bytes for 0.7.3": ("insightface", "bytes.onnx", ["--versions", "0.7.3"], 2, "flat"),
     "maps for insightface": ("insightface", "maps.onnx", [], 2, "--outputs raw"),
     "a name with a slash": ("triton", "raw.onnx", ["--name", "a/b"], 2, "--name a/b"),
     "no folder above": ("triton", "raw.onnx", ["-o", "raw.onnx/x"], 2, "is no folder"),
     "over a file": ("ncnn-android", "maps.onnx", ["-o", "raw.onnx"], 2, "--outputs maps"),
-    "a folder that nobody writes": ("triton", "raw.onnx", ["-o", "/proc/x"], 2, "cannot be written"),
+    "a folder that nobody writes": (
+        "triton", "raw.onnx", ["-o", "/proc/x"], 2, "cannot be written"),
+    "channels last for insightface": ("insightface", "frame.onnx", [], 2, "feeds NCHW, RGB"),
     "unknown kind": ("docker", "raw.onnx", [], 2, "docker"),
 }  # fmt: skip
 

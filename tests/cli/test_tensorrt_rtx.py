@@ -14,12 +14,16 @@ import onnx
 import pytest
 from environments import environment_with
 
+from scrfdconv.converters.checkpoint.loading import seeded_checkpoint
 from scrfdconv.converters.errors import ArtifactError
 from scrfdconv.converters.formats import formats
 from scrfdconv.converters.formats.tensorrt import api
 from scrfdconv.converters.formats.tensorrt.parser import parser_lint, typed_network
 from scrfdconv.converters.formats.tensorrt.sidecar import read_sidecar
 from scrfdconv.converters.formats.tensorrt_rtx import TensorRTRtx, TensorRTRtxOptions
+from scrfdconv.converters.network.architecture import BUILTIN
+from scrfdconv.recipes.artifacts.conversion import convert
+from scrfdconv.recipes.artifacts.target import target_of
 from scrfdconv.recipes.faces.pictures import synthetic_pictures
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -141,6 +145,20 @@ def test_what_the_parser_refuses_is_a_failed_check(tiny_onnx, tmp_path):
     assert "NoSuchOperator" in finding.detail
     with pytest.raises(ArtifactError, match="does not take this ONNX"):
         typed_network(path.read_bytes())
+
+
+@pytest.mark.slow
+@with_rtx
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("name", BUILTIN)
+def test_every_known_network_is_taken_in_its_precision(name, precision, tmp_path):
+    out = tmp_path / "m.onnx"
+    convert(seeded_checkpoint(BUILTIN[name]), target_of("onnx", precision, {}), out, None)
+
+    lint = parser_lint(out)
+
+    assert all(finding.passed for finding in lint.findings)
+    assert {f"convolutions in {precision}", "faults"} <= {f.metric for f in lint.findings}
 
 
 @with_rtx

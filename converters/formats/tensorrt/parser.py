@@ -25,7 +25,7 @@ class TypedNetwork:
     """The layers of a parsed network."""
 
     layers: int
-    convolutions: Mapping[str, int]  # precision of the features that they read -> number
+    convolutions: Mapping[str, int]  # precision -> number
 
     def __str__(self) -> str:
         counts = ", ".join(f"{count} {kind}" for kind, count in self.convolutions.items())
@@ -43,18 +43,20 @@ def typed_network(model: bytes) -> TypedNetwork:
         if typed_layer.type == trt.LayerType.DEQUANTIZE
     }
     kinds = Counter(
-        "int8"
-        if typed_layer.get_input(0).name in dequantized
-        else _kind(trt, typed_layer.get_input(0).dtype)
+        _kind(trt, typed_layer, dequantized)
         for typed_layer in layers
         if typed_layer.type == trt.LayerType.CONVOLUTION
     )
     return TypedNetwork(len(layers), dict(sorted(kinds.items())))
 
 
-def _kind(trt: Any, dtype: Any) -> str:
+def _kind(trt: Any, typed_layer: Any, dequantized: set[str]) -> str:
+    """int8 needs weights of 8 bits, too: a float convolution may read what another one rounds."""
+    inputs = [typed_layer.get_input(index) for index in range(typed_layer.num_inputs)]
+    if [tensor.name in dequantized for tensor in inputs[:2]] == [True, True]:
+        return "int8"
     known = {trt.DataType.FLOAT: "fp32", trt.DataType.HALF: "fp16", trt.DataType.BF16: "bf16"}
-    return known.get(dtype, str(dtype))
+    return known.get(inputs[0].dtype, str(inputs[0].dtype))
 
 
 def parser_lint(path: Path) -> Lint:

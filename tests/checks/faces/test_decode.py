@@ -218,15 +218,15 @@ def test_each_slot_of_a_batch_is_decoded_as_if_alone():
         assert np.array_equal(together[slot].keypoints, faces.keypoints)
 
 
-def test_several_classes_give_their_best_score_and_its_label():
+def test_an_anchor_gives_a_candidate_for_each_class():
     outputs = empty_outputs(classes=3)
     outputs["score_8"][0, 4] = [0.1, 0.6, 0.8]
     outputs["score_32"][0, 2] = [0.7, 0.2, 0.1]
 
     (faces,) = candidates(outputs, SIZE, 0.5)
 
-    assert faces.scores.tolist() == [np.float32(0.8), np.float32(0.7)]
-    assert faces.labels.tolist() == [2, 0]
+    assert faces.scores.tolist() == [np.float32(0.6), np.float32(0.8), np.float32(0.7)]
+    assert faces.labels.tolist() == [1, 2, 0]
     assert candidates(empty_outputs(), SIZE, 0.5)[0].labels is None
 
 

@@ -33,6 +33,8 @@ CONTAINERS = {
     "bare": OrderedDict,
     "wrapped": lambda w: {"model": w},
     "module": lambda w: {"state_dict": {f"module.{k}": v for k, v in w.items()}},
+    "modelscope": lambda w: {f"detector.{k}": v for k, v in w.items()},
+    "modelscope module": lambda w: {f"detector.module.{k}": v for k, v in w.items()},
     "ema only": lambda w: {"state_dict": {f"ema_{k}": v for k, v in w.items()}},
     "mmcv ema": lambda w: {
         "state_dict": {**w, **{f"ema_{k.replace('.', '_')}": v * 2 for k, v in w.items()}}
@@ -254,3 +256,19 @@ def test_released_checkpoints_are_recognised(data):
     }
     assert found["scrfd_500m_bnkps"].recognised_by == "the config in meta"
     assert found["scrfd_500m"].recognised_by == "names and shapes of the weights"
+
+
+@pytest.mark.parametrize("fixture", ["tiny", "tiny_gn"])
+def test_unused_levels_of_the_neck_are_left_out_with_a_note(fixture, request, tmp_path):
+    network = request.getfixturevalue(fixture)
+    weights = dict(network.weights)
+    for level in (3, 4):
+        weights[f"neck.fpn_convs.{level}.conv.weight"] = torch.ones(8, 8, 3, 3)
+        weights[f"neck.fpn_convs.{level}.conv.bias"] = torch.ones(8)
+    groups = network.architecture.head_groups or None
+
+    loaded = load_checkpoint(saved(tmp_path, weights), groups=groups)
+
+    assert loaded.architecture.strides == (8, 16, 32)
+    assert loaded.weights_digest == network.weights_digest
+    assert "2 levels of the neck left out" in loaded.notes[0]

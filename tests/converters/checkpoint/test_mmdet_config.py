@@ -62,6 +62,22 @@ def test_five_strides_extend_the_neck():
     assert read(text).strides == (8, 16, 32, 64, 128)
 
 
+@pytest.mark.parametrize("extra", ["'on_output'", "False", "'on_input'"])
+def test_levels_that_the_head_does_not_use_change_nothing(extra):
+    text = CONFIG.replace("num_outs=3", "num_outs=5")
+    text = text.replace("add_extra_convs='on_output'", f"add_extra_convs={extra}")
+
+    assert read(text) == read(CONFIG)
+
+
+def test_levels_that_are_used_stay_strict():
+    text = CONFIG.replace("num_outs=3", "num_outs=5").replace("[8, 16, 32]", "[8, 16, 32, 64]")
+
+    assert read(text).strides == (8, 16, 32, 64)
+    with pytest.raises(CheckpointError, match="add_extra_convs"):
+        read(text.replace("add_extra_convs='on_output'", "add_extra_convs='on_input'"))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [

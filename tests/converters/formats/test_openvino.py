@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -274,3 +277,29 @@ def test_outputs_under_exchanged_names_are_caught(kind, tiny, small_xml, tmp_pat
     xml.write_text(text, "utf-8")
 
     assert caught(tiny, xml)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="no g++ to compile with")
+def test_the_lines_of_cpp_in_the_docs_give_the_scores_of_python(tiny_onnx, tmp_path):
+    package = Path(importlib.util.find_spec("openvino").origin).parent
+    page = Path(__file__).parents[3] / "docs" / "formats.md"
+    (lines,) = re.findall(r"```cpp\n(#include <openvino.*?)```", page.read_text(), re.DOTALL)
+    include, _, body = lines.partition("\n")
+    zeros = "std::fill_n(image.data<float>(), image.get_size(), 0.f);"
+    body = body.replace("request.set_input_tensor", f"{zeros}\n  request.set_input_tensor")
+    (tmp_path / "main.cpp").write_text(
+        f"#include <algorithm>\n#include <cstdio>\n{include}\n"
+        f'int main() {{ {body}; std::printf("%.9g", scores[0]); }}\n'
+    )
+    (library,) = package.glob("libs/libopenvino.so.*")
+    subprocess.run(
+        ["g++", "-std=c++17", "main.cpp", f"-I{package / 'include'}", library,
+         f"-Wl,-rpath,{library.parent}", "-o", "main"], check=True, cwd=tmp_path,
+    )  # fmt: skip
+    made(tiny_onnx, tmp_path / "model.xml")
+
+    ran = subprocess.run([tmp_path / "main"], check=True, cwd=tmp_path, capture_output=True)
+
+    outputs = open_artifact(tmp_path / "model.xml").run(np.zeros((1, 3, 640, 640), np.float32))
+    assert float(ran.stdout) == pytest.approx(float(outputs["score_8"].ravel()[0]), abs=1e-7)

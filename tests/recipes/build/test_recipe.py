@@ -8,6 +8,7 @@ import pytest
 
 from scrfdconv.converters.errors import InputFileError
 from scrfdconv.converters.formats.onnx import OnnxOptions
+from scrfdconv.recipes.build.digests import source_digest
 from scrfdconv.recipes.build.recipe import Budgets, Tolerance
 from scrfdconv.recipes.build.recipe_file import find_recipe, load_recipe
 
@@ -92,7 +93,8 @@ def test_the_release_has_all_eight_models_in_every_shape_and_precision():
         for size in ("dynamic", "640x640", "480x640")
         for precision in ("fp32", "fp16", "int8")
     }
-    assert {t.target.format for t in recipe.targets} == {"onnx", "torchscript", "tensorrt"}
+    others = {"torchscript", "openvino", "ncnn", "tensorrt"}
+    assert {t.target.format for t in recipe.targets} == {"onnx", *others}
 
 
 CHECKPOINT = '[checkpoints.a]\nmodel = "scrfd_500m"\n'
@@ -161,3 +163,19 @@ def test_a_mistake_is_named_with_its_place(load, text, place, says):
 def test_a_recipe_that_is_not_there_is_said(tmp_path):
     with pytest.raises(InputFileError, match="no such file"):
         load_recipe(Path(tmp_path, "missing.toml"))
+
+
+def test_a_checkpoint_may_say_what_pictures_it_wants(load):
+    said = SMALL.replace("[[targets]]", 'mean = "1,2,3"\nstd = "1"\ncolor = "bgr"\n[[targets]]')
+
+    (checkpoint,) = load(said).checkpoints
+
+    found = checkpoint.normalization
+    assert (found.mean, found.std, found.color) == ((1, 2, 3), (1, 1, 1), "bgr")
+    assert source_digest(checkpoint) != source_digest(load(SMALL).checkpoints[0])
+
+
+@pytest.mark.parametrize("line", ['mean = "x"', 'std = "0"', 'color = "grey"'])
+def test_impossible_pictures_are_named(load, line):
+    with pytest.raises(InputFileError, match=rf"checkpoints\.a\.{line.split()[0]} is impossible"):
+        load(SMALL.replace("[[targets]]", f"{line}\n[[targets]]"))

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 
 from scrfdconv.checks.faces.coverage import FacesSeen
@@ -67,15 +68,19 @@ def test_a_seeded_model_is_quantized_without_a_word_about_faces(tiny, images, tm
     assert any("nothing is said about faces" in note for note in made.notes)
 
 
-def test_the_budget_is_judged_on_pictures_that_were_held_back(trained, images, tmp_path):
-    out, demand = tmp_path / "out.onnx", Demand(weights=False)
+def test_the_budget_is_judged_on_pictures_that_were_held_back(trained, tiny_onnx, images, tmp_path):
+    # The head alone is quantized: with weights of 7 bits, as processors without VNNI need them, the
+    # noise of all layers is too much for the faces that an untrained network sees.
+    convolutions = [n.name for n in onnx.load(tiny_onnx).graph.node if n.op_type == "Conv"]
+    kept = tuple(name for name in convolutions if "bbox_head" not in name)
+    options = {"max_face_loss": 0.2, "keep_float": kept}
 
-    made = int8(trained, out, images, demand, max_face_loss=0.2)
+    made = int8(trained, tmp_path / "out.onnx", images, Demand(weights=False), **options)
 
     assert "calibrated on 15 pictures, judged on 5 others" in " ".join(made.notes)
-    details = [r.detail for r in made.report.results if r.check == "budget"]
-    assert all("in 25 views" in detail for detail in details)  # five views each
-    assert {r.metric for r in made.report.results if r.check == "budget"} == {"lost", "extra"}
+    budget = [r for r in made.report.results if r.check == "budget"]
+    assert all("in 25 views" in r.detail for r in budget)  # five views each
+    assert {r.metric for r in budget} == {"lost", "extra"}
     assert made.report.passed
 
 
