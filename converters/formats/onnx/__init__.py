@@ -14,11 +14,13 @@ from scrfdconv.converters.input_form import PLAIN, InputForm, InputType, Layout
 from scrfdconv.converters.normalization import Color, Normalization
 from scrfdconv.converters.options import Option, SizeOptions
 from scrfdconv.converters.precision import precisions
+from scrfdconv.converters.signature import Serving
 
 if TYPE_CHECKING:
     from scrfdconv.converters.graph.convolution import Convolution
     from scrfdconv.converters.layers import Layers
     from scrfdconv.converters.runner import Runner
+    from scrfdconv.converters.signature import Signature
 
 Exporter = Literal["torchscript", "dynamo"]
 
@@ -175,6 +177,7 @@ class Onnx(Format):
     from_itself = True
     takes_input_forms = True
     has_providers = True
+    serving = Serving(backend="onnxruntime", platform="onnxruntime_onnx", file="model.onnx")
 
     def recognises(self, path: Path, head: bytes) -> bool:
         """True for a protobuf message that begins with an IR version."""
@@ -240,6 +243,12 @@ class Onnx(Format):
         from scrfdconv.converters.formats.onnx.layers import OnnxLayers
 
         return OnnxLayers(path)
+
+    def signature(self, path: Path) -> Signature:
+        """What the graph declares."""
+        from scrfdconv.converters.graph.facts import signature_of_onnx
+
+        return signature_of_onnx(path)
 
     def describe(self, path: Path) -> dict[str, Any]:
         """Opset, producer, declared inputs and outputs, operators; then what the runner says."""

@@ -13,6 +13,7 @@ from scrfdconv.converters.errors import ArtifactError
 from scrfdconv.converters.formats.openvino.api import (
     core,
     last_sentence,
+    name_of,
     own_metadata_of,
     read_model,
 )
@@ -25,7 +26,6 @@ from scrfdconv.converters.runner import (
     Interface,
     Runner,
     canonical_outputs,
-    is_output_name,
     thread_limit,
 )
 
@@ -50,7 +50,7 @@ class OpenVinoRunner(Runner):
         self._path, self._threads = path, threads or thread_limit()
         self._model = read_model(path)
         self._by_default = self.precision == "int8" if by_default is None else by_default
-        names = [_name_of(output) for output in self._model.outputs]
+        names = [name_of(output) for output in self._model.outputs]
         metadata = own_metadata_of(self._model)
         self._form = form_in(metadata)
         self._input = self._image_input()
@@ -123,9 +123,3 @@ class OpenVinoRunner(Runner):
                 f"{self._path.name}: fails on images of shape {images.shape}: "
                 f"{last_sentence(error)}."
             ) from error
-
-
-def _name_of(port: Any) -> str:
-    """Our name among a port's names, which have no order; else the first by alphabet."""
-    names = sorted(port.names)
-    return next((name for name in names if is_output_name(name)), names[0] if names else "")
