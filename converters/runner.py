@@ -169,6 +169,14 @@ class Runner(ABC):
         """The same for images that are in the file's own form already, as `Interface.fed` gives."""
         return self.named(self._run(images), len(images))
 
+    def own_outputs(self, images: np.ndarray) -> Outputs:
+        """What programs get that read the file by themselves: its own names and shapes.
+
+        ``images`` are the network's own, as for `run`.
+        """
+        values = self._run(self.interface.fed(images))
+        return dict(zip(self.interface.outputs, values, strict=True))
+
     def named(self, values: Sequence[np.ndarray], images: int) -> Outputs:
         """The values of the model's own outputs for a number of images, as `run` returns them."""
         names = self.interface.outputs

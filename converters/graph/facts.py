@@ -12,6 +12,7 @@ from scrfdconv.converters.network.architecture import Architecture
 from scrfdconv.converters.network.complexity import complexity
 from scrfdconv.converters.normalization import Normalization
 from scrfdconv.converters.runner import Interface, Runner
+from scrfdconv.converters.signature import Signature, Tensor
 
 _TYPES = {1: "float32", 2: "uint8", 3: "int8", 10: "float16"}  # onnx.TensorProto.DataType
 
@@ -78,6 +79,27 @@ def facts_of_onnx(path: Path) -> dict[str, Any]:
         "operators": dict(Counter(node.op_type for node in model.graph.node).most_common()),
         "constants": sum(numpy_helper.to_array(t).size for t in model.graph.initializer),
     }
+
+
+def signature_of_onnx(path: Path) -> Signature:
+    """The inputs and outputs that an ONNX file declares; constants among its inputs are none."""
+    from scrfdconv.converters.graph.model_file import load_onnx
+
+    graph = load_onnx(path).graph
+    constants = {tensor.name for tensor in graph.initializer}
+    return Signature(
+        inputs=tuple(_tensor(value) for value in graph.input if value.name not in constants),
+        outputs=tuple(_tensor(value) for value in graph.output),
+    )
+
+
+def _tensor(value: Any) -> Tensor:
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    declared = value.type.tensor_type
+    dims = tuple(dim.dim_value or None for dim in declared.shape.dim)
+    kind = str(tensor_dtype_to_np_dtype(declared.elem_type))
+    return Tensor(name=value.name, kind=kind, dims=dims)
 
 
 def _declared(value: Any) -> str:

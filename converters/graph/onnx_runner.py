@@ -58,6 +58,7 @@ class OnnxRunner(Runner):
         self._open = partial(_session, path, threads, provider)
         self._session, placed = self._open()
         self._metadata = own_metadata(_interface_of(self._session, path)[2])
+        self._declared = tuple(o.name for o in self._session.get_outputs())
         self.face_names = self._faces_first() if scrfd else ()
         inputs, named, _ = _interface_of(self._session, path)
         outputs = [o for o in named if o.name not in self.face_names]
@@ -128,6 +129,11 @@ class OnnxRunner(Runner):
             {name: values[name] for name in self.output_names},
         )
 
+    def own_outputs(self, images: np.ndarray) -> Outputs:
+        """All outputs that the file declares, faces included, in its order."""
+        values = self._values(self._declared, self.interface.fed(images))
+        return {n: np.asarray(value) for n, value in zip(self._declared, values, strict=True)}
+
     def _naming(self, declared: Sequence[Sequence[Any]]) -> Naming:
         """Which output is which: by our names, else by shapes, else by position.
 
@@ -183,8 +189,11 @@ class OnnxRunner(Runner):
         return {self._input.name: images.astype(dtype, copy=False)}
 
     def _run(self, images: np.ndarray) -> Sequence[np.ndarray]:
+        return self._values(self.output_names, images)
+
+    def _values(self, names: Sequence[str], images: np.ndarray) -> Sequence[np.ndarray]:
         try:
-            return list(self._session.run(self.output_names, self._typed(images)))
+            return list(self._session.run(names, self._typed(images)))
         except Exception as error:  # onnxruntime's exceptions have no common public base
             raise ArtifactError(
                 f"{self.path.name}: fails on images of shape {images.shape}: {reason_of(error)}."
