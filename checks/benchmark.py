@@ -26,6 +26,7 @@ from scrfdconv.checks.workers import Died, Worker
 from scrfdconv.converters.errors import ArtifactError, CheckFailed, MissingError
 from scrfdconv.converters.machine import cpu_name
 from scrfdconv.converters.metadata import installed_version
+from scrfdconv.converters.normalization import Normalization
 from scrfdconv.converters.runner import Interface, Runner
 
 Seconds = npt.NDArray[np.float64]
@@ -55,6 +56,7 @@ class Timing:
     batch: int
     precision: str = "fp32"  # and the arithmetic of float layers, where that is no float32
     remark: str = ""  # of the runtime, such as what another device computed
+    setting: str = ""  # the runtime's property that chose the arithmetic, where there is one
 
     @property
     def median(self) -> float:
@@ -138,7 +140,8 @@ def contest(
                 timed[-1].open()
         workload = choose(interfaces)
         for model in timed:
-            model.find_faces(photographs, workload.shape)
+            # Files of some formats cannot say how pictures are prepared: as for the first model.
+            model.find_faces(photographs, workload.shape, interfaces[0].normalization)
         for model in timed:
             model.warm_up(workload)
         yield Contest(timed, workload)
@@ -213,8 +216,10 @@ class _TimedModel:
         self.opened = self._ask(_open, self._open, twins)
         return self.opened
 
-    def find_faces(self, photographs: Sequence[Path], size: tuple[int, int]) -> None:
-        self.faces = tuple(self._checked(_faces_on, path, size) for path in photographs)
+    def find_faces(
+        self, photographs: Sequence[Path], size: tuple[int, int], assumed: Normalization
+    ) -> None:
+        self.faces = tuple(self._checked(_faces_on, path, size, assumed) for path in photographs)
 
     def _checked(self, function: Callable[..., Any], *arguments: Any) -> Any:
         try:
@@ -245,6 +250,7 @@ class _TimedModel:
             batch=workload.batch,
             precision=self.opened.precision,
             remark=self.opened.remark,
+            setting=self.opened.setting,
         )
 
 
@@ -264,6 +270,7 @@ class _Opened:
     precision: str
     has_twin: bool
     remark: str
+    setting: str
 
 
 def _open(model: Open, twins: bool) -> _Opened:
@@ -271,7 +278,7 @@ def _open(model: Open, twins: bool) -> _Opened:
     precision, arithmetic = runner.precision, runner.computes_in
     told = precision if arithmetic in (precision, "fp32") else f"{precision}, {arithmetic}"
     has_twin = twins and runner.twin() is not None
-    return _Opened(runner.interface, told, has_twin, runner.remark)
+    return _Opened(runner.interface, told, has_twin, runner.remark, runner.arithmetic_setting)
 
 
 def _twin_of(model: Open) -> Runner:
@@ -280,9 +287,9 @@ def _twin_of(model: Open) -> Runner:
     return twin
 
 
-def _faces_on(path: Path, size: tuple[int, int]) -> Faces:
+def _faces_on(path: Path, size: tuple[int, int], assumed: Normalization) -> Faces:
     runner = _here["runner"]
-    return faces_on_input(runner, model_input(path, size, runner.interface.normalization))
+    return faces_on_input(runner, model_input(path, size, runner.interface.stated or assumed))
 
 
 def _prepare(workload: Workload) -> None:
