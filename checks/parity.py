@@ -102,14 +102,36 @@ def compare(
 
 def samples_for(reference: Interface, artifact: Interface) -> Iterator[Sample]:
     """Seeded images at shapes that both models take; every batch slot has its own content."""
-    normalization = common_normalization(reference, artifact)
+    prepared = preparation(reference, artifact)
     for sample in _unit_samples(reference, artifact):
-        yield replace(sample, images=normalization.of_unit(sample.images))
+        yield replace(sample, images=prepared(sample.images))
 
 
 def common_normalization(reference: Interface, artifact: Interface) -> Normalization:
     """How pictures for both models are prepared: as the reference says, else as the artifact."""
     return reference.stated or artifact.normalization
+
+
+def agree_on_pictures(want: Runner, got: Runner) -> None:
+    """Let files that take pixels, and say nothing of their network, get the other one's pictures.
+
+    Every normalisation is right for them: its pictures are turned back into pixels.
+    """
+    common = common_normalization(want.interface, got.interface)
+    for runner in (want, got):
+        if runner.interface.form.pixels and runner.interface.stated is None:
+            runner.interface = replace(runner.interface, stated=common)
+
+
+def preparation(reference: Interface, artifact: Interface) -> Callable[[np.ndarray], np.ndarray]:
+    """What makes pictures for both models of seeded ones in -1 to 1.
+
+    Where one of them takes bytes, both get pictures of whole bytes.
+    """
+    normalization = common_normalization(reference, artifact)
+    if "uint8" not in (reference.form.type, artifact.form.type):
+        return normalization.of_unit
+    return lambda images: normalization.whole_bytes(normalization.of_unit(images))
 
 
 def _unit_samples(reference: Interface, artifact: Interface) -> Iterator[Sample]:
@@ -135,7 +157,7 @@ def strong_samples(reference: Interface, artifact: Interface) -> Iterator[Sample
         return
     batch, height, width = min(shapes, key=math.prod)
     channels = reference.channels
-    fed = common_normalization(reference, artifact).of_unit
+    fed = preparation(reference, artifact)
     for seed, factor in enumerate(STRONG):
         images = factor * stimuli(batch, height, width, seed + len(STIMULI), channels)
         yield Sample(f"times {factor:g}", fed(images))

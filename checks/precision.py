@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scrfdconv.checks.results import CheckResult
-from scrfdconv.converters.graph.inference import outputs_of
+from scrfdconv.converters.graph.forms import form_of
+from scrfdconv.converters.graph.inference import runs_of
 from scrfdconv.converters.graph.model_file import image_input, load_onnx
 from scrfdconv.converters.graph.number_types import convolutions, precision_of, weight_name
+from scrfdconv.converters.graph.preamble import dims_of, input_dtype
 from scrfdconv.converters.metadata import PREFIX
 from scrfdconv.converters.network.architecture import CHANNELS, require_shape
 
@@ -125,7 +127,8 @@ def audit(path: Path, shape: tuple[int, int] | None = None) -> Audit:
         counts[kind] = counts.get(kind, 0) + 1
         work[kind] = work.get(kind, 0) + amount
     claimed = next((p.value for p in model.metadata_props if p.key == PREFIX + "precision"), None)
-    height, width = image.shape[2:]
+    _, _, height, width = form_of(model).sizes(image.shape)
+    assert height and width
     return Audit(
         claimed=claimed,
         precision=precision,
@@ -136,13 +139,12 @@ def audit(path: Path, shape: tuple[int, int] | None = None) -> Audit:
 
 
 def _image(model: onnx.ModelProto, shape: tuple[int, int]) -> np.ndarray:
-    """A black image of the model's size and type, (N, 3, H, W); its free dimensions are set."""
-    import onnx
-
-    kind = image_input(model).type.tensor_type
+    """A black image of the model's size, type and layout; its free dimensions are set."""
+    given, form = image_input(model), form_of(model)
     free = (1, CHANNELS, *shape)
-    size = [dim.dim_value or other for dim, other in zip(kind.shape.dim, free, strict=True)]
-    return np.zeros(size, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
+    sizes = zip(form.sizes(dims_of(given)), free, strict=True)
+    image = np.zeros([size or other for size, other in sizes], input_dtype(given))
+    return np.asarray(form.laid_out(image))
 
 
 def _multiply_adds(
@@ -162,6 +164,6 @@ def _multiply_adds(
         model.graph.node.append(onnx.helper.make_node("Shape", [name], [f"shape.{i}"]))
         value = onnx.helper.make_tensor_value_info(f"shape.{i}", onnx.TensorProto.INT64, [4])
         model.graph.output.append(value)
-    (shapes,) = outputs_of(model, lambda: [image])
+    (shapes,) = runs_of(model, lambda: [image])
     for weight, output in zip(shapes[::2], shapes[1::2], strict=True):
         yield math.prod(output.tolist()) * math.prod(weight.tolist()[1:])

@@ -26,46 +26,54 @@ WORDS = 3  # columns on the left that are no numbers
 ALL = "all"  # threads: as many as the runtime chooses
 
 
+Models = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="MODEL", help="Models of any kind; the first is what others are compared with."
+    ),
+]
+Runtimes = Annotated[
+    bool,
+    typer.Option(
+        "--runtimes",
+        help="Also make the first MODEL's files for every runtime of this machine, verified, and "
+        "time these; INT8 needs --images.",
+    ),
+]
+Shape = Annotated[
+    tuple[int, int] | None,
+    typer.Option(metavar="H W", help="Of the images.", show_default="the models', or 640 640"),
+]
+Batch = Annotated[
+    int | None, typer.Option(min=1, help="Images per run.", show_default="the models', or 1")
+]
+Threads = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="N|all",
+        help="Of each runtime; given twice, both are timed. all: its own choice.",
+        show_default="all; with --runtimes, 1 and all",
+        parser=lambda text: o.number_or_word(text, ALL, 1),
+    ),
+]
+Runs = Annotated[int, typer.Option(min=1, help="Measured runs of each model.")]
+Photographs = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="PATH", help="Photographs: tells the faces that a model loses of the first one's."
+    ),
+]
+
+
 @verb(PROVE)
 def bench(
-    models: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="MODEL", help="Models of any kind; the first is what others are compared with."
-        ),
-    ],
-    runtimes: Annotated[
-        bool,
-        typer.Option(
-            "--runtimes",
-            help="Also make the first MODEL's files for every runtime of this machine, verified, "
-            "and time these; INT8 needs --images.",
-        ),
-    ] = False,
-    shape: Annotated[
-        tuple[int, int] | None,
-        typer.Option(metavar="H W", help="Of the images.", show_default="the models', or 640 640"),
-    ] = None,
-    batch: Annotated[
-        int | None, typer.Option(min=1, help="Images per run.", show_default="the models', or 1")
-    ] = None,
-    threads: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="N|all",
-            help="Of each runtime; given twice, both are timed. all: its own choice.",
-            show_default="all; with --runtimes, 1 and all",
-            parser=lambda text: o.number_or_word(text, ALL, 1),
-        ),
-    ] = None,
-    runs: Annotated[int, typer.Option(min=1, help="Measured runs of each model.")] = 50,
-    images: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="PATH",
-            help="Photographs: tells the faces that a model loses of the first one's.",
-        ),
-    ] = None,
+    models: Models,
+    runtimes: Runtimes = False,
+    shape: Shape = None,
+    batch: Batch = None,
+    threads: Threads = None,
+    runs: Runs = 50,
+    images: Photographs = None,
     architecture: o.Architecture = None,
     config: o.Config = None,
     norm_groups: o.NormGroups = None,

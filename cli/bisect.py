@@ -16,7 +16,7 @@ from scrfdconv.cli.terminal import output
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from scrfdconv.checks.bisection import Bisection, LayerError
+    from scrfdconv.checks.bisection.layer_errors import Bisection, LayerError
     from scrfdconv.converters.formats import Source
 
 FAILED = 1
@@ -82,7 +82,7 @@ def bisect(
 
 def _bisected(source: Source, path: Path, images: Sequence[Path], *, passed: bool) -> Bisection:
     """The comparison layer by layer; a right model may be arranged so that none is possible."""
-    from scrfdconv.checks.bisection import Bisection
+    from scrfdconv.checks.bisection.layer_errors import Bisection
     from scrfdconv.converters.errors import ArtifactError
     from scrfdconv.recipes.bisection import bisected
 

@@ -107,9 +107,14 @@ def build(
 
 def _build(recipe: Recipe, out: Path, options: BuildOptions, *, packages: bool) -> None:
     from scrfdconv.cli.build_view import build_view
+    from scrfdconv.converters.artifact import require_distinct
     from scrfdconv.recipes.build.build import build
-    from scrfdconv.recipes.faces.insightface import write_packages
+    from scrfdconv.recipes.build.plan import plan
+    from scrfdconv.recipes.packs.insightface import package_files, write_packages
 
+    if packages:
+        written = dict.fromkeys(package_files(plan(recipe, options.only), out))
+        require_distinct(written, recipe.files_read())
     with build_view() as view:
         result = build(recipe, out, options, view, ["scrfdconv", *sys.argv[1:]])
     for told in write_packages(result.outcomes, out) if packages else ():

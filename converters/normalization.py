@@ -111,16 +111,33 @@ class Normalization:
 
         The default changes nothing. Seeded pictures are drawn so, whatever the network wants.
         """
+        return STANDARD.converted(images, self)
+
+    def converted(self, images: npt.NDArray[Any], other: Normalization) -> npt.NDArray[Any]:
+        """Images (..., 3, H, W) of this normalisation, as ``other`` makes them of their pixels."""
         import numpy as np
 
-        if self == STANDARD:
+        if other == self:
             return images
-        ordered = images if self.color == "rgb" else images[..., ::-1, :, :]
-        standard = STANDARD
-        factor = np.divide(standard.std, self.std)
-        offset = np.subtract(standard.mean, self.mean) / self.std
-        fed = ordered * factor[:, None, None] + offset[:, None, None]
-        return np.ascontiguousarray(fed.astype(images.dtype))
+        own = self if self.color == other.color else self.exchanged()
+        ordered = images if own is self else images[..., ::-1, :, :]
+        factor = np.divide(own.std, other.std)
+        offset = np.subtract(own.mean, other.mean) / other.std
+        converted = ordered * factor[:, None, None] + offset[:, None, None]
+        return np.ascontiguousarray(converted.astype(images.dtype))
+
+    def exchanged(self) -> Normalization:
+        """The same normalisation of channels in the other order."""
+        color: Color = "bgr" if self.color == "rgb" else "rgb"
+        return Normalization(self.mean[::-1], self.std[::-1], color)
+
+    def whole_bytes(self, images: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The nearest images (..., 3, H, W) whose pixels are whole numbers from 0 to 255."""
+        import numpy as np
+
+        std, mean = (np.array(values)[:, None, None] for values in (self.std, self.mean))
+        pixels = np.clip(np.rint(images * std + mean), 0, BYTES - 1)
+        return np.ascontiguousarray(((pixels - mean) / std).astype(images.dtype))
 
 
 STANDARD = Normalization()

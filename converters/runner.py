@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from scrfdconv.converters.errors import ArtifactError
+from scrfdconv.converters.input_form import PLAIN, InputForm
 from scrfdconv.converters.network.architecture import (
     CHANNELS,
     SIZE_MULTIPLE,
@@ -46,7 +47,9 @@ class Interface:
     channels: int = CHANNELS
     extras: tuple[str, ...] = ()  # outputs that no SCRFD has, by their own names
     class_names: tuple[str, ...] = ()  # where the model has several and names them
-    stated: Normalization | None = None  # of its pictures; None: neither file nor user says it
+    # Of its network's pictures; None: neither file nor user says it.
+    stated: Normalization | None = None
+    form: InputForm = PLAIN  # in which the file takes its network's pictures
 
     @classmethod
     def of(
@@ -71,6 +74,10 @@ class Interface:
     def normalization(self) -> Normalization:
         """How its pictures are prepared: as stated, or else as for the published networks."""
         return self.stated or STANDARD
+
+    def fed(self, images: np.ndarray) -> np.ndarray:
+        """Pictures (N, 3, H, W) float32, normalised for the network, as the file takes them."""
+        return self.form.fed(images, self.normalization)
 
     @property
     def shape(self) -> tuple[int, int] | None:
@@ -130,7 +137,11 @@ class Runner(ABC):
 
     def state(self, said: NormalizationOptions, where: str) -> None:
         """Take what a user says of the pictures; raises UsageError if the file contradicts it."""
-        self.interface = replace(self.interface, stated=said.over(self.interface.stated, where))
+        interface = self.interface
+        if interface.stated is None and interface.form.pixels:
+            self.interface = replace(interface, form=interface.form.said(said, where))
+        else:
+            self.interface = replace(interface, stated=said.over(interface.stated, where))
 
     @property
     def precision(self) -> str:
@@ -149,10 +160,22 @@ class Runner(ABC):
     def run(self, images: np.ndarray) -> Outputs:
         """Outputs for ``images`` (N, 3, H, W) float32, each (N, rows, width), in canonical names.
 
-        Raises ArtifactError where the model refuses the images or fails on them.
+        Images are the network's own, as `Interface.normalization` makes them, whatever the file
+        takes. Raises ArtifactError where the model refuses the images or fails on them.
         """
-        values = self._run(np.ascontiguousarray(images, dtype=np.float32))
-        return self.named(values, len(images))
+        return self.run_fed(self.interface.fed(np.ascontiguousarray(images, dtype=np.float32)))
+
+    def run_fed(self, images: np.ndarray) -> Outputs:
+        """The same for images that are in the file's own form already, as `Interface.fed` gives."""
+        return self.named(self._run(images), len(images))
+
+    def own_outputs(self, images: np.ndarray) -> Outputs:
+        """What programs get that read the file by themselves: its own names and shapes.
+
+        ``images`` are the network's own, as for `run`.
+        """
+        values = self._run(self.interface.fed(images))
+        return dict(zip(self.interface.outputs, values, strict=True))
 
     def named(self, values: Sequence[np.ndarray], images: int) -> Outputs:
         """The values of the model's own outputs for a number of images, as `run` returns them."""
@@ -177,7 +200,7 @@ class Runner(ABC):
 
     @abstractmethod
     def _run(self, images: np.ndarray) -> Sequence[np.ndarray]:
-        """The outputs in the order of ``interface.outputs``."""
+        """The outputs in the order of ``interface.outputs``, for images in the file's form."""
 
 
 def is_output_name(name: str) -> bool:

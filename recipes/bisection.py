@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from scrfdconv.checks.bisection import Bisection, bisect, size_of
+from scrfdconv.checks.bisection.layer_errors import Bisection, bisect, size_of
 from scrfdconv.checks.faces.compare import model_input
-from scrfdconv.checks.parity import common_normalization
+from scrfdconv.checks.parity import agree_on_pictures, common_normalization
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.errors import ScrfdconvError, UsageError
 from scrfdconv.converters.formats import Format, Source, format_of
@@ -30,6 +30,7 @@ def bisected(reference: Source, path: Path, images: Sequence[Path] = ()) -> Bise
         else:
             source = reference.path
         want, got = _layers(source, graph), _layers(path, graph)
+        agree_on_pictures(want.runner, got.runner)
         size = size_of(want, got)
         prepared = common_normalization(want.runner.interface, got.runner.interface)
         return bisect(want, got, [model_input(image, size, prepared) for image in images])

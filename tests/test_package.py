@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ import pytest
 
 from scrfdconv.checks.faces.decode import decode
 
+LONGEST = 60  # lines
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("cli", "recipes", "checks", "converters")
 HEAVY = ("torch", "onnx", "onnxruntime", "onnxsim", "cv2", "scipy", "numpy", "tensorrt")
@@ -122,6 +124,18 @@ def test_types_hold(tmp_path):
     assert ran.returncode == 0, ran.stdout
 
 
+def test_no_function_is_longer_than_a_screen():
+    long = [
+        f"{path.relative_to(ROOT)}: {node.name}"
+        for folder in ("cli", "recipes", "checks", "converters")
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= LONGEST
+    ]
+
+    assert not long
+
+
 def test_constraints_pin_every_dependency():
     pins = dict(
         line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines()
@@ -205,17 +219,25 @@ def test_the_decoder_of_the_interface_page_is_the_decoder(strides, anchors, clas
 
 def test_a_picture_is_prepared_as_the_interface_page_says():
     from scrfdconv.checks.faces.images import normalise
-    from scrfdconv.converters.network.preprocessing import metadata_text
+    from scrfdconv.converters.input_form import PLAIN, InputForm
+    from scrfdconv.converters.network.preprocessing import metadata_of_pictures
     from scrfdconv.converters.normalization import STANDARD, Normalization
 
     canvas = np.random.default_rng(0).integers(0, 256, (32, 64, 3), np.uint8)
     namespace: dict = {}
     exec(interface_python("import json"), namespace)
 
-    for wanted in (STANDARD, Normalization((1, 2, 3), (4, 5, 6), "bgr")):
-        said = {"scrfdconv.preprocessing": metadata_text(wanted)}
+    frame = InputForm("uint8", "nhwc", Normalization((0, 0, 0), (1, 1, 1), "bgr"))
+    for wanted, form in (
+        (STANDARD, PLAIN),
+        (Normalization((1, 2, 3), (4, 5, 6), "bgr"), PLAIN),
+        (STANDARD, frame),
+    ):
+        said = {f"scrfdconv.{k}": v for k, v in metadata_of_pictures(wanted, form).items()}
         found = namespace["network_input"](canvas, said)
-        np.testing.assert_allclose(found, normalise(canvas, wanted), rtol=1e-6)
+        expected = form.fed(normalise(canvas, wanted), wanted)
+        assert found.dtype == expected.dtype
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_every_example_of_the_api_page_runs(tiny_pth, tmp_path, monkeypatch, capsys, widerface):

@@ -16,6 +16,7 @@ import typer
 
 from scrfdconv.cli.artifacts import options as o
 from scrfdconv.cli.artifacts.conversion import Wish, make
+from scrfdconv.cli.artifacts.declared import annotation, default_of, parameter, value_of
 from scrfdconv.cli.artifacts.sources import reading
 from scrfdconv.converters.formats import Format, formats
 from scrfdconv.converters.options import OptionField, option_fields
@@ -85,9 +86,9 @@ def function_of(verb: MakingVerb) -> Any:
 
 
 def _parameters(verb: MakingVerb) -> Iterator[inspect.Parameter]:
-    yield _parameter("source", o.Source, None)
+    yield parameter("source", o.Source, None)
     for field in _format_fields(verb):
-        yield _parameter(field.name, _annotation(field), _default(field))
+        yield parameter(field.name, annotation(field), default_of(field))
     if verb.precision is None and verb.format.precisions != (FLOAT,):
         named: Any = StrEnum("Precision", {p: p for p in verb.format.precisions})  # type: ignore[misc]
         option = typer.Option(
@@ -95,24 +96,24 @@ def _parameters(verb: MakingVerb) -> Iterator[inspect.Parameter]:
             help="Of weights and arithmetic; int8 needs --images.",
             show_default="the source's",
         )
-        yield _parameter("precision", Annotated[named | None, option], None)
+        yield parameter("precision", Annotated[named | None, option], None)
     for field in _precision_fields(verb):
-        yield _parameter(field.name, _annotation(field, _heading(verb, field)), _default(field))
+        yield parameter(field.name, annotation(field, _heading(verb, field)), default_of(field))
     if _plans(verb.format):
-        yield _parameter("plan_only", PLAN_ONLY, default=False)
-    yield _parameter("out", o.Output, None)
-    yield _parameter("images", o.Images, None)
-    yield _parameter("architecture", o.Architecture, None)
-    yield _parameter("config", o.Config, None)
-    yield _parameter("norm_groups", o.NormGroups, None)
-    yield _parameter("mean", o.Mean, None)
-    yield _parameter("std", o.Std, None)
-    yield _parameter("color", o.Color, None)
-    yield _parameter("seed", o.Seed, 0)
-    yield _parameter("loosen", o.Loosen, 1.0)
-    yield _parameter("no_lift", o.NoLift, default=False)
-    yield _parameter("no_verify", o.NoVerify, default=False)
-    yield _parameter("json", o.Json, default=False)
+        yield parameter("plan_only", PLAN_ONLY, default=False)
+    yield parameter("out", o.Output, None)
+    yield parameter("images", o.Images, None)
+    yield parameter("architecture", o.Architecture, None)
+    yield parameter("config", o.Config, None)
+    yield parameter("norm_groups", o.NormGroups, None)
+    yield parameter("mean", o.Mean, None)
+    yield parameter("std", o.Std, None)
+    yield parameter("color", o.Color, None)
+    yield parameter("seed", o.Seed, 0)
+    yield parameter("loosen", o.Loosen, 1.0)
+    yield parameter("no_lift", o.NoLift, default=False)
+    yield parameter("no_verify", o.NoVerify, default=False)
+    yield parameter("json", o.Json, default=False)
 
 
 def _format_fields(verb: MakingVerb) -> list[OptionField]:
@@ -147,57 +148,6 @@ def _plans(one: Format) -> bool:
     return type(one).instructions is not Format.instructions
 
 
-def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
-    )
-
-
-def _annotation(field: OptionField, group: str = "") -> Any:
-    """A field as typer declares options."""
-    kind, option = field.kind, field.option
-    if option.word_for_none:
-        return _number_or_word(field)
-    if field.choices:
-        kind = _choices(field)
-    elif field.repeated:
-        kind = list[str]
-    declared = typer.Option(
-        field.flag,
-        help=option.help,
-        metavar=option.metavar or None,
-        min=option.least,
-        max=option.most,
-        show_default=option.shown_default or True,
-        rich_help_panel=option.group or group or None,
-    )
-    wanted = kind | None if field.optional or field.repeated else kind
-    return Annotated[wanted, declared]
-
-
-def _number_or_word(field: OptionField) -> Any:
-    """An option whose value is a whole number, or the word for None."""
-
-    def read(text: str) -> str:
-        return o.number_or_word(text, field.option.word_for_none, int(field.option.least or 0))
-
-    declared = typer.Option(
-        field.flag, help=field.option.help, metavar=field.option.metavar, parser=read
-    )
-    return Annotated[str, declared]
-
-
-def _choices(field: OptionField) -> Any:
-    """An enumeration, as typer wants choices."""
-    return StrEnum(field.name.title(), {choice: choice for choice in field.choices})
-
-
-def _default(field: OptionField) -> Any:
-    if field.repeated:
-        return None
-    return str(field.default) if field.option.word_for_none else field.default
-
-
 # ---------------------------------------------------------------- what was asked for
 
 
@@ -208,7 +158,7 @@ def _wish(verb: MakingVerb, values: Mapping[str, Any], given: set[str]) -> Wish:
     return Wish(
         format=verb.format,
         precision=precision or None,
-        chosen={name: _value(fields[name], values[name]) for name in fields if name in given},
+        chosen={name: value_of(fields[name], values[name]) for name in fields if name in given},
         flags={name: field.flag for name, field in fields.items()},
         source=values["source"],
         plan_only=values.get("plan_only", False),
@@ -225,13 +175,3 @@ def _wish(verb: MakingVerb, values: Mapping[str, Any], given: set[str]) -> Wish:
         verify=not values["no_verify"],
         lift=not values["no_lift"],
     )
-
-
-def _value(field: OptionField, value: Any) -> Any:
-    if field.option.word_for_none:
-        return None if value == field.option.word_for_none else int(value)
-    if field.choices and value is not None:
-        return str(value)
-    if field.repeated:
-        return tuple(value or ())
-    return tuple(value) if isinstance(value, list) else value

@@ -154,7 +154,7 @@ def say_if_assumed(interface: Interface) -> None:
     """Tell how pictures are prepared, where neither the model nor the user says it."""
     from scrfdconv.converters.normalization import ASSUMED
 
-    if interface.stated is None:
+    if interface.stated is None and not interface.form.pixels:
         say(f"note: {ASSUMED}.")
 
 

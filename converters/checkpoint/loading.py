@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from scrfdconv.converters.artifact import digest_of
 from scrfdconv.converters.checkpoint.files import read_checkpoint
+from scrfdconv.converters.checkpoint.fit import NAMED, counted, require_fit
 from scrfdconv.converters.checkpoint.mmdet_config import (
     Described,
     class_names_of,
@@ -28,7 +29,6 @@ from scrfdconv.converters.checkpoint.recognise import (
     LIKENESS,
     closest,
     keypoints_in,
-    likeness,
     needed,
     only_groups_are_open,
     parameter_shapes,
@@ -62,12 +62,12 @@ logger = logging.getLogger(__name__)
 DEFAULT_SEED = 0
 # Keys of `meta` in checkpoints that were lifted: the architecture as JSON, the origin's sha256.
 META_ARCHITECTURE, META_ORIGIN = f"{PREFIX}architecture", f"{PREFIX}lifted_from"
+_SEEN = "names and shapes of the weights"
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 _PARTS = re.compile(r"^(.*?)(backbone|neck|bbox_head)\.")
 _SHOWN = 100  # characters of a name that an error shows
 # 34G has 900 tensors; with moving averages and a wrapper's copies a few times as many.
 MAX_TENSORS = 20_000
-_NAMED = 3  # keys that an error names before it counts the rest
 
 
 @dataclass(frozen=True)
@@ -196,10 +196,15 @@ def load_checkpoint(
         normalization=said or STANDARD,
         class_names=architecture.class_names or _names_in(content, architecture.classes),
     )
-    _require_fit(needed(shapes), architecture, f"{path} ({how})")
+    require_fit(needed(shapes), architecture, f"{path} ({how})")
     weights = {name: tensors[name] for name in parameter_shapes(architecture)}
     weights = _float32(weights, path, notes)
     notes += [] if said else [ASSUMED]
+    if how == _SEEN and groups is None and architecture.head_groups:
+        notes.append(
+            f"{architecture.head_groups} groups in GroupNorm assumed, as the published "
+            f"{architecture.name} has; weights do not show them, and --norm-groups says another"
+        )
     return Checkpoint(
         name=path.stem,
         architecture=architecture,
@@ -220,7 +225,7 @@ def _state_dict(content: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
         if isinstance(content.get(wrapper), Mapping):
             return content[wrapper]  # type: ignore[no-any-return]
     if not any(_PARTS.match(str(key)) for key in content):
-        keys = ", ".join(str(key) for key in list(content)[:_NAMED])
+        keys = ", ".join(str(key) for key in list(content)[:NAMED])
         raise CheckpointError(f"{path}: has no state_dict of an SCRFD; its keys are {keys} ...")
     return content
 
@@ -257,7 +262,7 @@ def _tensors(state: Mapping[str, Any], path: Path) -> tuple[dict[str, Tensor], l
     strangers = [k for k in other if k not in averages]
     strangers += [p + k for p, group in by_prefix.items() if "ema" not in p for k in group]
     if strangers:
-        raise CheckpointError(f"{path}: {_count(strangers, 'unexpected')}.")
+        raise CheckpointError(f"{path}: {counted(strangers, 'unexpected')}.")
     return tensors, notes
 
 
@@ -266,20 +271,20 @@ def _float32(weights: Mapping[str, Tensor], path: Path, notes: list[str]) -> dic
 
     strange = [n for n, t in weights.items() if t.layout != torch.strided or t.is_meta]
     if strange:
-        raise CheckpointError(f"{path}: {_count(strange, 'sparse or without values')}.")
+        raise CheckpointError(f"{path}: {counted(strange, 'sparse or without values')}.")
     strange = [n for n, t in weights.items() if not _is_plain(t)]
     if strange:
-        raise CheckpointError(f"{path}: {_count(strange, 'complex, quantised or overlapping')}.")
+        raise CheckpointError(f"{path}: {counted(strange, 'complex, quantised or overlapping')}.")
     others = {str(t.dtype).removeprefix("torch.") for t in weights.values()} - {"float32"}
     if others:
         notes.append(f"converted from {', '.join(sorted(others))} to float32")
     result = {name: tensor.detach().to(torch.float32) for name, tensor in weights.items()}
     bad = [name for name, tensor in result.items() if not torch.isfinite(tensor).all()]
     if bad:
-        raise CheckpointError(f"{path}: {_count(bad, 'not finite (NaN or infinite)')}.")
+        raise CheckpointError(f"{path}: {counted(bad, 'not finite (NaN or infinite)')}.")
     below = [n for n, t in result.items() if n.endswith("running_var") and t.min() < 0]
     if below:
-        raise CheckpointError(f"{path}: {_count(below, 'negative, and variances are not')}.")
+        raise CheckpointError(f"{path}: {counted(below, 'negative, and variances are not')}.")
     return result
 
 
@@ -319,11 +324,11 @@ def _find_architecture(
         )
     try:
         seen = common_row(recognise(shapes, path.stem, groups))
-        return Described(seen, "names and shapes of the weights", says_normalization=False)
+        return Described(seen, _SEEN, says_normalization=False)
     except CheckpointError as error:
         like, share = closest(needed(shapes))
         if share >= LIKENESS and not only_groups_are_open(shapes):
-            _require_fit(needed(shapes), like, f"{path} (most like {like.name})")
+            require_fit(needed(shapes), like, f"{path} (most like {like.name})")
         raise CheckpointError(f"{path}: {error}.") from error
 
 
@@ -377,43 +382,6 @@ def _names_in(content: Mapping[str, Any], classes: int) -> tuple[str, ...]:
     """The names of several classes in mmdet's ``meta``, where there are as many."""
     meta = content.get("meta")
     return class_names_of([meta.get("CLASSES")] if isinstance(meta, Mapping) else [], classes)
-
-
-def _require_fit(
-    shapes: Mapping[str, tuple[int, ...]], architecture: Architecture, where: str
-) -> None:
-    """Raise CheckpointError unless names and shapes are exactly the architecture's."""
-    expected = parameter_shapes(architecture)
-    missing = [key for key in expected if key not in shapes]
-    unexpected = [key for key in shapes if key not in expected]
-    misshaped = [
-        f"{key} {list(shapes[key])} instead of {list(expected[key])}"
-        for key in expected
-        if key in shapes and shapes[key] != expected[key]
-    ]
-    if not (missing or unexpected or misshaped):
-        return
-    counts = [
-        _count(keys, word)
-        for keys, word in (
-            (missing, "missing"),
-            (unexpected, "unexpected"),
-            (misshaped, "mis-shaped"),
-        )
-        if keys
-    ]
-    like, share = closest(shapes)
-    hint = ""
-    if like != architecture and share > likeness(shapes, architecture):
-        hint = f"; it looks like {like.name} ({share:.0%} of the tensors)"
-    raise CheckpointError(f"{where} does not fit {architecture.name}: {'; '.join(counts)}{hint}.")
-
-
-def _count(keys: list[str], word: str) -> str:
-    named = ", ".join(keys[:_NAMED]) + (", ..." if len(keys) > _NAMED else "")
-    return (
-        f"{len(keys)} tensors {word} ({named})" if len(keys) > 1 else f"1 tensor {word} ({named})"
-    )
 
 
 def _digest_of_weights(weights: Mapping[str, Tensor]) -> str:

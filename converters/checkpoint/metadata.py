@@ -6,7 +6,7 @@ import json
 
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.metadata import package_version
-from scrfdconv.converters.network.preprocessing import CLASS_NAMES, METADATA, metadata_text
+from scrfdconv.converters.network.preprocessing import CLASS_NAMES, metadata_of_pictures
 from scrfdconv.converters.options import DYNAMIC
 from scrfdconv.converters.structured import to_json
 
@@ -33,7 +33,7 @@ def metadata_for(
         "precision": precision,
         "shape": size,
         "batch": str(batch) if shape and batch else DYNAMIC,
-        METADATA: metadata_text(a.normalization),
+        **metadata_of_pictures(a.normalization),
         "outputs": " ".join(a.output_names),
         "strides": " ".join(map(str, a.strides)),
         "anchors": str(a.anchors),

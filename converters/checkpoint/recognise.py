@@ -7,8 +7,9 @@ from the block type. Box distributions (DFL) look like many anchors.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
+from math import gcd
 
 from scrfdconv.converters.errors import CheckpointError, UsageError
 from scrfdconv.converters.network.architecture import (
@@ -20,12 +21,16 @@ from scrfdconv.converters.network.architecture import (
     Architecture,
     Block,
 )
+from scrfdconv.converters.network.bounds import LARGEST
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 # Share of identical names and shapes from which a network is "like" a known one: the models
 # differ in far more than a tenth of their tensors, damaged files in less.
 LIKENESS = 0.9
+
+# GroupNorm's numbers of groups in public configs (mmdet's default is 32), in rising order.
+USUAL_GROUPS = (8, 16, 32, 36)
 
 # Tensors of a checkpoint that no output depends on, and why.
 IGNORED = {
@@ -43,6 +48,12 @@ def recognise(shapes: Shapes, name: str, groups: int | None = None) -> Architect
     known = next((a for a in BUILTIN.values() if parameter_shapes(a) == needed(shapes)), None)
     if known and groups in (None, known.head_groups):
         return known
+    fitting = fitting_groups(shapes)
+    if groups is not None and has_group_norm(shapes) and groups not in fitting:
+        raise CheckpointError(
+            f"--norm-groups {groups} does not divide the channels of its head; "
+            f"{spoken(fitting)} fit"
+        )
     try:
         return _read(shapes, name, groups)
     except (KeyError, ValueError, IndexError, ZeroDivisionError, UsageError) as error:
@@ -56,6 +67,24 @@ def only_groups_are_open(shapes: Shapes) -> bool:
     except CheckpointError:
         return False
     return candidate.head_groups > 0 and parameter_shapes(candidate) == needed(shapes)
+
+
+def has_group_norm(shapes: Shapes) -> bool:
+    """True where norms of the head have groups, whose number no tensor shows."""
+    return any(".gn." in key for key in shapes)
+
+
+def fitting_groups(shapes: Shapes) -> list[int]:
+    """The numbers of groups that divide the channels of every GroupNorm."""
+    widths = [shape[0] for key, shape in shapes.items() if key.endswith(".gn.weight") and shape]
+    largest = min(gcd(*widths) or 1, LARGEST["head_groups"])
+    return [n for n in range(1, largest + 1) if largest % n == 0]
+
+
+def spoken(numbers: Sequence[int]) -> str:
+    """``8, 16 and 32``."""
+    *first, last = (str(number) for number in numbers)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def needed(shapes: Shapes) -> dict[str, tuple[int, ...]]:
@@ -161,11 +190,16 @@ def _stride(head: str) -> int:
 
 
 def _strides(shapes: Shapes, heads: list[str]) -> tuple[int, ...]:
+    levels = _count(shapes, "neck.fpn_convs")
     if heads != ["0"]:
+        if len(heads) > levels:
+            raise ValueError(
+                f"its head has {len(heads)} strides and its neck convolutions for {levels}; "
+                "add_extra_convs='on_output' is the only way to more strides"
+            )
         return tuple(_stride(head) for head in heads)
     # A shared head names no strides: they follow from the stages that the neck reads.
     start = STAGES - _count(shapes, "neck.lateral_convs")
-    levels = _count(shapes, "neck.fpn_convs")
     return tuple(FIRST_STAGE_STRIDE << (start + i) for i in range(levels))
 
 
@@ -183,8 +217,11 @@ def _predictors(shapes: Shapes, head: str) -> tuple[int, int, int]:
             f"boxes are distributions over {bins} bins (DFL), which cannot be converted: the "
             "deployed interface has four distances per anchor; train with loss_dfl=False"
         )
-    if scores % anchors:
-        raise ValueError(f"{scores} score and {boxes} box rows do not fit together")
+    if not anchors or boxes % BOX_SIDES or scores % anchors:
+        raise ValueError(
+            f"{scores} score and {boxes} box rows do not fit together: four distances per anchor "
+            "are supported, and no distributions (DFL); train with loss_dfl=False"
+        )
     return anchors, scores // anchors, keypoints_in(shapes, anchors)
 
 
@@ -222,12 +259,14 @@ def keypoints_in(shapes: Shapes, anchors: int) -> int:
 
 
 def _groups(shapes: Shapes, groups: int | None) -> int:
-    if not any(".gn." in key for key in shapes):
+    if not has_group_norm(shapes):
         return 0
     if groups is None:
+        fitting = fitting_groups(shapes)
+        usual = [n for n in USUAL_GROUPS if n in fitting] or fitting
         raise CheckpointError(
             "its head has GroupNorm and it is none of the known models, so that the number of "
-            "groups is open (the tensors look the same for every number); pass --norm-groups N, "
-            "or the training config with --config"
+            f"groups is open ({spoken(usual)} fit, and the tensors look the same for every "
+            "number); pass --norm-groups N, or the training config with --config"
         )
     return groups

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from scrfdconv.converters.graph.convolution import Convolution
     from scrfdconv.converters.layers import Layers
     from scrfdconv.converters.runner import Runner
+    from scrfdconv.converters.signature import Serving, Signature
 
     Source = Checkpoint | Artifact
 else:
@@ -107,7 +108,9 @@ class Format(ABC):
     bound_to_machine: ClassVar[bool] = False
     keeps_metadata: ClassVar[bool] = True  # False: its files cannot say what pictures they want
     from_itself: ClassVar[bool] = False  # True: a file of the format is a source, too
+    takes_input_forms: ClassVar[bool] = False  # True: bytes, NHWC and other orders of channels
     has_providers: ClassVar[bool] = False  # True: ``open_on`` takes names of execution providers
+    serving: ClassVar[Serving | None] = None  # how Triton serves its files; None: Triton does not
 
     # ------------------------------------------------------------ what a format writes
 
@@ -130,6 +133,10 @@ class Format(ABC):
     def open_on(self, provider: str, path: Path, threads: int | None = None) -> Runner:
         """Open an artifact with the execution provider that a user names."""
         raise UsageError(f"{path}: is {self.title}, whose runtime has no --provider {provider}.")
+
+    def signature(self, path: Path) -> Signature:
+        """Names, types and shapes of inputs and outputs, as the file declares them."""
+        raise UsageError(f"{path}: {self.title} files do not declare their inputs and outputs.")
 
     def describe(self, path: Path) -> dict[str, Any]:
         """What ``inspect`` says of a file beside its digest, as plain types in reading order."""

@@ -6,11 +6,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from scrfdconv.converters.input_form import PLAIN
 from scrfdconv.converters.metadata import architecture_from_metadata
 from scrfdconv.converters.network.architecture import Architecture
 from scrfdconv.converters.network.complexity import complexity
 from scrfdconv.converters.normalization import Normalization
-from scrfdconv.converters.runner import Runner
+from scrfdconv.converters.runner import Interface, Runner
+from scrfdconv.converters.signature import Signature, Tensor
 
 _TYPES = {1: "float32", 2: "uint8", 3: "int8", 10: "float16"}  # onnx.TensorProto.DataType
 
@@ -32,16 +34,26 @@ def facts_of_normalization(normalization: Normalization, *, stated: bool) -> dic
     return {"normalization": f"{normalization}{'' if stated else ' (assumed: nothing says it)'}"}
 
 
+def _facts_of_pictures(interface: Interface) -> dict[str, Any]:
+    """What a photograph becomes for the file, and for the network in it."""
+    form, stated = interface.form, interface.stated is not None
+    if form == PLAIN:
+        return facts_of_normalization(interface.normalization, stated=stated)
+    facts = facts_of_normalization(interface.normalization, stated=stated) if stated else {}
+    return {**facts, "input_form": form.words(interface.normalization)}
+
+
 def facts_of_runner(runner: Runner) -> dict[str, Any]:
     """What an opened model takes and returns, and what it says of itself."""
     interface = runner.interface
-    dims = [interface.batch, interface.channels, interface.height, interface.width]
+    sizes = (interface.batch, interface.channels, interface.height, interface.width)
+    dims = interface.form.dims(sizes)
     facts: dict[str, Any] = {
         "takes": [dim or "any" for dim in dims],
         "returns": list(interface.outputs),
         **({"extra_outputs": list(interface.extras)} if interface.extras else {}),
         **({"remark": runner.remark} if runner.remark else {}),
-        **facts_of_normalization(interface.normalization, stated=interface.stated is not None),
+        **_facts_of_pictures(interface),
         "precision": runner.precision,
         "metadata": {k: v for k, v in runner.metadata.items() if k != "architecture"},
     }
@@ -67,6 +79,27 @@ def facts_of_onnx(path: Path) -> dict[str, Any]:
         "operators": dict(Counter(node.op_type for node in model.graph.node).most_common()),
         "constants": sum(numpy_helper.to_array(t).size for t in model.graph.initializer),
     }
+
+
+def signature_of_onnx(path: Path) -> Signature:
+    """The inputs and outputs that an ONNX file declares; constants among its inputs are none."""
+    from scrfdconv.converters.graph.model_file import load_onnx
+
+    graph = load_onnx(path).graph
+    constants = {tensor.name for tensor in graph.initializer}
+    return Signature(
+        inputs=tuple(_tensor(value) for value in graph.input if value.name not in constants),
+        outputs=tuple(_tensor(value) for value in graph.output),
+    )
+
+
+def _tensor(value: Any) -> Tensor:
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    declared = value.type.tensor_type
+    dims = tuple(dim.dim_value or None for dim in declared.shape.dim)
+    kind = str(tensor_dtype_to_np_dtype(declared.elem_type))
+    return Tensor(name=value.name, kind=kind, dims=dims)
 
 
 def _declared(value: Any) -> str:

@@ -20,8 +20,8 @@ SILENT = 4
 Images = Callable[[], Iterable[np.ndarray]]  # (N, 3, H, W) float32 each, the same ones every time
 
 
-def outputs_of(model: onnx.ModelProto, images: Images) -> Iterator[list[Any]]:
-    """The outputs of a model in memory for each of ``images``."""
+def runs_of(model: onnx.ModelProto, images: Images) -> Iterator[list[Any]]:
+    """The outputs of a model in memory for each of ``images``, which it gets as they are."""
     with _named_failures(model):
         session = _session(model)
         (name,) = (value.name for value in session.get_inputs())

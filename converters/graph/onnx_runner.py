@@ -12,6 +12,7 @@ import numpy as np
 from scrfdconv.converters.artifact import readable
 from scrfdconv.converters.errors import ArtifactError, ScrfdconvError, reason_of
 from scrfdconv.converters.graph.faces import with_raw_outputs
+from scrfdconv.converters.graph.forms import form_of
 from scrfdconv.converters.graph.inference import SILENT
 from scrfdconv.converters.graph.kinds import output_kind
 from scrfdconv.converters.graph.model_file import (
@@ -19,7 +20,9 @@ from scrfdconv.converters.graph.model_file import (
     load_onnx,
 )
 from scrfdconv.converters.graph.number_types import coarsest, live_nodes, output_precisions
-from scrfdconv.converters.graph.providers import CPU, PROBE_SIZE, session_on
+from scrfdconv.converters.graph.preamble import preamble_of
+from scrfdconv.converters.graph.providers import CPU, PROBE_SIZE, TYPES, session_on
+from scrfdconv.converters.input_form import PLAIN, InputForm
 from scrfdconv.converters.metadata import architecture_from_metadata, own_metadata
 from scrfdconv.converters.network.architecture import CHANNELS, SIZE_MULTIPLE
 from scrfdconv.converters.outputs import (
@@ -55,16 +58,18 @@ class OnnxRunner(Runner):
         self._open = partial(_session, path, threads, provider)
         self._session, placed = self._open()
         self._metadata = own_metadata(_interface_of(self._session, path)[2])
+        self._declared = tuple(o.name for o in self._session.get_outputs())
         self.face_names = self._faces_first() if scrfd else ()
         inputs, named, _ = _interface_of(self._session, path)
         outputs = [o for o in named if o.name not in self.face_names]
         if len(inputs) != 1 or len(inputs[0].shape) != IMAGE_RANK:
             raise ArtifactError(f"{path}: is not an SCRFD: expected one image input (N, 3, H, W).")
         self._input = inputs[0]
+        self._form, prepares = _form_of(path, scrfd=scrfd)
         self.output_names = tuple(output.name for output in outputs)
         metadata = self._metadata
-        batch, channels, height, width = self._size = tuple(
-            d if isinstance(d, int) and d > 0 else None for d in self._input.shape
+        batch, channels, height, width = self._size = self._form.sizes(
+            tuple(d if isinstance(d, int) and d > 0 else None for d in self._input.shape)
         )
         if scrfd and channels not in (CHANNELS, None):
             raise ArtifactError(f"{path}: is not an SCRFD: its input has {channels} channels.")
@@ -85,10 +90,12 @@ class OnnxRunner(Runner):
                 channels=channels or CHANNELS,
                 extras=extras,
                 size_multiple=a.size_multiple if a else SIZE_MULTIPLE,
+                form=self._form,
             ),
             metadata,
         )
-        self.remark = "; ".join(filter(None, [naming.remark if naming else "", placed]))
+        remarks = [naming.remark if naming else "", prepares, placed]
+        self.remark = "; ".join(filter(None, remarks))
 
     def _faces_first(self) -> tuple[str, ...]:
         """The outputs of a file that ends with faces; its session gets the raw ones, too."""
@@ -116,11 +123,16 @@ class OnnxRunner(Runner):
         """
         session = self._session if threshold is None else self._session_with_rows(threshold)
         names = (*self.face_names, *self.output_names)
-        values = dict(zip(names, session.run(names, {self._input.name: images}), strict=True))
+        values = dict(zip(names, session.run(names, self.fed(images)), strict=True))
         return (
             {name: values[name] for name in self.face_names},
             {name: values[name] for name in self.output_names},
         )
+
+    def own_outputs(self, images: np.ndarray) -> Outputs:
+        """All outputs that the file declares, faces included, in its order."""
+        values = self._values(self._declared, self.interface.fed(images))
+        return {n: np.asarray(value) for n, value in zip(self._declared, values, strict=True)}
 
     def _naming(self, declared: Sequence[Sequence[Any]]) -> Naming:
         """Which output is which: by our names, else by shapes, else by position.
@@ -138,7 +150,8 @@ class OnnxRunner(Runner):
             if found and None not in found.names:
                 return found
         try:
-            shapes = [v.shape for v in self._run(np.zeros((batch or 1, CHANNELS, *size)))]
+            image = np.zeros(self._form.dims((batch or 1, CHANNELS, *size)))
+            shapes = [v.shape for v in self._run(image)]
         except ArtifactError:  # a later run of the model reports the reason
             return named_by_position(self.output_names, self.path)
         require_rows(self.output_names, shapes, self.path)
@@ -168,17 +181,36 @@ class OnnxRunner(Runner):
         return {canonical: by_own_name[own] for canonical, own in names}
 
     def fed(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """``images`` in the type and under the name of the model's input."""
-        half = self._input.type == "tensor(float16)"
-        return {self._input.name: images.astype(np.float16 if half else np.float32, copy=False)}
+        """The network's own ``images`` as the model takes them, under the name of its input."""
+        return self._typed(self.interface.fed(images))
+
+    def _typed(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        dtype = TYPES.get(self._input.type, np.float32)
+        return {self._input.name: images.astype(dtype, copy=False)}
 
     def _run(self, images: np.ndarray) -> Sequence[np.ndarray]:
+        return self._values(self.output_names, images)
+
+    def _values(self, names: Sequence[str], images: np.ndarray) -> Sequence[np.ndarray]:
         try:
-            return list(self._session.run(self.output_names, self.fed(images)))
+            return list(self._session.run(names, self._typed(images)))
         except Exception as error:  # onnxruntime's exceptions have no common public base
             raise ArtifactError(
                 f"{self.path.name}: fails on images of shape {images.shape}: {reason_of(error)}."
             ) from error
+
+
+def _form_of(path: Path, *, scrfd: bool) -> tuple[InputForm, str]:
+    """The form in which a file takes pictures, and what it does with them before its network."""
+    model = load_onnx(path)
+    try:
+        form = form_of(model)
+    except ArtifactError:
+        if scrfd:
+            raise
+        return PLAIN, ""  # any other model gets the type that it declares
+    first = ", ".join(node.op_type for node in preamble_of(model).nodes)
+    return form, "" if form == PLAIN else f"its graph prepares pictures itself ({first})"
 
 
 def _of_one(shape: tuple[int, ...], batch: int) -> tuple[int, ...]:

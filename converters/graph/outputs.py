@@ -96,20 +96,30 @@ def declare_outputs(
             _declare(value, face_dims(a, value.name, images, faces))
         return
     for value in model.graph.output:
-        name, _, stride = value.name.partition("_")
-        width, step = a.widths[name], int(stride)
-        images = batch if shape and batch else "batch"
-        rows: int | str = f"anchors_{stride}"
-        sides: list[int | str] = [f"height_{stride}", f"width_{stride}"]
-        if shape:
-            sides = [side // step for side in shape]
-            rows = a.rows(*shape)[value.name]
-        dims = {
-            "raw": [images, rows, width],
-            "flat": [rows, width],
-            "maps": [images, a.anchors * width, *sides],
-        }[kind]
-        _declare(value, dims)
+        _declare(value, output_dims(a, value.name, kind, shape, batch if shape else None))
+
+
+def output_dims(
+    a: Architecture,
+    output: str,
+    kind: OutputKind,
+    shape: tuple[int, int] | None,
+    batch: int | None,
+) -> list[int | str]:
+    """The dimensions of one output that is not faces, a name for each that is free."""
+    name, _, stride = output.partition("_")
+    width, images = a.widths[name], batch or "batch"
+    rows: int | str = f"anchors_{stride}"
+    sides: list[int | str] = [f"height_{stride}", f"width_{stride}"]
+    if shape:
+        sides = [side // int(stride) for side in shape]
+        rows = a.rows(*shape)[output]
+    dims: dict[str, list[int | str]] = {
+        "raw": [images, rows, width],
+        "flat": [rows, width],
+        "maps": [images, a.anchors * width, *sides],
+    }
+    return dims[kind]
 
 
 def _declare(value: onnx.ValueInfoProto, dims: list[int | str]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from scrfdconv.converters.errors import MissingError, UsageError
+from scrfdconv.converters.graph.model_file import IMAGE_RANK
 from scrfdconv.converters.network.architecture import CHANNELS
 from scrfdconv.converters.scratch import scratch_folder
 
@@ -24,7 +25,11 @@ PROBE_SIZE = (128, 128)  # of models of any size: whole cells at every stride up
 _SUFFIX = "ExecutionProvider"
 # Providers with thread pools of their own, and the option that limits each pool.
 _THREADS = {"OpenVINOExecutionProvider": "num_of_threads"}
-_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(uint8)": np.uint8,
+}
 
 
 def provider_called(name: str) -> str:
@@ -76,10 +81,11 @@ def session_on(
 
 
 def _probe(declared: Any) -> np.ndarray:
-    free = (1, CHANNELS, *PROBE_SIZE)
+    last = len(declared.shape) == IMAGE_RANK and declared.shape[-1] == CHANNELS  # NHWC
+    free = (1, *PROBE_SIZE, CHANNELS) if last else (1, CHANNELS, *PROBE_SIZE)
     fixed = [d if isinstance(d, int) and d > 0 else None for d in declared.shape]
     shape = [d or free[axis] if axis < len(free) else d or 1 for axis, d in enumerate(fixed)]
-    return np.zeros(shape, _TYPES.get(declared.type, np.float32))
+    return np.zeros(shape, TYPES.get(declared.type, np.float32))
 
 
 def _remark(provider: str, profile: Path) -> str:

@@ -13,9 +13,11 @@ from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.errors import UsageError
 from scrfdconv.converters.formats import Source
+from scrfdconv.converters.graph.forms import image_range
 from scrfdconv.converters.graph.kept_float import require_convertible
-from scrfdconv.converters.graph.model_file import image_input, load_onnx
+from scrfdconv.converters.graph.model_file import load_onnx
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
+from scrfdconv.converters.graph.preamble import preamble_of
 from scrfdconv.converters.precision.int8 import Arrangement, Int8Options
 from scrfdconv.converters.precision.int8.calibration import CalibrationTable
 from scrfdconv.converters.precision.int8.conversion import (
@@ -85,8 +87,9 @@ class Int8Conversion:
 
     def require_same_pictures(self, table: CalibrationTable, path: Path) -> None:
         """Raise UsageError for measurements on pictures that were prepared in another way."""
-        normalization = self.interface.normalization
-        if table.ranges.get(image_input(self.model()).name) != normalization.range:
+        normalization, model = self.interface.normalization, self.model()
+        measured = table.ranges.get(preamble_of(model).image)
+        if measured != image_range(model, normalization):
             raise UsageError(
                 f"{path}: was measured on pictures that were not prepared as {normalization}; "
                 "name a new file to measure anew."

@@ -11,8 +11,9 @@ import numpy as np
 from scrfdconv.checks.faces.coverage import Coverage, FacesSeen, coverage, seen
 from scrfdconv.checks.faces.images import UInt8
 from scrfdconv.converters.errors import InputFileError
-from scrfdconv.converters.graph.model_file import image_input
+from scrfdconv.converters.graph.forms import image_range
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
+from scrfdconv.converters.graph.preamble import preamble_of
 from scrfdconv.converters.precision.int8.calibration import (
     CALIBRATORS,
     CalibrationTable,
@@ -127,7 +128,7 @@ def _tables(
         return
     model = conversion.model()
     normalization = conversion.interface.normalization
-    reach = whole.ranges(image_input(model).name, normalization.range)
+    reach = whole.ranges(preamble_of(model).image, image_range(model, normalization))
     means = {name: values.tolist() for name, values in whole.mean.items()}
     wanted = conversion.options.calibrator
     for calibrator in CALIBRATORS if wanted == "auto" else (wanted,):

@@ -135,7 +135,7 @@ def test_init_writes_a_recipe_that_builds(scrfdconv, tiny_pth, tmp_path):
 
 
 def test_a_package_for_insightface_has_what_it_reads(once):
-    folder = once[1] / "insightface/tiny"
+    folder = once[1] / "insightface/models/tiny"
     manifest = json.loads((folder / "manifest.json").read_text())
     detection = manifest["tasks"]["detection"]
     assert manifest["manifest_version"] == 2

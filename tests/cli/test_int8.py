@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
+
 import cv2
 import numpy as np
+import onnx
 import pytest
 
+FAKES = Path(__file__).parents[1] / "fakes"
+prefaced = runpy.run_path(str(FAKES / "prefaced.py"))["prefaced"]
 SIZE = ("--shape", 96, 128)
 
 
@@ -117,3 +123,22 @@ def test_other_kinds_of_models_are_no_source(scrfdconv, tiny_pth, folder):
 
     assert ran.code in (2, 3)
     assert "float ONNX" in ran.sentence
+
+
+@pytest.mark.parametrize("kind", ["identity", "frame"])
+def test_operators_before_the_network_stay_what_they_are(
+    in_process, tiny_onnx, folder, tmp_path, kind
+):
+    """The network begins behind them: its first convolution stays float, as without them."""
+    source = prefaced(tiny_onnx, tmp_path / "source.onnx", kind, metadata=True)
+    size = ("--calibration-size", 96, 128)
+
+    ran = in_process(
+        "int8", source, "--images", folder, *size, "--max-face-loss", 0.5, "--loosen", 4,
+        "--no-lift", "-o", tmp_path / "int8.onnx", "--json",
+    )  # fmt: skip
+
+    assert ran.code == 0, ran.err
+    assert ran.json["audit"]["convolutions"]["fp32"] == 4  # heads and the first one
+    written = onnx.load(tmp_path / "int8.onnx")
+    assert written.graph.input == onnx.load(source).graph.input

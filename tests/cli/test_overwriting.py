@@ -51,6 +51,10 @@ def files(tiny, tiny_onnx, tiny_pth, small_result, tmp_path):
     (tmp_path / "a").mkdir()
     shutil.copy(tiny_pth, tmp_path / "a" / "a.onnx")
     (tmp_path / "itself.toml").write_text(RECIPE.format("a/a.onnx"))
+    package = tmp_path / "insightface/models/a"
+    package.mkdir(parents=True)
+    shutil.copy(tiny_pth, package / "a.onnx")
+    (tmp_path / "package.toml").write_text(RECIPE.format("insightface/models/a/a.onnx"))
     shutil.copy(tmp_path / "build.toml", tmp_path / "report.md")
     (tmp_path / "report.json").write_text(report_json(small_result))
     return tmp_path
@@ -106,6 +110,7 @@ COMMANDS = {
     "lift over the weights of its source": ["lift", "large.onnx", "-o", "large.data"],
     "lift over a picture": ["lift", "model.onnx", "--images", "face.png", "-o", "face.png"],
     "a build over its checkpoint": ["build", "itself.toml", "-o", "."],
+    "a package over its checkpoint": ["build", "package.toml", "--insightface", "-o", "."],
     "a report over the recipe": ["build", "report.md", "-o", "."],
     "a merged report over a part": ["report", "merge", "report.json"],
     "a new recipe over a checkpoint": ["build", "--init", "model.pth", "-o", "model.pth"],

@@ -15,6 +15,7 @@ from scrfdconv.converters.options import DYNAMIC
 if TYPE_CHECKING:
     from scrfdconv.converters.graph.convolution import Convolution
     from scrfdconv.converters.runner import Runner
+    from scrfdconv.converters.signature import Signature
 
 _MAGIC = b"7767517\n"  # the first line of every .param since 2017
 
@@ -48,6 +49,12 @@ class Ncnn(Format):
         from scrfdconv.converters.formats.ncnn.runner import NcnnRunner
 
         return NcnnRunner(path, threads)
+
+    def signature(self, path: Path) -> Signature:
+        """Names of the blobs, and the size of the picture where the text says it."""
+        from scrfdconv.converters.formats.ncnn.reading import read_network, signature_of
+
+        return signature_of(read_network(path))
 
     def describe(self, path: Path) -> dict[str, Any]:
         """Layers and weights, read without the library."""

@@ -19,8 +19,11 @@ import numpy as np
 from scrfdconv.converters.artifact import digest_of, readable
 from scrfdconv.converters.errors import ArtifactError
 from scrfdconv.converters.graph.convolution import Convolution
+from scrfdconv.converters.network.architecture import CHANNELS
+from scrfdconv.converters.signature import Signature, Tensor
 
 MAGIC = "7767517"
+_FLOAT = "float32"  # of every input and output
 _HALF = 0x01306B47  # mark before float16 weights
 _BYTES = 0x000D4B38  # mark before int8 weights
 _FLAG_BYTES = 4
@@ -240,6 +243,19 @@ def convolutions_of(network: NcnnNetwork) -> Iterator[Convolution]:
                 )
             shaped = weight.reshape(out, -1, *sides)
             yield Convolution(layer.name, shaped, bias[0] if bias else np.zeros(out, np.float32))
+
+
+def signature_of(network: NcnnNetwork) -> Signature:
+    """Inputs and outputs of one picture; a .param says nothing of the outputs' shapes."""
+    sides = [(layer.number(1) or None, layer.number(0) or None) for layer in network.inputs]
+    images = zip(network.inputs, sides, strict=True)
+    return Signature(
+        inputs=tuple(
+            Tensor(name=layer.outputs[0], kind=_FLOAT, dims=(CHANNELS, *size))
+            for layer, size in images
+        ),
+        outputs=tuple(Tensor(name=name, kind=_FLOAT, dims=()) for name in network.output_names),
+    )
 
 
 def facts_of_network(network: NcnnNetwork) -> dict[str, Any]:

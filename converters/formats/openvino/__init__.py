@@ -27,10 +27,12 @@ from typing import TYPE_CHECKING, Any
 
 from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.formats import Format, Source
+from scrfdconv.converters.signature import Serving
 
 if TYPE_CHECKING:
     from scrfdconv.converters.graph.convolution import Convolution
     from scrfdconv.converters.runner import Runner
+    from scrfdconv.converters.signature import Signature
 
 _START = 1024  # bytes in which the root element of an .xml must begin, behind a comment perhaps
 
@@ -48,6 +50,8 @@ class OpenVino(Format):
     extra = "openvino"
     modules = ("openvino",)
     int8_target = "openvino"
+    takes_input_forms = True
+    serving = Serving(backend="openvino", file="model.xml", cpu_only=True)
 
     def recognises(self, path: Path, head: bytes) -> bool:
         """True for XML whose root is a ``net``."""
@@ -68,6 +72,12 @@ class OpenVino(Format):
         from scrfdconv.converters.formats.openvino.runner import OpenVinoRunner
 
         return OpenVinoRunner(path, threads)
+
+    def signature(self, path: Path) -> Signature:
+        """What the graph declares."""
+        from scrfdconv.converters.formats.openvino.reading import signature_of
+
+        return signature_of(path)
 
     def describe(self, path: Path) -> dict[str, Any]:
         """Operators, weights, and the arithmetic of float32 models on this processor."""

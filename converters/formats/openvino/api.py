@@ -9,6 +9,7 @@ from typing import Any
 from scrfdconv.converters.artifact import digest_of, readable
 from scrfdconv.converters.errors import ArtifactError
 from scrfdconv.converters.libraries import library
+from scrfdconv.converters.runner import is_output_name
 
 SECTION = "scrfdconv"  # of rt_info, where the .xml carries our metadata
 WEIGHTS_DIGEST = "bin_sha256"  # in that section: which .bin belongs to the .xml
@@ -62,3 +63,9 @@ def last_sentence(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if not line.startswith(("Exception from", "Check "))]
     return (told or lines or [type(error).__name__])[-1].rstrip(".")
+
+
+def name_of(port: Any) -> str:
+    """Our name among a port's names, which have no order; else the first by alphabet."""
+    names = sorted(port.names)
+    return next((name for name in names if is_output_name(name)), names[0] if names else "")

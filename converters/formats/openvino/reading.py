@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from scrfdconv.converters.formats.openvino.api import read_model
+from scrfdconv.converters.formats.openvino.api import name_of, read_model
 from scrfdconv.converters.graph.convolution import Convolution
+from scrfdconv.converters.signature import Signature, Tensor
 
 _CONVOLUTIONS = ("Convolution", "GroupConvolution")
 _BYTES = ("i8", "u8", "i4", "u4")
@@ -35,6 +36,19 @@ def facts_of_model(path: Path) -> dict[str, Any]:
     """For ``inspect``: what the graph is made of."""
     operators = Counter(node.get_type_name() for node in read_model(path).get_ops())
     return {"nodes": sum(operators.values()), "operators": dict(operators.most_common())}
+
+
+def signature_of(path: Path) -> Signature:
+    """The inputs and outputs of a graph."""
+    model = read_model(path)
+    return Signature(
+        inputs=tuple(map(_tensor, model.inputs)), outputs=tuple(map(_tensor, model.outputs))
+    )
+
+
+def _tensor(port: Any) -> Tensor:
+    dims = tuple(d.get_length() if d.is_static else None for d in port.partial_shape)
+    return Tensor(name=name_of(port), kind=str(port.element_type.to_dtype()), dims=dims)
 
 
 def convolutions_of(path: Path) -> Iterator[Convolution]:

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.formats import Finding, Format, Instructions, Lint, Source
 from scrfdconv.converters.options import Option, Options
+from scrfdconv.converters.signature import Serving
 
 if TYPE_CHECKING:
     from scrfdconv.converters.runner import Runner
+    from scrfdconv.converters.signature import Signature
 
 Hardware = Literal["none", "ampere+", "same-compute-capability"]
 
@@ -121,6 +123,9 @@ class TensorRT(Format):
     reproducible = False
     runs_on_cpu = False
     bound_to_machine = True
+    serving: ClassVar[Serving | None] = Serving(
+        backend="tensorrt", platform="tensorrt_plan", file="model.plan"
+    )
 
     def recognises(self, path: Path, head: bytes) -> bool:
         """True for a serialized plan."""
@@ -142,6 +147,12 @@ class TensorRT(Format):
         from scrfdconv.converters.formats.tensorrt.runner import TensorRTRunner
 
         return TensorRTRunner(path)
+
+    def signature(self, path: Path) -> Signature:
+        """What the sidecar says; no GPU is needed."""
+        from scrfdconv.converters.formats.tensorrt.sidecar import signature_of_engine
+
+        return signature_of_engine(path)
 
     def describe(self, path: Path) -> dict[str, Any]:
         """What the sidecar says, and what the engine itself says where it can be opened."""

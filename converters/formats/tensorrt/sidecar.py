@@ -15,10 +15,15 @@ from scrfdconv.converters.errors import ArtifactError, MissingError
 from scrfdconv.converters.formats.tensorrt.api import ANY, Gpu, version_numbers
 from scrfdconv.converters.formats.tensorrt.plan import EnginePlan, options_as_dict
 from scrfdconv.converters.formats.tensorrt.profile import Profile
-from scrfdconv.converters.metadata import package_version
+from scrfdconv.converters.graph.kinds import output_kind
+from scrfdconv.converters.graph.outputs import output_dims
+from scrfdconv.converters.metadata import architecture_from_metadata, package_version
+from scrfdconv.converters.network.architecture import CHANNELS
+from scrfdconv.converters.signature import Signature, Tensor
 from scrfdconv.converters.structured import read_json, to_json
 
 AMPERE = 8  # major compute capability
+_FLOAT = "float32"
 
 
 @dataclass(frozen=True)
@@ -131,3 +136,29 @@ def read_sidecar(engine: Path) -> Sidecar | None:
         return None
     advice = "delete it or build the engine again"
     return read_json(path, Sidecar, "sidecar of an engine", advice, error=ArtifactError)
+
+
+def signature_of_engine(engine: Path) -> Signature:
+    """Inputs and outputs of an engine of ours, which are float32 in every precision.
+
+    Raises ArtifactError for an engine without a sidecar: only a GPU could open such an engine.
+    """
+    sidecar = read_sidecar(engine)
+    a = architecture_from_metadata(sidecar.metadata) if sidecar else None
+    if sidecar is None or a is None:
+        raise ArtifactError(
+            f"{engine}: nothing beside it says what it takes and returns; build it with scrfdconv, "
+            "and keep its .engine.json."
+        )
+    sidecar.require_engine(engine)
+    batch, height, width = sidecar.shape
+    shape = (height, width) if height and width else None
+    kind = output_kind(sidecar.metadata)
+    outputs = []
+    for own, canonical in sidecar.outputs.items():
+        dims = output_dims(a, canonical, kind, shape, batch)
+        free = tuple(side if isinstance(side, int) else None for side in dims)
+        outputs.append(Tensor(name=own, kind=_FLOAT, dims=free))
+    image = Tensor(name=sidecar.input, kind=_FLOAT, dims=(batch, CHANNELS, height, width))
+    most = max((profile.max[0] for profile in sidecar.profiles), default=None)
+    return Signature(inputs=(image,), outputs=tuple(outputs), most_images=most)

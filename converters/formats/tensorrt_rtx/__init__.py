@@ -69,6 +69,7 @@ class TensorRTRtx(TensorRT):
     modules = ("tensorrt_rtx",)
     extra = "tensorrt-rtx"
     own_folder = True  # its files have the names of TensorRT's
+    serving = None
 
     def recognises(self, path: Path, head: bytes) -> bool:
         """True for a serialized plan of this package."""

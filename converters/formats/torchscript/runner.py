@@ -65,7 +65,7 @@ class TorchScriptRunner(Runner):
 
     def _probed(self) -> Interface:
         """The interface of a foreign file without declared outputs: only a run tells them."""
-        probe = self._run(np.zeros((1, CHANNELS, *PROBE_SIZE), np.float32))
+        probe = self._called(np.zeros((1, CHANNELS, *PROBE_SIZE), np.float32))
         names, shapes = [str(i) for i in range(len(probe))], [v.shape for v in probe]
         require_rows(names, shapes, self._path)
         naming = named_by_shape(shapes, PROBE_SIZE)
@@ -74,6 +74,18 @@ class TorchScriptRunner(Runner):
         return Interface(naming.canonical)
 
     def _run(self, images: np.ndarray) -> Sequence[np.ndarray]:
+        """Raises ArtifactError for images of another shape than the metadata fix."""
+        i = self.interface
+        fixed = (i.batch, i.channels, i.height, i.width)
+        if any(want not in (None, have) for want, have in zip(fixed, images.shape, strict=True)):
+            shape = ", ".join(str(size or "any") for size in fixed)
+            raise ArtifactError(
+                f"{self._path.name}: images must have the shape [{shape}], as its metadata say, "
+                f"and have {list(images.shape)}."
+            )
+        return self._called(images)
+
+    def _called(self, images: np.ndarray) -> Sequence[np.ndarray]:
         import torch
 
         if self._threads:

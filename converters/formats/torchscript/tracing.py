@@ -11,23 +11,21 @@ import io
 import json
 import warnings
 import zipfile
-from typing import TYPE_CHECKING, Any
 
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.checkpoint.metadata import metadata_for
 from scrfdconv.converters.network.architecture import CHANNELS, require_shape, trace_size
 from scrfdconv.converters.options import SizeOptions
 
-if TYPE_CHECKING:
-    import torch
-
 METADATA_FILE = "scrfdconv.json"  # inside the archive, read through `_extra_files`
-_ANY = 0  # a batch of any size
-PROBE_SIZE = (128, 128)  # whole cells at every stride up to 128
 
 
 def torchscript_from_checkpoint(source: Checkpoint, options: SizeOptions) -> bytes:
-    """Trace the network; it reads sizes from its input, unless the shape is fixed."""
+    """Trace the network; the code reads sizes from its input.
+
+    A fixed shape stands in the metadata only, for which the runner refuses other images: a guard
+    in the code (``aten::list``) would keep Core ML's converter from reading the file.
+    """
     import torch
 
     a = source.architecture
@@ -44,8 +42,6 @@ def torchscript_from_checkpoint(source: Checkpoint, options: SizeOptions) -> byt
         module = torch.jit.trace(  # type: ignore[no-untyped-call]
             source.model(), images, check_trace=False
         )
-        if options.shape:
-            module = _of_one_shape(module, (options.batch or _ANY, CHANNELS, *options.shape))
         frozen = torch.jit.freeze(module.eval())
         torch.jit.save(frozen, buffer, {METADATA_FILE: json.dumps(metadata)})
     return _without_paths(buffer)
@@ -59,26 +55,3 @@ def _without_paths(saved: io.BytesIO) -> bytes:
             if not name.endswith(".debug_pkl"):
                 new.writestr(zipfile.ZipInfo(name), old.read(name))
     return stripped.getvalue()
-
-
-def _of_one_shape(traced: Any, shape: tuple[int, ...]) -> Any:
-    """``traced``, wrapped to refuse images of another shape, as a fixed ONNX model does.
-
-    The dynamic trace is wrapped, so that making a fixed model of any size costs no memory.
-    """
-    import torch
-
-    class OneShape(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = traced
-            self.free = int(shape[0] == _ANY)  # axes at the front that are not compared
-            self.shape = list(shape)[self.free :]
-
-        # TorchScript finds the type of what is returned, and reads every comment behind `def`.
-        def forward(self, images: torch.Tensor):  # type: ignore[no-untyped-def]
-            if list(images.shape)[self.free :] != self.shape:
-                raise ValueError(f"images must have the shape {self.shape}")
-            return self.model(images)
-
-    return torch.jit.script(OneShape().eval())

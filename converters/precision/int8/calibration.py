@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from scrfdconv.converters.graph.inference import outputs_of
-from scrfdconv.converters.graph.model_file import image_input, opset_of
+from scrfdconv.converters.graph.forms import outputs_of
+from scrfdconv.converters.graph.model_file import opset_of
+from scrfdconv.converters.graph.preamble import preamble_of
 from scrfdconv.converters.precision.int8.float_nodes import OPERATORS
 from scrfdconv.converters.precision.int8.quantization import Ranges
 from scrfdconv.converters.structured import read_json, write_json
@@ -176,7 +177,7 @@ def chosen_ranges(
         percentile=_PERCENTILE,
         scenario="same",
     )
-    image = image_input(model).name
+    image = preamble_of(model).image
     counted = {name: limits for name, limits in extreme.items() if name != image}
     for name, (counts, reach) in _histograms(model, counted, bins, images).items():
         edges = np.linspace(-reach, reach, bins + 1, dtype=np.float32)

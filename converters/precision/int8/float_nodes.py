@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 from scrfdconv.converters.graph.heads import Heads
 from scrfdconv.converters.graph.kept_float import KeptFloat
 from scrfdconv.converters.graph.number_types import nodes_asked_for
+from scrfdconv.converters.graph.preamble import preamble_of
 from scrfdconv.converters.network.architecture import CHANNELS
 from scrfdconv.converters.precision.int8 import Arrangement
 
@@ -117,13 +118,14 @@ def _lean(model: onnx.ModelProto, target: Arrangement) -> Iterator[str]:
 def _lean_start(model: onnx.ModelProto) -> list[str]:
     """The chain of lean convolutions from the image to the last border no larger than the image."""
     makers = {name: node for node in model.graph.node for name in node.output}
-    chain: dict[str, float] = {"": 1.0}  # tensor -> pixels of the image for each of its own
+    image = preamble_of(model).image
+    chain: dict[str, float] = {image: 1.0}  # tensor -> pixels of the image for each of its own
     passed: list[str] = []
     good = 0
     for node, work in _convolutions(model):
         source = makers.get(node.input[0])
         name = source.input[0] if source is not None and source.op_type == "Relu" else node.input[0]
-        before = chain.get(name if name in makers else "")
+        before = chain.get(name)
         if before is None or work > _LEAN_AT_START:
             continue
         chain[node.output[0]] = pixels = before * math.prod(_strides(node))

@@ -138,6 +138,37 @@ def test_a_tensor_that_does_not_fit_is_named(how, said, recipe, tmp_path):
     assert str(path) in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"classes": 3}, "classes is 3, and 1 in the weights"),
+        ({"anchors": 3}, "anchors is 3, and 2 in the weights"),
+        ({"keypoints": 4}, "keypoints is 4, and 5 in the weights"),
+        ({"head_groups": 16}, "head_groups is 16, and 0 in the weights"),
+        ({"neck_channels": 32}, "neck_channels is 32, and 16 in the weights"),
+        ({"stage_blocks": (2, 3, 2, 5)}, "stage_blocks is (2, 3, 2, 5), and (2, 3, 2, 6) in"),
+    ],
+)
+def test_an_architecture_that_contradicts_the_weights_is_told_from_them(change, said, tmp_path):
+    known = BUILTIN["scrfd_500m_kps"]
+    path = saved(tmp_path, dict(seeded_checkpoint(known).weights))
+
+    with pytest.raises(CheckpointError) as error:
+        load_checkpoint(path, architecture=replace(known, name="other", **change))
+
+    assert said in str(error.value)
+
+
+def test_groups_that_a_known_network_has_are_assumed_aloud(tmp_path):
+    path = saved(tmp_path, dict(seeded_checkpoint(BUILTIN["scrfd_500m"]).weights))
+
+    assumed = load_checkpoint(path)
+    said = load_checkpoint(path, groups=16)
+
+    assert "16 groups in GroupNorm assumed" in " ".join(assumed.notes)
+    assert "assumed, as the published" not in " ".join(said.notes)
+
+
 def test_a_network_near_a_known_one_is_asked_for_its_groups(tmp_path):
     gnkps = replace(BUILTIN["scrfd_500m"], name="gnkps", keypoints=5)
     path = saved(tmp_path, dict(seeded_checkpoint(gnkps).weights))

@@ -29,6 +29,10 @@ VARIANTS = {
     "five_strides": replace(KPS, strides=(8, 16, 32, 64, 128), anchors=1,
                             head_channels=(64,) * 5, head_convs=(2,) * 5),
     "stride_4": replace(KPS, strides=(4, 8, 16, 32), head_channels=(64,) * 4, head_convs=(2,) * 4),
+    "four_points": replace(KPS, keypoints=4, classes=3),
+    "mesh": replace(KPS, keypoints=106, anchors=1),
+    "coarse": replace(KPS, strides=(32,), head_channels=(64,), head_convs=(2,)),
+    "shared": replace(KPS, head_shared=True, head_channels=(64,), head_convs=(2,), classes=2),
     "own_tower": replace(KPS, shared_tower=False),
     "no_scale": replace(KPS, box_scales=False),
     "bottleneck": replace(BUILTIN["scrfd_34g"], head_groups=0, head_shared=False,
@@ -60,18 +64,75 @@ def test_groups_of_an_unknown_network_must_be_said(base):
     assert recognise(shapes, "gnkps", groups=8) == gnkps
 
 
+@pytest.mark.parametrize(
+    ("channels", "groups", "fitting"),
+    [
+        (64, 16, "8, 16 and 32 fit"),
+        (96, 32, "8, 16 and 32 fit"),
+        (144, 36, "8, 16 and 36 fit"),
+        (36, 36, "36 fit"),
+        (10, 5, "1, 2, 5 and 10 fit"),
+    ],
+)
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_numbers_of_groups_that_fit_are_named(channels, groups, fitting, shared):
+    towers = 1 if shared else 3
+    gn = replace(KPS, name="gn", head_channels=(channels,) * towers, head_convs=(1,) * towers,
+                 head_groups=groups, head_shared=shared)  # fmt: skip
+    shapes = parameter_shapes(gn)
+
+    with pytest.raises(CheckpointError, match=rf"\({fitting}, "):
+        recognise(shapes, "gn")
+    with pytest.raises(CheckpointError, match="--norm-groups 7 does not divide"):
+        recognise(shapes, "gn", groups=7)
+
+    assert recognise(shapes, "gn", groups=groups) == gn
+
+
 def test_the_users_groups_count_for_a_known_network_too():
     assert recognise(parameter_shapes(BUILTIN["scrfd_500m"]), "mine", groups=8).head_groups == 8
 
 
+def with_rows(shapes, predictor, factor):
+    return {k: (v[0] * factor, *v[1:]) if predictor in k else v for k, v in shapes.items()}
+
+
 def test_distributions_over_bins_are_refused_with_the_reason():
-    shapes = parameter_shapes(KPS) | INTEGRAL
-    for key, shape in list(shapes.items()):
-        if ".stride_reg." in key:
-            shapes[key] = (shape[0] * 9, *shape[1:])
+    shapes = with_rows(parameter_shapes(KPS) | INTEGRAL, ".stride_reg.", 9)
 
     with pytest.raises(CheckpointError, match="DFL"):
         recognise(shapes, "dfl")
+
+
+REFUSED = {
+    "distributions without their constant": (
+        lambda shapes: with_rows(shapes, ".stride_reg.", 9),
+        "2 score and 72 box rows do not fit together.*loss_dfl=False",
+    ),
+    "half a point": (
+        lambda shapes: {k: (21, *v[1:]) if ".stride_kps." in k else v for k, v in shapes.items()},
+        "21 rows, which are no x and y for each point of 2 anchors",
+    ),
+    "pooled levels": (
+        lambda shapes: (
+            shapes
+            | {k.replace("(32, 32)", "(64, 64)"): v for k, v in shapes.items() if "(32, 32)" in k}
+        ),
+        "4 strides and its neck convolutions for 3; add_extra_convs='on_output'",
+    ),
+    "no head": (
+        lambda shapes: {k: v for k, v in shapes.items() if "stride_cls" not in k},
+        "not an SCRFD that can be recognised",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_not_supported_is_refused_with_what_to_do(case):
+    change, said = REFUSED[case]
+
+    with pytest.raises(CheckpointError, match=said):
+        recognise(change(dict(parameter_shapes(KPS))), "file")
 
 
 def test_a_foreign_state_dict_is_no_scrfd():

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from environments import environment_with
 
 from scrfdconv.checks.parity import compare, samples_for
 from scrfdconv.checks.stimuli import stimuli
@@ -54,6 +55,51 @@ def test_a_fixed_shape_refuses_every_other(tiny, tmp_path):
     for shape in ((1, 64, 96), (2, 96, 64)):
         with pytest.raises(ArtifactError, match=r"must have the shape \[2, 3, 64, 96\]"):
             runner.run(stimuli(*shape, 0))
+
+
+def test_a_fixed_shape_with_a_free_batch_refuses_other_sizes(tiny, tmp_path):
+    runner = TorchScriptRunner(made(tiny, tmp_path, shape=(64, 96), batch=None))
+
+    assert len(runner.run(stimuli(3, 64, 96, 0))["score_8"]) == 3
+    with pytest.raises(ArtifactError, match=r"must have the shape \[any, 3, 64, 96\]"):
+        runner.run(stimuli(1, 64, 64, 0))
+
+
+CORE_ML = """
+import sys
+import coremltools
+import torch
+
+model = coremltools.convert(
+    torch.jit.load(sys.argv[1]),
+    inputs=[coremltools.TensorType(name="input_1", shape=(1, 3, 64, 96))],
+    convert_to="mlprogram",
+)
+for output in model.get_spec().description.output:
+    print(*output.type.multiArrayType.shape)
+"""
+
+
+@pytest.mark.slow
+def test_core_mls_converter_reads_fixed_and_dynamic_files(tiny, tmp_path):
+    """Only macOS runs the result: what is compared are the outputs that the converter infers."""
+    # Without dependencies: torch stays as it is. The others are what coremltools 9 lacks here.
+    packages = ("coremltools", "cattrs", "attrs", "pyaml", "pyyaml", "typing_extensions")
+    python = environment_with(tmp_path / "environment", "--no-deps", *packages)
+    expected = [
+        list(value.shape) for value in EagerRunner(tiny).run(stimuli(1, 64, 96, 0)).values()
+    ]
+
+    for options in ({"shape": (64, 96)}, {}):
+        path = made(tiny, tmp_path, **options)
+        done = subprocess.run(
+            [python, "-c", CORE_ML, path], capture_output=True, text=True, check=False
+        )
+
+        assert done.returncode == 0, done.stderr
+        assert [
+            [int(size) for size in line.split()] for line in done.stdout.splitlines()
+        ] == expected
 
 
 def test_a_fixed_model_of_any_size_costs_no_memory_to_make(tiny, tmp_path):

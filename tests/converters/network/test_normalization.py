@@ -16,7 +16,7 @@ from scrfdconv.converters.network.architecture import (
     architecture_from_toml,
     toml_from_architecture,
 )
-from scrfdconv.converters.network.preprocessing import metadata_text, stated_in
+from scrfdconv.converters.network.preprocessing import metadata_of_pictures, stated_in
 from scrfdconv.converters.normalization import (
     STANDARD,
     Normalization,
@@ -62,7 +62,7 @@ def test_metadata_and_tables_read_back():
     architecture = replace(BUILTIN["scrfd_500m"], normalization=IMAGENET)
     said = {
         "architecture": json.dumps(architecture.to_dict()),
-        "preprocessing": metadata_text(IMAGENET),
+        **metadata_of_pictures(IMAGENET),
     }
 
     assert stated_in(said) == IMAGENET
@@ -81,7 +81,7 @@ def test_a_toml_file_of_an_architecture_has_its_normalisation(tmp_path):
 def test_metadata_that_contradict_each_other_are_an_error():
     said = {
         "architecture": json.dumps(BUILTIN["scrfd_500m"].to_dict()),
-        "preprocessing": metadata_text(IMAGENET),
+        **metadata_of_pictures(IMAGENET),
     }
 
     with pytest.raises(ArtifactError, match=r"contradict each other.*BGR.*RGB"):

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 from tables import every
 
 from scrfdconv.checks import parity
-from scrfdconv.checks.bisection import bisect
+from scrfdconv.checks.bisection.layer_errors import bisect
 from scrfdconv.converters.formats import formats
 from scrfdconv.converters.formats.onnx.layers import OnnxLayers
 from scrfdconv.converters.precision.fp16 import Fp16Options

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from scrfdconv.checks.alignment import Pair, aligned
-from scrfdconv.checks.fault_kinds import kind_of_fault
+from scrfdconv.checks.bisection.alignment import Pair, aligned
+from scrfdconv.checks.bisection.fault_kinds import kind_of_fault
 from scrfdconv.checks.metrics import Bias, LineFit, sqnr
-from scrfdconv.checks.parity import common_normalization, common_shapes
+from scrfdconv.checks.parity import common_shapes, preparation
 from scrfdconv.checks.stimuli import stimuli
 from scrfdconv.checks.weights import difference_at_rest, limit_at_rest
 from scrfdconv.converters.errors import ArtifactError
@@ -136,8 +136,8 @@ def size_of(want: Layers, got: Layers) -> tuple[int, int]:
 
 def _pictures(want: Layers, got: Layers, photographs: Sequence[np.ndarray]) -> np.ndarray:
     height, width = size_of(want, got)
-    prepared = common_normalization(want.runner.interface, got.runner.interface)
-    seeded = [prepared.of_unit(stimuli(1, height, width, seed))[0] for seed in range(SEEDED)]
+    prepared = preparation(want.runner.interface, got.runner.interface)
+    seeded = [prepared(stimuli(1, height, width, seed))[0] for seed in range(SEEDED)]
     return np.stack([*seeded, *photographs]).astype(np.float32)
 
 

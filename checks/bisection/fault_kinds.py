@@ -11,7 +11,7 @@ from scrfdconv.checks.weights import limit_at_rest
 from scrfdconv.converters.graph.convolution import Convolution
 
 if TYPE_CHECKING:
-    from scrfdconv.checks.alignment import Pair
+    from scrfdconv.checks.bisection.alignment import Pair
 
 # A relation explains a difference if what the relation leaves over is this share of the difference.
 EXPLAINED = 0.1

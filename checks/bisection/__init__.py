@@ -1,0 +1,1 @@
+"""Layer by layer: where an artifact begins to differ from its reference, and how."""
