@@ -35,7 +35,7 @@ from scrfdconv.converters.formats.pytorch.runner import EagerRunner
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.metadata import architecture_from_metadata
 from scrfdconv.converters.network.complexity import complexity
-from scrfdconv.converters.network.preprocessing import METADATA
+from scrfdconv.converters.network.preprocessing import METADATA, form_in
 from scrfdconv.converters.permissions import allowing_host_code
 from scrfdconv.converters.precision import FLOAT
 from scrfdconv.converters.runner import Outputs, Runner
@@ -81,7 +81,7 @@ def verify(reference: Source, path: Path, demand: Demand | None = None) -> Repor
         results += audit.results()
         notes += audit.remarks()
     if demand.weights and isinstance(reference, Checkpoint):
-        at_rest = compare_weights(reference, path, got.precision)
+        at_rest = compare_weights(reference, path, got.precision, form_in(got.metadata))
         if at_rest.differ and not at_rest.singly and _same_function(want, got, results):
             notes.append(at_rest.remark())
         else:

@@ -20,6 +20,8 @@ from scrfdconv.checks.results import CheckResult
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.formats import format_of
 from scrfdconv.converters.graph.convolution import Convolution
+from scrfdconv.converters.graph.inputs import as_trained
+from scrfdconv.converters.input_form import PLAIN, InputForm
 
 if TYPE_CHECKING:
     from torch import nn
@@ -113,21 +115,26 @@ class AtRest:
 _UNREAD = AtRest(compared=0, unmatched=(), worst={}, singly=0, readable=False)
 
 
-def compare_weights(checkpoint: Checkpoint, path: Path, precision: str = "fp32") -> AtRest:
+def compare_weights(
+    checkpoint: Checkpoint, path: Path, precision: str = "fp32", form: InputForm = PLAIN
+) -> AtRest:
     """How well the convolutions of the model at ``path`` match those of ``checkpoint``.
 
-    ``precision`` is used for weights whose number type the format does not tell. Where the format
+    ``precision`` is used for weights whose number type the format does not tell, ``form`` is that
+    of the pictures, which the first convolution absorbed. Where the format
     cannot read weights, nothing is compared: such files are compared by outputs alone.
     """
     convolutions = format_of(path).convolutions(path)
     if convolutions is None:
         return _UNREAD
     expected = convolutions_of_checkpoint(checkpoint)
+    network = checkpoint.architecture.normalization
     worst: dict[str, Match] = {}
     found: set[str] = set()
     strangers: list[str] = []
     singly = 0
     for convolution in convolutions:
+        convolution = as_trained(convolution, form, network)  # noqa: PLW2901
         if not convolution.precision:
             convolution = convolution.stored_in(precision)  # noqa: PLW2901
         if convolution.precision not in (*ROUNDING, "int8"):

@@ -25,7 +25,7 @@ InputType = Literal["float", "uint8"]
 Layout = Literal["nchw", "nhwc"]
 
 T = TypeVar("T")
-_TO_LAST, _TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)  # permutations of the axes
+_TO_LAST, TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)  # permutations of the axes
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class InputForm:
 
     def sizes(self, dims: tuple[T, ...]) -> tuple[T, ...]:
         """Batch, channels, height and width from the dimensions of the file's input."""
-        return tuple(dims[i] for i in _TO_FIRST) if self.layout == "nhwc" else dims
+        return tuple(dims[i] for i in TO_FIRST) if self.layout == "nhwc" else dims
 
     def dims(self, sizes: tuple[T, ...]) -> tuple[T, ...]:
         """The dimensions of the file's input from batch, channels, height and width."""

@@ -108,6 +108,7 @@ class Format(ABC):
     bound_to_machine: ClassVar[bool] = False
     keeps_metadata: ClassVar[bool] = True  # False: its files cannot say what pictures they want
     from_itself: ClassVar[bool] = False  # True: a file of the format is a source, too
+    takes_input_forms: ClassVar[bool] = False  # True: bytes, NHWC and other orders of channels
     has_providers: ClassVar[bool] = False  # True: ``open_on`` takes names of execution providers
     serving: ClassVar[Serving | None] = None  # how Triton serves its files; None: Triton does not
 

@@ -133,8 +133,9 @@ def input_dtype(value: onnx.ValueInfoProto) -> np.dtype[Any]:
 def layouts(value: onnx.ValueInfoProto) -> list[Layout]:
     """The layouts that the declared dimensions of an input allow."""
     known: tuple[Layout, ...] = ("nchw", "nhwc")
-    channels = (InputForm(layout=one).sizes(dims_of(value))[1] for one in known)
-    return [one for one, count in zip(known, channels, strict=True) if count in (CHANNELS, None)]
+    channels = {one: InputForm(layout=one).sizes(dims_of(value))[1] for one in known}
+    declared = [one for one in known if channels[one] == CHANNELS]
+    return declared or [one for one in known if channels[one] is None]
 
 
 def dims_of(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from scrfdconv.converters.errors import MissingError, UsageError
+from scrfdconv.converters.graph.model_file import IMAGE_RANK
 from scrfdconv.converters.network.architecture import CHANNELS
 from scrfdconv.converters.scratch import scratch_folder
 
@@ -80,7 +81,8 @@ def session_on(
 
 
 def _probe(declared: Any) -> np.ndarray:
-    free = (1, CHANNELS, *PROBE_SIZE)
+    last = len(declared.shape) == IMAGE_RANK and declared.shape[-1] == CHANNELS  # NHWC
+    free = (1, *PROBE_SIZE, CHANNELS) if last else (1, CHANNELS, *PROBE_SIZE)
     fixed = [d if isinstance(d, int) and d > 0 else None for d in declared.shape]
     shape = [d or free[axis] if axis < len(free) else d or 1 for axis, d in enumerate(fixed)]
     return np.zeros(shape, TYPES.get(declared.type, np.float32))

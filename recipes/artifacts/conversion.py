@@ -29,6 +29,7 @@ from scrfdconv.converters.formats import (
     require_other_files,
 )
 from scrfdconv.converters.graph.kinds import output_kind
+from scrfdconv.converters.input_form import PLAIN
 from scrfdconv.converters.metadata import own_metadata
 from scrfdconv.converters.normalization import (
     NOTHING_SAID,
@@ -231,6 +232,7 @@ def _require_end(source: Source, target: Target) -> None:
     wanted: Any = target.of(graph.options)
     if graph is not maker and graph.from_itself:
         graph.require_possible(source, wanted, target.sizes)
+    _require_input(source, maker, graph, wanted)
     if graph is maker and target.precision in (None, FLOAT):
         return
     if isinstance(source, Artifact) and source.format == graph.name and _ends_with_faces(source):
@@ -242,6 +244,28 @@ def _require_end(source: Source, target: Target) -> None:
         raise UsageError(
             "--outputs faces is for ONNX in float32: leave the option out, or make it with onnx."
         )
+
+
+def _require_input(source: Source, maker: Format, graph: Format, wanted: Any) -> None:
+    """Refuse bytes, NHWC and other orders of channels for formats that take none of them."""
+    if maker.takes_input_forms:
+        return
+    where = "--input, --layout and --input-color"
+    asked = getattr(wanted, "asks_for_input", False)
+    if isinstance(source, Artifact) and source.format == graph.name and not asked:
+        where, asked = str(source.path), _prepares_pictures(source)
+    if asked:
+        raise UsageError(
+            f"{where}: {maker.title} is made for normalised float pictures in NCHW alone; start "
+            "from a checkpoint, without these options."
+        )
+
+
+def _prepares_pictures(source: Artifact) -> bool:
+    from scrfdconv.converters.graph.forms import form_of
+    from scrfdconv.converters.graph.model_file import load_onnx
+
+    return form_of(load_onnx(source.path)) != PLAIN
 
 
 # ---------------------------------------------------------------- what is on the way

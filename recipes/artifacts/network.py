@@ -15,8 +15,10 @@ from scrfdconv.checks.verification import Demand
 from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.errors import ArtifactError, CheckFailed
 from scrfdconv.converters.formats import Source, formats
+from scrfdconv.converters.graph.forms import form_of, network_of
 from scrfdconv.converters.graph.kinds import output_kind
 from scrfdconv.converters.graph.model_file import image_input, load_onnx, metadata_of, opset_of
+from scrfdconv.converters.graph.preamble import dims_of
 from scrfdconv.converters.metadata import architecture_from_metadata, own_metadata
 from scrfdconv.converters.precision import FLOAT
 from scrfdconv.recipes.artifacts.lift import fit, lifted
@@ -101,6 +103,7 @@ def _is_wanted(source: Artifact, target: Target) -> bool:
     return (
         options.opset in (None, opset_of(model))
         and options.outputs in (None, output_kind(own))
+        and (not options.asks_for_input or options.form(network_of(model)) == form_of(model))
         and _takes(model, target)
     )
 
@@ -109,6 +112,6 @@ def _takes(model: onnx.ModelProto, target: Target) -> bool:
     """True if the sizes of the input are free or those of ``target``; no sizes: those it has."""
     if target.shape is None:
         return True
-    dims = image_input(model).type.tensor_type.shape.dim
-    asked = ((0, target.batch or 0), (2, target.shape[0]), (3, target.shape[1]))
-    return all(dims[axis].dim_value in (0, size) for axis, size in asked)
+    batch, _, height, width = form_of(model).sizes(dims_of(image_input(model)))
+    asked = ((batch, target.batch), (height, target.shape[0]), (width, target.shape[1]))
+    return all(have in (None, size) for have, size in asked)

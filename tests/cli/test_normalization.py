@@ -81,3 +81,30 @@ def test_a_foreign_file_that_takes_frames_finds_the_same(in_process, tiny_onnx, 
     for pair in ((frame, tiny_onnx), (tiny_onnx, frame)):
         ran = in_process("verify", pair[0], "--reference", pair[1], "--json")
         assert ran.code == 0, ran.err
+
+
+def test_a_file_takes_frames_if_asked_to(in_process, tiny_pth, picture, tmp_path):
+    asked = ("--input", "uint8", "--layout", "nhwc", "--input-color", "bgr")
+    assert in_process("onnx", tiny_pth, "-o", tmp_path / "a.onnx", "--no-verify").code == 0
+
+    ran = in_process("onnx", tiny_pth, *asked, "-o", tmp_path / "frame.onnx", "--json")
+
+    assert ran.code == 0, ran.err
+    verified = in_process("verify", tmp_path / "frame.onnx", "--reference", tiny_pth)
+    assert verified.code == 0, verified.err
+    assert "arranged in another way" not in verified.err + verified.out
+    models = tmp_path / "a.onnx", tmp_path / "frame.onnx"
+    found = [in_process("detect", one, picture, *SMALL, "--json").json for one in models]
+    faces = [one["images"][0]["faces"] for one in found]
+    assert len(faces[0]) == len(faces[1]) > 0
+    np.testing.assert_allclose(faces[0][0]["box"], faces[1][0]["box"], atol=1e-2)
+
+
+@pytest.mark.parametrize("verb", ["ncnn", "mnn"])
+def test_formats_that_cannot_take_frames_say_so(in_process, tiny_pth, tmp_path, verb):
+    pytest.importorskip("pnnx" if verb == "ncnn" else "MNN")
+    ran = in_process(verb, tiny_pth, "--input", "uint8", "-o", tmp_path / f"a.{verb}")
+
+    assert ran.code == 2
+    assert "is made for normalised float pictures in NCHW alone" in ran.sentence
+    assert not list(tmp_path.iterdir())

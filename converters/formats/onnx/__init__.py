@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from scrfdconv.converters.errors import UsageError
 from scrfdconv.converters.formats import Finding, Format, Source, formats
 from scrfdconv.converters.graph.kinds import FaceRules, OutputKind
+from scrfdconv.converters.input_form import PLAIN, InputForm, InputType, Layout
+from scrfdconv.converters.normalization import Color, Normalization
 from scrfdconv.converters.options import Option, SizeOptions
 from scrfdconv.converters.precision import precisions
 from scrfdconv.converters.signature import Serving
@@ -30,6 +32,7 @@ ON_CPU = (
     "FP16 is for GPUs and NPUs: ONNX Runtime on a CPU computes it in float32, in about the float "
     "model's time or up to a fifth more."
 )
+_FOR_INPUT = "Pictures that the file takes"  # heading in --help
 _FOR_FACES = "For --outputs faces"  # heading in --help
 _MOST_FACES = 1000  # more than any picture has; every place is computed for every picture
 _LEAST_SCORE = 0.001  # places without a face have the score 0
@@ -66,6 +69,36 @@ class OnnxOptions(SizeOptions):
             none_means="raw",
         ),
     ] = None
+    # None: float, nchw and the network's order for exports, unchanged for what is ONNX already.
+    input: Annotated[
+        InputType | None,
+        Option(
+            help="float: normalised pictures; uint8: bytes, normalised in the graph.",
+            shown_default="float",
+            in_name="{}",
+            none_means="float",
+            group=_FOR_INPUT,
+        ),
+    ] = None
+    layout: Annotated[
+        Layout | None,
+        Option(
+            help="Order of the input's axes.",
+            shown_default="nchw",
+            in_name="{}",
+            none_means="nchw",
+            group=_FOR_INPUT,
+        ),
+    ] = None
+    input_color: Annotated[
+        Color | None,
+        Option(
+            help="Order of the input's channels, whatever the network was trained on.",
+            shown_default="the network's",
+            in_name="{}",
+            group=_FOR_INPUT,
+        ),
+    ] = None
     max_faces: Annotated[
         int,
         Option(
@@ -99,6 +132,21 @@ class OnnxOptions(SizeOptions):
     ] = 0.4
 
     @property
+    def asks_for_input(self) -> bool:
+        """True if the user says anything of the pictures that the file takes."""
+        return (self.input, self.layout, self.input_color) != (None, None, None)
+
+    def form(self, network: Normalization) -> InputForm:
+        """The form in which the file takes the pictures of a network."""
+        color = self.input_color or network.color
+        kind, layout = self.input or "float", self.layout or "nchw"
+        if (kind, layout, color) == ("float", "nchw", network.color):
+            return PLAIN
+        same = network if color == network.color else network.exchanged()
+        raw = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), color)
+        return InputForm(kind, layout, raw if kind == "uint8" else same)
+
+    @property
     def rules(self) -> FaceRules:
         """For outputs that are faces."""
         return FaceRules(threshold=self.threshold, nms_iou=self.nms_iou, max_faces=self.max_faces)
@@ -127,6 +175,7 @@ class Onnx(Format):
     libraries = ("torch", "onnx", "onnxsim", "numpy")
     modules = ("torch", "onnx", "onnxsim", "onnxruntime")
     from_itself = True
+    takes_input_forms = True
     has_providers = True
     serving = Serving(backend="onnxruntime", platform="onnxruntime_onnx", file="model.onnx")
 

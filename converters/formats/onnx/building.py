@@ -22,6 +22,8 @@ from scrfdconv.converters.formats.onnx import (
 )
 from scrfdconv.converters.formats.onnx.export import exported
 from scrfdconv.converters.graph.faces import append_faces
+from scrfdconv.converters.graph.forms import form_of, network_of
+from scrfdconv.converters.graph.inputs import write_input
 from scrfdconv.converters.graph.kinds import KEY, FaceRules, OutputKind, output_kind
 from scrfdconv.converters.graph.model_file import (
     image_input,
@@ -41,9 +43,11 @@ from scrfdconv.converters.graph.passes import (
     use_own_axis_names,
     use_own_tensor_names,
 )
+from scrfdconv.converters.input_form import PLAIN
 from scrfdconv.converters.metadata import PREFIX, architecture_from_metadata
 from scrfdconv.converters.metadata import own_metadata as _own
 from scrfdconv.converters.network.architecture import require_shape
+from scrfdconv.converters.network.preprocessing import metadata_of_pictures
 from scrfdconv.converters.options import DYNAMIC
 
 if TYPE_CHECKING:
@@ -90,8 +94,11 @@ def onnx_from_checkpoint(checkpoint: Checkpoint, options: OnnxOptions) -> onnx.M
     else:
         write_outputs(model, kind, a)
     declare_outputs(model, kind, a, options.shape, options.batch, options.max_faces)
+    form = options.form(a.normalization)
+    write_input(model, form, a.normalization)
     use_own_tensor_names(model)
     metadata = metadata_for(checkpoint, "fp32", options.shape, options.batch)
+    metadata |= metadata_of_pictures(a.normalization, form)
     metadata |= {} if kind == "raw" else {KEY: kind}
     metadata |= {"batch": "1"} if kind == "flat" else {}
     metadata |= options.rules.metadata if kind == "faces" else {}
@@ -122,6 +129,7 @@ def simplified(model: onnx.ModelProto, options: OnnxOptions) -> onnx.ModelProto:
             "this graph is taken as it is."
         )
     kept = {k: v for k, v in metadata_of(model).items() if not k.startswith(SIMPLIFIER)}
+    kept |= _with_input(model, options)
     if options.shape:
         require_shape(options.shape)
         fix_input(model, options.batch, options.shape)
@@ -150,6 +158,23 @@ def simplified(model: onnx.ModelProto, options: OnnxOptions) -> onnx.ModelProto:
     return model
 
 
+def _with_input(model: onnx.ModelProto, options: OnnxOptions) -> dict[str, str]:
+    """Write the input that is asked for into a graph that has another one; its metadata."""
+    if not options.asks_for_input:
+        return {}
+    network, have = network_of(model), form_of(model)
+    form = options.form(network)
+    if form == have:
+        return {}
+    if have != PLAIN:
+        raise UsageError(
+            f"--input, --layout and --input-color: {model.graph.name} takes "
+            f"{have.words(network)} already; start from its checkpoint."
+        )
+    write_input(model, form, network)
+    return {PREFIX + key: value for key, value in metadata_of_pictures(network, form).items()}
+
+
 def _has_outputs(model: onnx.ModelProto, kind: OutputKind) -> bool:
     own = _own(metadata_of(model))
     return architecture_from_metadata(own) is not None and output_kind(own) == kind
@@ -170,8 +195,10 @@ def fix_input(model: onnx.ModelProto, batch: int | None, shape: tuple[int, int])
     if batch is not None and batch < 1:
         raise UsageError(f"--batch {batch}: must be at least 1.")
     dims = image_input(model).type.tensor_type.shape.dim
+    places = form_of(model).sizes((0, 1, 2, 3))
     for i, size in ((0, batch or DYNAMIC), (2, shape[0]), (3, shape[1])):
-        fixed = dims[i].dim_value
+        dim = dims[places[i]]
+        fixed = dim.dim_value
         if fixed and fixed != size:
             axis = ("batch", "", "height", "width")[i]
             raise UsageError(
@@ -179,8 +206,8 @@ def fix_input(model: onnx.ModelProto, batch: int | None, shape: tuple[int, int])
                 "from the checkpoint."
             )
         if isinstance(size, int):
-            dims[i].Clear()
-            dims[i].dim_value = size
+            dim.Clear()
+            dim.dim_value = size
 
 
 def _require_written_opset(model: onnx.ModelProto, opset: int, exporter: str) -> None:

@@ -21,6 +21,7 @@ from scrfdconv.converters.formats.openvino.reading import stored_precision
 from scrfdconv.converters.graph.model_file import IMAGE_RANK
 from scrfdconv.converters.metadata import architecture_from_metadata
 from scrfdconv.converters.network.architecture import CHANNELS, SIZE_MULTIPLE
+from scrfdconv.converters.network.preprocessing import form_in
 from scrfdconv.converters.runner import (
     Interface,
     Runner,
@@ -29,6 +30,7 @@ from scrfdconv.converters.runner import (
 )
 
 _FLOAT = "f32"
+_TYPES = {"float": _FLOAT, "uint8": "u8"}  # of inputs
 _READABLE = {"f32": "fp32", "f16": "fp16"}  # bf16 keeps its name
 
 
@@ -48,9 +50,10 @@ class OpenVinoRunner(Runner):
         self._path, self._threads = path, threads or thread_limit()
         self._model = read_model(path)
         self._by_default = self.precision == "int8" if by_default is None else by_default
-        self._input = self._image_input()
         names = [name_of(output) for output in self._model.outputs]
         metadata = own_metadata_of(self._model)
+        self._form = form_in(metadata)
+        self._input = self._image_input()
         super().__init__(self._interface(canonical_outputs(names, path), metadata), metadata)
         self._request = self._compiled.create_infer_request()
 
@@ -74,17 +77,18 @@ class OpenVinoRunner(Runner):
         inputs = self._model.inputs
         ranks = [port.partial_shape.rank.get_length() for port in inputs]
         types = [port.element_type.get_type_name() for port in inputs]
-        if ranks != [IMAGE_RANK] or types != [_FLOAT]:
+        expected = _TYPES[self._form.type]
+        if ranks != [IMAGE_RANK] or types != [expected]:
             shown = ", ".join(f"{t} of rank {r}" for t, r in zip(types, ranks, strict=True))
             raise ArtifactError(
-                f"{self._path}: is not an SCRFD: expected one float32 image (N, 3, H, W), its "
-                f"inputs are {shown or 'none'}."
+                f"{self._path}: is not an SCRFD: expected one {expected} image of rank "
+                f"{IMAGE_RANK}, its inputs are {shown or 'none'}."
             )
         return inputs[0]
 
     def _interface(self, names: tuple[str, ...], metadata: dict[str, str]) -> Interface:
-        batch, channels, height, width = (
-            d.get_length() if d.is_static else None for d in self._input.partial_shape
+        batch, channels, height, width = self._form.sizes(
+            tuple(d.get_length() if d.is_static else None for d in self._input.partial_shape)
         )
         if channels not in (CHANNELS, None):
             raise ArtifactError(
@@ -92,7 +96,7 @@ class OpenVinoRunner(Runner):
             )
         a = architecture_from_metadata(metadata)
         multiple = a.size_multiple if a else SIZE_MULTIPLE
-        return Interface(names, batch, height, width, size_multiple=multiple)
+        return Interface(names, batch, height, width, size_multiple=multiple, form=self._form)
 
     @cached_property
     def _compiled(self) -> Any:
