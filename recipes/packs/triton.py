@@ -92,8 +92,8 @@ class Triton(Pack):
 
         maker = formats()[source.format]
         assert maker.serving is not None
-        path = folder / VERSION / maker.serving.file
-        yield from declared_results(maker.signature(path), maker.open(path))
+        runner = maker.open(folder / VERSION / maker.serving.file)
+        yield from declared_results(maker.signature(source.path), runner)
 
 
 def _images(source: Artifact, signature: Signature, options: TritonOptions) -> int:
