@@ -64,6 +64,7 @@ class Triton(Pack):
     name = "triton"
     title = "Triton"
     summary = "A model repository for Triton: ONNX Runtime, OpenVINO or TensorRT behind it."
+    remedy = "Convert it with scrfdconv: then shapes are those that the network has."
     options: ClassVar[type] = TritonOptions
 
     def takes(self, maker: Format) -> bool:
