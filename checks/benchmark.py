@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from scrfdconv.checks.workers import Died, Worker
 from scrfdconv.converters.errors import ArtifactError, CheckFailed, MissingError
 from scrfdconv.converters.machine import cpu_name
 from scrfdconv.converters.metadata import installed_version
+from scrfdconv.converters.normalization import Normalization
 from scrfdconv.converters.runner import Interface, Runner
 
 Seconds = npt.NDArray[np.float64]
@@ -54,8 +55,8 @@ class Timing:
     peak_bytes: int  # of its process, libraries included
     batch: int
     precision: str = "fp32"  # and the arithmetic of float layers, where that is no float32
-    faces: tuple[Faces, ...] = ()  # of each photograph, before the deployment threshold
     remark: str = ""  # of the runtime, such as what another device computed
+    setting: str = ""  # the runtime's property that chose the arithmetic, where there is one
 
     @property
     def median(self) -> float:
@@ -87,8 +88,14 @@ class Ratio:
 
 
 def ratio(timing: Timing, first: Timing) -> Ratio:
-    """Compare run by run: both runs of a round met the same state of the machine."""
-    low, median, high = np.percentile(timing.seconds / first.seconds, (10, 50, 90))
+    """Compare run by run: both runs of a round met the same state of the machine.
+
+    Rounds that only one of the two took part in do not count.
+    """
+    shared = min(len(timing.seconds), len(first.seconds))
+    low, median, high = np.percentile(
+        timing.seconds[:shared] / first.seconds[:shared], (10, 50, 90)
+    )
     return Ratio(float(median), float(low), float(high))
 
 
@@ -102,20 +109,20 @@ class Workload:
     warm_up: int = DEFAULT_WARM_UP
 
 
-def measure(
+@contextmanager
+def contest(
     models: Mapping[str, Open],
     choose: Callable[[Sequence[Interface]], Workload],
     threads: int | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
     *,
     twins: bool = False,
     photographs: Sequence[Path] = (),
-) -> tuple[list[Timing], Workload]:
-    """Time models by name in turns; ``choose`` picks the workload from what all models accept.
+) -> Iterator[Contest]:
+    """Models by name in processes of their own, warmed up; ``choose`` picks the workload.
 
-    ``threads`` limits each model's runtime; None leaves it to the runtimes. With ``twins``, a file
-    that this machine can compute in two arithmetics is timed in both. The faces of ``photographs``
-    are found before the first measured run.
+    ``choose`` gets what each model accepts. ``threads`` limits each model's runtime; None leaves
+    it to the runtimes. With ``twins``, a file that this machine can compute in two arithmetics
+    runs in both. The faces of ``photographs`` are found before the first measured run.
     """
     with ExitStack() as stack:
 
@@ -133,14 +140,57 @@ def measure(
                 timed[-1].open()
         workload = choose(interfaces)
         for model in timed:
-            model.find_faces(photographs, workload.shape)
+            # Files of some formats cannot say how pictures are prepared: as for the first model.
+            model.find_faces(photographs, workload.shape, interfaces[0].normalization)
         for model in timed:
             model.warm_up(workload)
-        for done in range(1, workload.runs + 1):
-            for model in timed:
-                model.run()
-            progress(done, workload.runs)
-        return [model.timing(workload) for model in timed], workload
+        yield Contest(timed, workload)
+
+
+class Contest:
+    """Models that take turns; those that leave end with the runs that they have."""
+
+    def __init__(self, models: Sequence[_TimedModel], workload: Workload) -> None:
+        self._models, self.workload = models, workload
+        self._left: dict[_TimedModel, Timing] = {}
+
+    @property
+    def faces(self) -> list[tuple[Faces, ...]]:
+        """What each model finds on each photograph, before the deployment threshold."""
+        return [model.faces for model in self._models]
+
+    def run(self, times: int, progress: Callable[[int], None] = lambda done: None) -> None:
+        """Let every model that is still here run so many times, in turns."""
+        for done in range(1, times + 1):
+            for model in self._models:
+                if model not in self._left:
+                    model.run()
+            progress(done)
+
+    def leave(self, places: Collection[int]) -> None:
+        """End the processes of the models at these places of ``timings``."""
+        for place in places:
+            model = self._models[place]
+            if model not in self._left:
+                self._left[model] = model.timing(self.workload)
+                model.end()
+
+    def timings(self) -> list[Timing]:
+        """What was measured so far, also of the models that left."""
+        return [self._left.get(model) or model.timing(self.workload) for model in self._models]
+
+
+def measure(
+    models: Mapping[str, Open],
+    choose: Callable[[Sequence[Interface]], Workload],
+    threads: int | None = None,
+    *,
+    twins: bool = False,
+) -> tuple[list[Timing], Workload]:
+    """Time the models of a `contest` in which all of them run to the end."""
+    with contest(models, choose, threads, twins=twins) as found:
+        found.run(found.workload.runs)
+        return found.timings(), found.workload
 
 
 class _TimedModel:
@@ -150,7 +200,7 @@ class _TimedModel:
         self.name = name
         self._open, self._worker = model, worker
         self._runs: list[tuple[float, float]] = []  # wall, processor
-        self._faces: tuple[Faces, ...] = ()
+        self.faces: tuple[Faces, ...] = ()  # of each photograph, before the threshold
         self.opened: _Opened
 
     def _ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -166,8 +216,10 @@ class _TimedModel:
         self.opened = self._ask(_open, self._open, twins)
         return self.opened
 
-    def find_faces(self, photographs: Sequence[Path], size: tuple[int, int]) -> None:
-        self._faces = tuple(self._checked(_faces_on, path, size) for path in photographs)
+    def find_faces(
+        self, photographs: Sequence[Path], size: tuple[int, int], assumed: Normalization
+    ) -> None:
+        self.faces = tuple(self._checked(_faces_on, path, size, assumed) for path in photographs)
 
     def _checked(self, function: Callable[..., Any], *arguments: Any) -> Any:
         try:
@@ -184,6 +236,10 @@ class _TimedModel:
         self._runs.append(self._ask(_run))
         time.sleep(PAUSE_SECONDS)
 
+    def end(self) -> None:
+        """End the process: its memory and its threads are free for the others."""
+        self._worker.end()
+
     def timing(self, workload: Workload) -> Timing:
         wall, busy = np.array(self._runs).T
         return Timing(
@@ -193,8 +249,8 @@ class _TimedModel:
             peak_bytes=self._ask(peak_memory),
             batch=workload.batch,
             precision=self.opened.precision,
-            faces=self._faces,
             remark=self.opened.remark,
+            setting=self.opened.setting,
         )
 
 
@@ -214,6 +270,7 @@ class _Opened:
     precision: str
     has_twin: bool
     remark: str
+    setting: str
 
 
 def _open(model: Open, twins: bool) -> _Opened:
@@ -221,7 +278,7 @@ def _open(model: Open, twins: bool) -> _Opened:
     precision, arithmetic = runner.precision, runner.computes_in
     told = precision if arithmetic in (precision, "fp32") else f"{precision}, {arithmetic}"
     has_twin = twins and runner.twin() is not None
-    return _Opened(runner.interface, told, has_twin, runner.remark)
+    return _Opened(runner.interface, told, has_twin, runner.remark, runner.arithmetic_setting)
 
 
 def _twin_of(model: Open) -> Runner:
@@ -230,9 +287,9 @@ def _twin_of(model: Open) -> Runner:
     return twin
 
 
-def _faces_on(path: Path, size: tuple[int, int]) -> Faces:
+def _faces_on(path: Path, size: tuple[int, int], assumed: Normalization) -> Faces:
     runner = _here["runner"]
-    return faces_on_input(runner, model_input(path, size, runner.interface.normalization))
+    return faces_on_input(runner, model_input(path, size, runner.interface.stated or assumed))
 
 
 def _prepare(workload: Workload) -> None:

@@ -135,7 +135,7 @@ def _bench(
         compared, workload = compare_speed({**labels(models), **made}, options, bench, advance)
     machine = bench_environment(bench.threads)
     if output.wants_json():
-        rows = [_row(model) for model in compared]
+        rows = [model.to_dict() for model in compared]
         output.print_json(
             {
                 **_conditions(workload),
@@ -158,42 +158,10 @@ def _conditions(workload: Workload) -> dict[str, Any]:
     }
 
 
-def _row(model: ComparedModel) -> dict[str, Any]:
-    timing, kept = model.timing, model.agreement
-    faces = {
-        "reference_faces": kept.reference_faces,
-        "faces_lost": kept.reference_faces - kept.found,
-        "faces_extra": kept.extra,
-        "mean_iou": kept.mean_iou,
-    } if kept else {}  # fmt: skip
-    return {
-        "model": timing.name,
-        "format": model.format,
-        "precision": timing.precision,
-        "threads": model.threads,
-        "median_ms": 1e3 * timing.median,
-        "p90_ms": 1e3 * timing.percentile(90),
-        "p99_ms": 1e3 * timing.percentile(99),
-        "images_per_second": timing.throughput,
-        "cores_used": timing.cores,
-        "file_bytes": model.file_bytes,
-        "peak_memory_bytes": timing.peak_bytes,
-        "ratio": model.ratio.median,
-        "ratio_p10": model.ratio.low,
-        "ratio_p90": model.ratio.high,
-        **faces,
-        **({"remark": timing.remark} if timing.remark else {}),
-    }
-
-
 def _print(compared: list[ComparedModel], workload: Workload, machine: dict[str, Any]) -> None:
     judged = compared[0].agreement
     rows = [(*HEADINGS, LOST) if judged else HEADINGS, *(_cells(model) for model in compared)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        sized = list(zip(row, widths, strict=True))
-        words = [cell.ljust(width) for cell, width in sized[:WORDS]]
-        output.show("  ".join((*words, *(cell.rjust(width) for cell, width in sized[WORDS:]))))
+    output.show_columns(rows, WORDS)
     height, width = workload.shape
     output.show(
         f"{workload.batch} x 3 x {height} x {width}, {workload.runs} runs in turns after "
@@ -218,7 +186,7 @@ def _print(compared: list[ComparedModel], workload: Workload, machine: dict[str,
 
 def _cells(model: ComparedModel) -> tuple[str, ...]:
     t, r, kept = model.timing, model.ratio, model.agreement
-    lost = (f"{kept.reference_faces - kept.found}/{kept.extra}",) if kept else ()
+    lost = (f"{model.faces_lost}/{kept.extra}",) if kept else ()
     return (
         Path(t.name).name,
         t.precision,

@@ -174,7 +174,8 @@ def _require_drawable(
     plot: Path | None, files: list[str | Path | None], folders: list[Path | None]
 ) -> None:
     """Refuse a plot that cannot be drawn, or that would replace what is read."""
-    from scrfdconv.checks.widerface.plot import require_plotting
+    from scrfdconv.checks.reports.figures import require_plotting
+    from scrfdconv.checks.widerface.plot import OPTION
     from scrfdconv.converters.artifact import require_distinct, require_folder
     from scrfdconv.converters.errors import OutputError
 
@@ -187,7 +188,7 @@ def _require_drawable(
     inside = any(plot.resolve().is_relative_to(folder.resolve()) for folder in folders if folder)
     if inside and plot.exists():
         raise OutputError(f"{plot}: is in a folder that is read; give another output file.")
-    require_plotting()
+    require_plotting(OPTION)
 
 
 def _plot(evaluation: Evaluation, title: str, path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from scrfdconv.checks.benchmark import (
     DEFAULT_RUNS,
@@ -14,9 +16,10 @@ from scrfdconv.checks.benchmark import (
     Ratio,
     Timing,
     Workload,
-    measure,
+    contest,
     ratio,
 )
+from scrfdconv.checks.faces.decode import Faces
 from scrfdconv.checks.faces.matching import Agreement, agreement
 from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.errors import CheckFailed, UsageError
@@ -29,6 +32,9 @@ from scrfdconv.recipes.faces.detection import DEFAULT_SIZE, open_runner
 from scrfdconv.recipes.order import Stage
 from scrfdconv.recipes.runtimes import FileForRuntime, RuntimeFiles
 
+# Shares of the runs after which models may leave: those that are far behind cost an eighth.
+ROUNDS = (1 / 8, 1 / 4, 1 / 2, 1.0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions:
@@ -40,6 +46,7 @@ class BenchOptions:
     runs: int = DEFAULT_RUNS
     warm_up: int = DEFAULT_WARM_UP
     images: tuple[Path, ...] = ()  # photographs, to count the faces that a model loses
+    margin: float = 0.0  # of scores: a face that moves by less over the threshold is not lost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +59,43 @@ class ComparedModel:
     file_bytes: int | None  # None for a built-in model, which has no file
     format: str
     agreement: Agreement | None  # with the first model's faces; None: no photographs
+
+    @property
+    def faces_lost(self) -> int:
+        """Faces of the first model that this one does not find; 0 without photographs."""
+        return self.agreement.reference_faces - self.agreement.found if self.agreement else 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """For ``--json`` and reports."""
+        timing, kept = self.timing, self.agreement
+        faces = {
+            "reference_faces": kept.reference_faces,
+            "faces_lost": self.faces_lost,
+            "faces_extra": kept.extra,
+            "mean_iou": kept.mean_iou,
+        } if kept else {}  # fmt: skip
+        return {
+            "model": timing.name,
+            "format": self.format,
+            "precision": timing.precision,
+            "threads": self.threads,
+            "median_ms": 1e3 * timing.median,
+            "p90_ms": 1e3 * timing.percentile(90),
+            "p99_ms": 1e3 * timing.percentile(99),
+            "images_per_second": timing.throughput,
+            "cores_used": timing.cores,
+            "file_bytes": self.file_bytes,
+            "peak_memory_bytes": timing.peak_bytes,
+            "ratio": self.ratio.median,
+            "ratio_p10": self.ratio.low,
+            "ratio_p90": self.ratio.high,
+            **faces,
+            **({"remark": timing.remark} if timing.remark else {}),
+        }
+
+
+# Which models, by place, need not run on: those that cannot become what is looked for.
+Losers = Callable[[Sequence[ComparedModel]], Collection[int]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,46 +112,60 @@ def compare_speed(
     options: SourceOptions,
     bench: BenchOptions,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    losers: Losers = lambda compared: (),
 ) -> tuple[list[ComparedModel], Workload]:
     """Time models of any kind, by label, side by side; the others are compared with the first one.
 
     Files of a runtime with execution providers run on the options' provider, too, in a row of their
-    own. Each number of threads is a contest of its own: the models take turns within it.
+    own. Each number of threads is a contest of its own: the models take turns within it, and
+    ``losers`` leave between its rounds.
     """
     entries = dict(_entries(models, options))
-    compared: list[ComparedModel] = []
+    found: list[ComparedModel] = []
     agreed: list[Agreement | None] = []
+    total = len(bench.threads) * bench.runs
     for at, threads in enumerate(bench.threads):
-        timings, workload = measure(
-            {
-                label: partial(_open, one.model, one.options, threads)
-                for label, one in entries.items()
-            },
-            partial(_workload, bench, entries),
-            threads,
-            partial(_advance, progress, at, len(bench.threads)),
-            twins=True,
-            photographs=() if agreed else bench.images,
+        openings = {
+            label: partial(_open, one.model, one.options, threads) for label, one in entries.items()
+        }
+        choose, photographs = partial(_workload, bench, entries), () if agreed else bench.images
+        with contest(openings, choose, threads, twins=True, photographs=photographs) as one:
+            first = one.faces[0]
+            agreed = agreed or [_agreement(first, faces, bench.margin) for faces in one.faces]
+            for before, after in pairwise((0, *_ends_of_rounds(bench.runs))):
+                done = at * bench.runs + before
+                one.run(after - before, partial(_advance, progress, done, total))
+                compared = list(_compared(one.timings(), agreed, entries, threads))
+                one.leave(losers(compared))
+        found += compared
+    return found, one.workload
+
+
+def _advance(progress: Callable[[int, int], None], before: int, total: int, more: int) -> None:
+    progress(before + more, total)
+
+
+def _ends_of_rounds(runs: int) -> list[int]:
+    """The numbers of runs after which a round ends, the last one being all of them."""
+    return sorted({max(1, round(share * runs)) for share in ROUNDS})
+
+
+def _compared(
+    timings: Sequence[Timing],
+    agreed: Sequence[Agreement | None],
+    entries: Mapping[str, _Entry],
+    threads: int | None,
+) -> Iterator[ComparedModel]:
+    for timing, kept in zip(timings, agreed, strict=True):
+        source = entries[timing.name].source
+        yield ComparedModel(
+            timing=timing,
+            ratio=ratio(timing, timings[0]),
+            threads=threads,
+            file_bytes=_size(source),
+            format=source.format,
+            agreement=kept,
         )
-        agreed = agreed or [_agreement(timing, timings[0]) for timing in timings]
-        compared += [
-            ComparedModel(
-                timing=timing,
-                ratio=ratio(timing, timings[0]),
-                threads=threads,
-                file_bytes=_size(entries[timing.name].source),
-                format=entries[timing.name].source.format,
-                agreement=agreement,
-            )
-            for timing, agreement in zip(timings, agreed, strict=True)
-        ]
-    return compared, workload
-
-
-def _advance(
-    progress: Callable[[int, int], None], finished: int, contests: int, done: int, total: int
-) -> None:
-    progress(finished * total + done, contests * total)
 
 
 @contextmanager
@@ -158,14 +216,16 @@ def _open(model: str, options: SourceOptions, threads: int | None) -> Runner:
     return open_runner(open_source(model, options), threads)
 
 
-def _agreement(timing: Timing, first: Timing) -> Agreement | None:
-    """How many of the first model's faces this one keeps; raises CheckFailed if there are none."""
-    if not timing.faces:
+def _agreement(
+    reference: Sequence[Faces], found: Sequence[Faces], margin: float
+) -> Agreement | None:
+    """How many of the first model's faces another keeps; raises CheckFailed if there are none."""
+    if not reference:
         return None
-    found = agreement(zip(first.faces, timing.faces, strict=True))
-    if found.undefined:
-        raise CheckFailed(f"{found.undefined[0].upper()}{found.undefined[1:]}.")
-    return found
+    kept = agreement(zip(reference, found, strict=True), margin=margin)
+    if kept.undefined:
+        raise CheckFailed(f"{kept.undefined[0].upper()}{kept.undefined[1:]}.")
+    return kept
 
 
 def _size(source: Source) -> int | None:

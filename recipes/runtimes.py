@@ -2,36 +2,94 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from scrfdconv.checks.verification import Demand
 from scrfdconv.converters.artifact import Artifact
-from scrfdconv.converters.errors import ArtifactError, CheckFailed, ScrfdconvError
+from scrfdconv.converters.errors import ArtifactError, CheckFailed, ScrfdconvError, UsageError
 from scrfdconv.converters.formats import Format, Source, formats
 from scrfdconv.converters.precision import FLOAT, precisions
+from scrfdconv.converters.precision.int8 import DEFAULT_FACE_LOSS
 from scrfdconv.recipes.artifacts.conversion import convert
+from scrfdconv.recipes.artifacts.naming import default_output
 from scrfdconv.recipes.artifacts.network import GRAPH, network_in
 from scrfdconv.recipes.artifacts.target import target_of
+from scrfdconv.recipes.faces.pictures import spread
 from scrfdconv.recipes.order import Stage, silent
+
+# A file's faces are counted on all photographs where the file is timed: its verification, which
+# runs the reference again for each file, needs only some.
+MOST_VERIFIED = 8
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A format in one of its precisions."""
+
+    format: Format
+    precision: str
+
+    @property
+    def name(self) -> str:
+        """``onnx-int8``, as users name one."""
+        return f"{self.format.name}-{self.precision}"
+
+    @property
+    def label(self) -> str:
+        """``ONNX int8``, for people."""
+        return f"{self.format.title} {self.precision}"
+
+    @property
+    def calibrated(self) -> bool:
+        """True if its values are measured on photographs."""
+        native = self.precision in self.format.native_precisions
+        return not native and precisions()[self.precision].needs_images
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileForRuntime:
     """A verified file, or why there is none."""
 
-    label: str  # format and precision
+    candidate: Candidate
     path: Path | None = None
+    plan: Path | None = None  # what was measured and decided, where that was much
     why_not: str = ""
+
+    @property
+    def label(self) -> str:
+        """``ONNX int8``."""
+        return self.candidate.label
+
+
+def all_candidates() -> tuple[Candidate, ...]:
+    """Every format in each of its precisions; first the float graph that the others come from."""
+    made = [one for one in formats().values() if one.source]
+    made.sort(key=lambda one: one is not GRAPH)
+    return tuple(Candidate(one, precision) for one in made for precision in one.precisions)
+
+
+def candidates_called(names: Sequence[str]) -> tuple[Candidate, ...]:
+    """The candidates of formats (``onnx``) or with a precision (``onnx-int8``); no names: all.
+
+    Raises UsageError, with the known names, for an unknown one.
+    """
+    every = all_candidates()
+    known = dict.fromkeys([*(one.format.name for one in every), *(one.name for one in every)])
+    if unknown := [name for name in names if name not in known]:
+        raise UsageError(f"{unknown[0]} is no candidate; known are {', '.join(known)}.")
+    return tuple(one for one in every if not names or one.name in names or one.format.name in names)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeFiles:
     """Makes verified files of fixed size in each format and precision that runs here.
 
-    INT8 that is calibrated needs ``images``.
+    INT8 that is calibrated needs ``images``. Candidates of one arrangement of INT8 share one
+    search.
     """
 
     source: Source
@@ -39,41 +97,45 @@ class RuntimeFiles:
     shape: tuple[int, int]
     batch: int = 1
     images: tuple[Path, ...] = ()
+    candidates: tuple[Candidate, ...] = ()  # none: all
+    max_face_loss: float = DEFAULT_FACE_LOSS  # that calibrated files are searched within
     stage: Stage = silent
 
     def made(self) -> Iterator[FileForRuntime]:
         """All files; what cannot be made or run comes with the reason."""
         source = _network(self.source)
-        graph = self._made(GRAPH, FLOAT, source, None)
-        yield graph
+        wanted = self.candidates or all_candidates()
+        graph = self._made(Candidate(GRAPH, FLOAT), source, None)
         parent = GRAPH.artifact_at(graph.path) if graph.path else None
-        here = [one for one in formats().values() if one.source]
-        for one in sorted(here, key=lambda one: one is not GRAPH):
-            for precision in one.precisions:
-                if one is not GRAPH or precision != FLOAT:
-                    fits = one.chain()[0] is GRAPH
-                    yield self._made(one, precision, source, parent if fits else None)
+        for one in wanted:
+            if one == graph.candidate:
+                yield graph
+            else:
+                fits = one.format.chain()[0] is GRAPH
+                yield self._made(one, source, parent if fits else None)
 
-    def _made(
-        self, one: Format, precision: str, source: Source, parent: Artifact | None
-    ) -> FileForRuntime:
-        label = f"{one.title} {precision}"
-        if missing := one.why_not_built() or one.why_not_run():
-            return FileForRuntime(label=label, why_not=missing)
-        calibrated = precision not in one.native_precisions and precisions()[precision].needs_images
-        if calibrated and not self.images:
-            return FileForRuntime(label=label, why_not="is calibrated on --images.")
-        out = self.folder / one.name / f"{source.name}_{precision}{one.suffix}"
+    def _made(self, one: Candidate, source: Source, parent: Artifact | None) -> FileForRuntime:
+        maker, precision = one.format, one.precision
+        if missing := maker.why_not_built() or maker.why_not_run():
+            return FileForRuntime(candidate=one, why_not=missing)
+        if one.calibrated and not self.images:
+            return FileForRuntime(candidate=one, why_not="is calibrated on --images.")
+        name = default_output(source.name, maker.suffix, self.shape, precision)
+        out = self.folder / maker.name / name
         out.parent.mkdir(exist_ok=True)
+        given: dict[str, Any] = {"shape": self.shape, "batch": self.batch}
+        plan = self.folder / f"{precision}-{maker.int8_target}.json" if one.calibrated else None
+        if plan:
+            given |= {"plan": plan, "max_face_loss": self.max_face_loss}
         try:
-            target = target_of(one.name, precision, {"shape": self.shape, "batch": self.batch})
-            demand = Demand(self.images, weights=False)
+            target = target_of(maker.name, precision, given)
+            demand = Demand(spread(self.images, MOST_VERIFIED), weights=False)
             convert(
                 source, target, out, demand, images=self.images, parent=parent, stage=self.stage
             )
         except ScrfdconvError as error:
-            return FileForRuntime(label=label, why_not=str(error))
-        return FileForRuntime(label=label, path=out)
+            return FileForRuntime(candidate=one, why_not=str(error).replace(str(out), out.name))
+        return FileForRuntime(candidate=one, path=out, plan=plan)
 
 
 def _network(source: Source) -> Source:

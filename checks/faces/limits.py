@@ -71,6 +71,15 @@ def faces_limit(precision: str, faces: int) -> float:
     return min(limit, 1 - 1 / faces) if spared else limit
 
 
+def faces_allowed(budget: float, faces: int) -> int:
+    """Number of faces that may be lost, and that may be new, for a share of so many ``faces``.
+
+    At least one: below a hundred faces, one face is more than 1 %. And of two boxes that
+    overlap just enough to suppress each other, rounding may keep either.
+    """
+    return max(1, int(budget * faces)) if budget else 0
+
+
 def results_of(found: Agreement, precision: str) -> Iterator[CheckResult]:
     """The agreement as results: for all faces, and for the faces of each stride."""
     if found.undefined:

@@ -7,40 +7,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scrfdconv.checks.reports.figures import (
+    BLUE,
+    GREEN,
+    GRID,
+    ORANGE,
+    require_plotting,
+    save_figure,
+)
 from scrfdconv.checks.widerface.protocol import Curve, Evaluation
 from scrfdconv.checks.widerface.truth import SUBSETS
-from scrfdconv.converters.errors import MissingError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SIZE = (6.4, 5.6)  # inches
-DOTS_PER_INCH = 200  # of PNG: sharp on paper
+OPTION = "--plot"
 STROKE = 2.0  # points
-# The palette of Okabe and Ito stays distinct for colour-blind readers, the dashes do in grey.
+# The dashes stay distinct in grey.
 STYLES: dict[str, tuple[str, Any]] = {
-    "easy": ("#0072B2", "solid"),
-    "medium": ("#009E73", (0, (5, 2))),
-    "hard": ("#D55E00", (0, (1.5, 1.5))),
+    "easy": (BLUE, "solid"),
+    "medium": (GREEN, (0, (5, 2))),
+    "hard": (ORANGE, (0, (1.5, 1.5))),
 }
-# The same evaluation gives the same bytes: no date, no version, names that are no random numbers.
-METADATA: dict[str, dict[str, None]] = {
-    ".png": {"Software": None},
-    ".svg": {"Date": None, "Creator": None},
-}
-SETTINGS = {
-    "svg.hashsalt": "scrfdconv",
-    "svg.fonttype": "none",  # texts stay texts
-    "text.parse_math": False,  # file names may have dollar signs
-}
-
-
-def require_plotting() -> None:
-    """Raise MissingError where the library for plots is not installed."""
-    try:
-        import matplotlib  # noqa: F401 - only whether it is here
-    except ImportError as error:
-        raise MissingError("--plot needs matplotlib: pip install 'scrfdconv[plot]'.") from error
 
 
 def plot_curves(evaluation: Evaluation, title: str, path: Path, suffix: str) -> None:
@@ -49,23 +37,18 @@ def plot_curves(evaluation: Evaluation, title: str, path: Path, suffix: str) -> 
     Both axes go from 0 to 1. The legend gives the average precision in percent, as the published
     tables do. Thresholds that no prediction reaches are not drawn.
     """
-    require_plotting()
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    with mpl.rc_context({**mpl.rcParamsDefault, **SETTINGS}):
-        figure = Figure(SIZE, dpi=DOTS_PER_INCH, layout="constrained")
-        FigureCanvasAgg(figure)  # needs no screen
-        axes = figure.add_subplot()
+    def draw(axes: Axes) -> None:
         for subset in SUBSETS:
             _draw(axes, subset, evaluation.curves[subset])
         axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="Recall", ylabel="Precision", title=title)
         axes.set_xticks(np.linspace(0, 1, 11))
         axes.set_yticks(np.linspace(0, 1, 11))
-        axes.grid(color="#E3E3E3")
+        axes.grid(color=GRID)
         axes.legend(loc="lower left")  # where no good curve passes
-        figure.savefig(path, format=suffix[1:], metadata=METADATA[suffix])
+
+    require_plotting(OPTION)
+    save_figure(draw, path, suffix)
 
 
 def _draw(axes: Axes, subset: str, curve: Curve) -> None:

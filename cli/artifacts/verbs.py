@@ -51,7 +51,7 @@ class MakingVerb:
 def making_verbs() -> dict[str, MakingVerb]:
     """All verbs that make artifacts, by name, in the order of formats and precisions."""
     of_formats = (
-        MakingVerb(one.name.replace("_", "-"), one.summary, one)
+        MakingVerb(one.verb, one.summary, one)
         for one in formats().values()
         if one.source is not None
     )

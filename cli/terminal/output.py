@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from io import TextIOBase
 from typing import TYPE_CHECKING, Any
@@ -162,6 +162,15 @@ def show(text: str) -> None:
     """A result for people, one line on stdout; nothing if stdout is reserved for JSON."""
     if not _state["json"]:
         print(printable(text), flush=True)
+
+
+def show_columns(rows: Sequence[Sequence[str]], words: int) -> None:
+    """Rows of cells below each other: the first ``words`` columns to the left, numbers right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        sized = list(zip(row, widths, strict=True))
+        left = [cell.ljust(width) for cell, width in sized[:words]]
+        show("  ".join((*left, *(cell.rjust(width) for cell, width in sized[words:]))).rstrip())
 
 
 def fail(sentence: str, code: int, report: object = None) -> None:

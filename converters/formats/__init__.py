@@ -237,6 +237,11 @@ class Format(ABC):
         return len(self.suffixes) > 1 and not self.bound_to_machine
 
     @property
+    def verb(self) -> str:
+        """The verb that makes files of the format."""
+        return self.name.replace("_", "-")
+
+    @property
     def suffix(self) -> str:
         """The suffix of the main file."""
         return self.suffixes[0]

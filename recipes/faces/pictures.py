@@ -68,7 +68,7 @@ def load_pictures(
 
     Raises InputFileError where nothing is readable.
     """
-    wanted = _spread(paths)
+    wanted = spread(paths, MOST_PICTURES)
     kept: list[tuple[Path, UInt8]] = []
     skipped: list[str] = []
     for done, path in enumerate(wanted, 1):
@@ -112,12 +112,10 @@ def views(canvas: UInt8) -> list[UInt8]:
     return [canvas, mirrored, half, dark, blurred]
 
 
-def _spread(paths: Sequence[Path]) -> list[Path]:
-    """At most MOST_PICTURES pictures, evenly spread: folders are sorted by kind of picture."""
-    if len(paths) <= MOST_PICTURES:
-        return list(paths)
-    places = np.linspace(0, len(paths) - 1, MOST_PICTURES).astype(int)
-    return [paths[i] for i in places]
+def spread(paths: Sequence[Path], most: int) -> tuple[Path, ...]:
+    """At most ``most`` pictures, evenly spread: folders are sorted by kind of picture."""
+    places = np.linspace(0, len(paths) - 1, min(len(paths), most)).astype(int)
+    return tuple(paths[i] for i in places)
 
 
 def mosaics(canvases: Sequence[UInt8]) -> list[UInt8]:

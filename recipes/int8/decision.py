@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from scrfdconv.checks.faces.coverage import Coverage
 from scrfdconv.checks.results import Report
 from scrfdconv.converters.errors import CheckFailed, UsageError
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.precision.int8.conversion import Int8Settings
-from scrfdconv.recipes.faces.pictures import Pictures, load_pictures
+from scrfdconv.recipes.faces.pictures import Pictures, load_pictures, spread
 from scrfdconv.recipes.int8.conversion import Int8Conversion
 from scrfdconv.recipes.int8.measuring import Calibrated, calibrate, faces_seen, split
 from scrfdconv.recipes.int8.plan import Int8Plan, load_plan, require_same
@@ -58,7 +56,7 @@ def replay(conversion: Int8Conversion) -> Decided | None:
     photographs: tuple[Path, ...] = ()
     if conversion.images and conversion.trained:
         pictures = _load(conversion)
-        photographs = _spread(pictures.paths)
+        photographs = spread(pictures.paths, MOST_VERIFIED)
         notes += [*pictures.notes(), _verified_on(photographs, apart=False)]
     return Decided(plan.options, tuple(notes), photographs, replayed=True)
 
@@ -94,7 +92,7 @@ def calibrate_and_search(conversion: Int8Conversion) -> Decided:
     found = _searched(conversion, reference, held, calibrated)
     if not found.holds:
         raise CheckFailed(_failure(found), Report.of(found.results(), notes))
-    photographs = _spread((held if parts.apart else pictures).paths)
+    photographs = spread((held if parts.apart else pictures).paths, MOST_VERIFIED)
     notes.append(_verified_on(photographs, apart=parts.apart))
     return Decided(
         options=found.options,
@@ -139,12 +137,6 @@ def _nothing_proven(conversion: Int8Conversion, pictures: int) -> str:
         f"{conversion.source.name}: finds no face on any of the {pictures} pictures, so nothing "
         "would be proven; give --images with faces, or pass --no-verify."
     )
-
-
-def _spread(paths: tuple[Path, ...]) -> tuple[Path, ...]:
-    """At most MOST_VERIFIED pictures, evenly spread."""
-    places = np.linspace(0, len(paths) - 1, min(len(paths), MOST_VERIFIED)).astype(int)
-    return tuple(paths[i] for i in places)
 
 
 def _verified_on(photographs: tuple[Path, ...], *, apart: bool) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from scrfdconv.checks.faces.compare import faces_on_canvas
 from scrfdconv.checks.faces.decode import Faces
 from scrfdconv.checks.faces.images import UInt8
-from scrfdconv.checks.faces.limits import LIMITS
+from scrfdconv.checks.faces.limits import LIMITS, faces_allowed
 from scrfdconv.checks.faces.matching import Agreement, agreement
 from scrfdconv.checks.results import CheckResult
 from scrfdconv.converters.artifact import Artifact
@@ -66,12 +66,8 @@ class Judge:
         return agreement(pairs, margin=LIMITS["int8"].margin)
 
     def allowed(self, found: Agreement) -> int:
-        """Number of faces that may be lost, and of faces that may be new.
-
-        At least one: below a hundred faces, one face is more than 1 %. And of two boxes that
-        overlap just enough to suppress each other, rounding may keep either.
-        """
-        return max(1, int(self.budget * found.reference_faces)) if self.budget else 0
+        """Number of faces that may be lost, and of faces that may be new."""
+        return faces_allowed(self.budget, found.reference_faces)
 
     def holds(self, found: Agreement) -> bool:
         """True if the budget is kept; False if the reference finds no face."""

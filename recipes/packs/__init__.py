@@ -50,6 +50,7 @@ class Pack(ABC):
     title: ClassVar[str]  # the consumer, for people
     summary: ClassVar[str]  # help of the kind
     suffixes: ClassVar[tuple[str, ...]] = ()  # of the files that the consumer loads
+    remedy: ClassVar[str] = ""  # what to do where a file does not read as it should
     converted_with: ClassVar[str] = ""  # options of the verb that makes such files
     options: ClassVar[type] = PackOptions
 

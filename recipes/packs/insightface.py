@@ -9,7 +9,6 @@ bytes, too, where the manifest says that the graph normalises them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,6 +150,8 @@ def _manifest(source: Artifact, name: str, wanted: Normalization) -> dict[str, A
 
 
 def _json(content: object) -> str:
+    import json  # here, because --help reads only the declaration
+
     return json.dumps(content, indent=2) + "\n"
 
 
@@ -192,6 +193,8 @@ def write_packages(outcomes: Iterable[Outcome], out: Path) -> Iterator[str]:
     Yields a sentence for each. Networks that want another input than the package feeds get none. A
     license that was filled in stays.
     """
+    from scrfdconv.checks.reports.files import make_folder
+
     kind = Insightface()
     for outcome in _chosen(kind, outcomes):
         source = formats()[outcome.format].artifact_at(out / outcome.name, outcome.precision)
@@ -201,7 +204,7 @@ def write_packages(outcomes: Iterable[Outcome], out: Path) -> Iterator[str]:
         except UsageError as error:
             yield f"no package for insightface: {error}"
             continue
-        home.mkdir(parents=True, exist_ok=True)
+        make_folder(home)
         for name, content in contents.items():
             if name != LICENSE_NAME or not (home / name).exists():
                 with replacing(home / name) as part:

@@ -64,6 +64,7 @@ class Triton(Pack):
     name = "triton"
     title = "Triton"
     summary = "A model repository for Triton: ONNX Runtime, OpenVINO or TensorRT behind it."
+    remedy = "Convert it with scrfdconv: then shapes are those that the network has."
     options: ClassVar[type] = TritonOptions
 
     def takes(self, maker: Format) -> bool:
@@ -91,8 +92,8 @@ class Triton(Pack):
 
         maker = formats()[source.format]
         assert maker.serving is not None
-        path = folder / VERSION / maker.serving.file
-        yield from declared_results(maker.signature(path), maker.open(path))
+        runner = maker.open(folder / VERSION / maker.serving.file)
+        yield from declared_results(maker.signature(source.path), runner)
 
 
 def _images(source: Artifact, signature: Signature, options: TritonOptions) -> int:

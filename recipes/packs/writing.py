@@ -44,7 +44,8 @@ def write_pack(kind: Pack, model: Path, out: Path, options: Any) -> Packed:
         not_run = formats()[source.format].why_not_run()
         report = None if not_run else Report.of(kind.results(folder, source, options))
         if report and not report.passed:
-            raise CheckFailed(f"{home} was not written: {report.summary()}.", report)
+            told = f"{home} was not written: {report.summary()}. {kind.remedy}"
+            raise CheckFailed(told.rstrip(), report)
         home.parent.mkdir(parents=True, exist_ok=True)
         folder.rename(home)
     files = tuple(home / name for name in contents)

@@ -127,6 +127,48 @@ def test_shapes_that_a_file_only_claims_are_found(in_process, models, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["renamed.onnx"]
 
 
+def engine_of(model, out):
+    profile = ("--min", "1x64x64", "--opt", "1x64x96", "--max", "2x64x96")
+    return ["tensorrt", model, *profile, "--no-lift", "--no-verify", "-o", out]
+
+
+def test_an_engine_is_packed_as_its_sidecar_says(in_process, newest_machine, models, tmp_path):
+    made = in_process(*engine_of(models / "raw.onnx", tmp_path / "net.engine"))
+    assert made.code == 0, made.err
+
+    ran = in_process("pack", "triton", tmp_path / "net.engine", "-o", tmp_path)
+    more = in_process(
+        "pack", "triton", tmp_path / "net.engine", "-o", tmp_path, "--name", "b", "--max-batch", 3
+    )
+
+    assert ran.code == 0, ran.err
+    assert "10 checks passed" in ran.out
+    config = config_of(tmp_path / "net")
+    assert 'platform: "tensorrt_plan"' in config
+    assert "max_batch_size: 2" in config, "the profile's largest batch"
+    assert 'output [ { name: "kps_16", data_type: TYPE_FP32, dims: [ -1, 10 ] } ]' in config
+    assert [p.name for p in (tmp_path / "net/1").iterdir()] == ["model.plan"]
+    assert more.code == 2
+    assert "at most 2 pictures" in more.sentence
+
+
+def test_an_engine_without_a_gpu_is_packed_unread(
+    in_process, newest_machine, monkeypatch, models, tmp_path
+):
+    assert in_process(*engine_of(models / "raw.onnx", tmp_path / "net.engine")).code == 0
+    monkeypatch.undo()  # the GPU is gone
+
+    ran = in_process("pack", "triton", tmp_path / "net.engine", "-o", tmp_path, "--json")
+    (tmp_path / "net.engine.json").unlink()
+    alone = in_process("pack", "triton", tmp_path / "net.engine", "-o", tmp_path, "--name", "a")
+
+    assert ran.code == 0, ran.err
+    assert ran.json["verified"] is False
+    assert ran.json["not_run"]
+    assert alone.code == 3
+    assert "keep its .engine.json" in alone.sentence
+
+
 def test_bytes_are_fed_as_they_are(in_process, models, tmp_path):
     ran = in_process("pack", "triton", models / "frame.onnx", "--warm-up", "-o", tmp_path)
 

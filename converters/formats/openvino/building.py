@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scrfdconv.converters.artifact import digest_of
 from scrfdconv.converters.formats.openvino.api import (
@@ -14,8 +14,14 @@ from scrfdconv.converters.formats.openvino.api import (
     openvino,
     own_metadata_of,
 )
-from scrfdconv.converters.graph.model_file import load_onnx
+from scrfdconv.converters.graph.forms import form_of, network_of
+from scrfdconv.converters.graph.model_file import load_onnx, metadata_of
+from scrfdconv.converters.input_form import PLAIN
 from scrfdconv.converters.metadata import own_metadata
+from scrfdconv.converters.network.preprocessing import metadata_of_pictures
+
+if TYPE_CHECKING:
+    import onnx
 
 # Names that the library gives to its own nodes and to folded constants. They end in a number that
 # counts all nodes of the process.
@@ -25,7 +31,7 @@ _COUNTED = re.compile(r"[A-Z][A-Za-z]+_[0-9]+")
 def write_model(source: Path, out: Path, precision: str) -> None:
     """Write ``out`` (.xml) and its .bin from the ONNX file ``source``."""
     model = _converted(source)
-    metadata = own_metadata({p.key: p.value for p in load_onnx(source).metadata_props})
+    metadata = _metadata_of(load_onnx(source))
     if metadata:
         metadata["precision"] = precision
     _describe(model, metadata)
@@ -34,6 +40,12 @@ def write_model(source: Path, out: Path, precision: str) -> None:
     openvino().save_model(model, str(out), compress_to_fp16=half)
     model.set_rt_info(digest_of(out.with_suffix(".bin")), [SECTION, WEIGHTS_DIGEST])
     openvino().save_model(model, str(out), compress_to_fp16=half)
+
+
+def _metadata_of(graph: onnx.ModelProto) -> dict[str, str]:
+    """Our metadata, and those of the pictures that a foreign graph shows to take."""
+    own, form = own_metadata(metadata_of(graph)), form_of(graph)
+    return own if form == PLAIN else own | metadata_of_pictures(network_of(graph), form)
 
 
 def _converted(source: Path) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import runpy
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -24,6 +26,8 @@ from scrfdconv.converters.graph.model_file import serialised
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.normalization import STANDARD, Normalization
 
+FAKES = Path(__file__).parents[2] / "fakes"
+prefaced = runpy.run_path(str(FAKES / "prefaced.py"))["prefaced"]
 FRAME = {"input": "uint8", "layout": "nhwc", "input_color": "bgr"}
 ASKED = [
     FRAME,
@@ -187,3 +191,16 @@ def test_openvino_takes_the_frame(tiny, frame_onnx, tmp_path):
         np.testing.assert_allclose(runner.run(images)[name], values, atol=ROUNDED)
     form = runner.interface.form
     assert not compare_weights(tiny, tmp_path / "frame.xml", form=form).differ
+
+
+def test_openvino_says_what_a_foreign_graph_takes(tiny, tiny_onnx, tmp_path):
+    pytest.importorskip("openvino")
+    one = formats()["openvino"]
+    source = formats()["onnx"].artifact_at(prefaced(tiny_onnx, tmp_path / "foreign.onnx", "frame"))
+    one.build(source, one.options(), tmp_path / "foreign.xml", "fp32")
+    images = normalise(CANVAS, STANDARD)
+
+    got = one.open(tmp_path / "foreign.xml").run(images)
+
+    for name, values in EagerRunner(tiny).run(images).items():
+        np.testing.assert_allclose(got[name], values, atol=ROUNDED)
