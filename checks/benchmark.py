@@ -24,10 +24,10 @@ from scrfdconv.checks.faces.decode import DEPLOYMENT_THRESHOLD, Faces, candidate
 from scrfdconv.checks.faces.images import normalise
 from scrfdconv.checks.workers import Died, Worker
 from scrfdconv.converters.errors import ArtifactError, CheckFailed, MissingError
-from scrfdconv.converters.machine import cpu_name
 from scrfdconv.converters.metadata import installed_version
 from scrfdconv.converters.normalization import Normalization
 from scrfdconv.converters.runner import Interface, Runner
+from scrfdconv.converters.system.machine import cpu_name
 
 Seconds = npt.NDArray[np.float64]
 

@@ -18,10 +18,10 @@ from scrfdconv.checks.results import CheckResult
 from scrfdconv.checks.stimuli import STIMULI, mosaic, stimuli
 from scrfdconv.checks.tolerances import bias_limits_for, limits_for
 from scrfdconv.converters.errors import ArtifactError, MissingError
-from scrfdconv.converters.machine import available_memory
 from scrfdconv.converters.network.architecture import TRACE_CELLS
 from scrfdconv.converters.normalization import Normalization
 from scrfdconv.converters.runner import Interface, Outputs, Runner, order_faults
+from scrfdconv.converters.system.machine import available_memory
 
 CHECK = "parity"
 

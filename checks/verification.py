@@ -36,9 +36,9 @@ from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.metadata import architecture_from_metadata
 from scrfdconv.converters.network.complexity import complexity
 from scrfdconv.converters.network.preprocessing import METADATA, form_in
-from scrfdconv.converters.permissions import allowing_host_code
 from scrfdconv.converters.precision import FLOAT
 from scrfdconv.converters.runner import Outputs, Runner
+from scrfdconv.converters.system.permissions import allowing_host_code
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from multiprocessing.connection import wait
 from typing import Any, Generic, TypeVar
 
 from scrfdconv.converters.errors import MissingError
-from scrfdconv.converters.interruption import finish_first
+from scrfdconv.converters.system.interruption import finish_first
 
 logger = logging.getLogger(__name__)
 

@@ -84,7 +84,7 @@ def build(
     json: o.Json = False,
 ) -> None:
     """Build every artifact of a recipe: verified, only what changed, with reports for CI."""
-    from scrfdconv.converters.machine import usable_cores
+    from scrfdconv.converters.system.machine import usable_cores
     from scrfdconv.recipes.build.build import BuildOptions
     from scrfdconv.recipes.build.recipe_file import find_recipe, load_recipe
 

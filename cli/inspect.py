@@ -26,7 +26,7 @@ def inspect(
     json: o.Json = False,
 ) -> None:
     """Say what a file is: kind, architecture, inputs and outputs, precision, digest, metadata."""
-    from scrfdconv.converters.permissions import allowing_host_code
+    from scrfdconv.converters.system.permissions import allowing_host_code
     from scrfdconv.recipes.describe import facts_of_file
 
     options = reading(

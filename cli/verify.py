@@ -59,7 +59,7 @@ def verify(
 
     A manifest.json is compared with the files beside it: digests, and with --rerun all numbers.
     """
-    from scrfdconv.converters.permissions import allowing_host_code
+    from scrfdconv.converters.system.permissions import allowing_host_code
 
     if artifact.suffix == MANIFEST_SUFFIX:
         _require_for_manifest(context)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from scrfdconv.converters.errors import InputFileError, MissingError, OutputError
 from scrfdconv.converters.normalization import NOTHING_SAID, NormalizationOptions
-from scrfdconv.converters.scratch import scratch_folder
+from scrfdconv.converters.system.scratch import scratch_folder
 
 _CHUNK = 1 << 20  # bytes read at a time
 

@@ -13,7 +13,7 @@ from scrfdconv.converters.errors import ScrfdconvError, UsageError
 from scrfdconv.converters.formats import Format, Source, format_of
 from scrfdconv.converters.layers import Layers
 from scrfdconv.converters.precision import FLOAT
-from scrfdconv.converters.scratch import scratch_folder
+from scrfdconv.converters.system.scratch import scratch_folder
 
 
 def bisected(reference: Source, path: Path, images: Sequence[Path] = ()) -> Bisection:

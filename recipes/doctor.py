@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from scrfdconv.converters.errors import MissingError, ScrfdconvError
 from scrfdconv.converters.formats import Format, formats
-from scrfdconv.converters.machine import (
+from scrfdconv.converters.metadata import installed_version
+from scrfdconv.converters.precision import precisions
+from scrfdconv.converters.system.machine import (
     available_memory,
     cpu_name,
     has_byte_dot_product,
@@ -25,9 +27,7 @@ from scrfdconv.converters.machine import (
     processor_features,
     usable_cores,
 )
-from scrfdconv.converters.metadata import installed_version
-from scrfdconv.converters.precision import precisions
-from scrfdconv.converters.scratch import scratch_folder
+from scrfdconv.converters.system.scratch import scratch_folder
 from scrfdconv.recipes.faces.pictures import synthetic_pictures
 
 if TYPE_CHECKING:

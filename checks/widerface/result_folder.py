@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scrfdconv.checks.widerface.result_files import Floats, load_result, write_results
 from scrfdconv.converters.artifact import replacing
 from scrfdconv.converters.errors import InputFileError, OutputError
-from scrfdconv.converters.scratch import remove_abandoned
 from scrfdconv.converters.structured import read_json
+from scrfdconv.converters.system.scratch import remove_abandoned
 
 # Not .txt, so that readers of the standard layout ignore the stamp.
 STAMP_FILE = "scrfdconv.json"

@@ -11,7 +11,7 @@ import sys
 import threading
 from types import FrameType
 
-from scrfdconv.converters.interruption import must_finish
+from scrfdconv.converters.system.interruption import must_finish
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 TERMINATED = 143  # 128 + SIGTERM

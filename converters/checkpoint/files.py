@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scrfdconv.converters.archive import (
+from scrfdconv.converters.artifact import readable
+from scrfdconv.converters.checkpoint import pickles
+from scrfdconv.converters.errors import CheckpointError, InputFileError, MissingError
+from scrfdconv.converters.system.archive import (
     archive_members,
     members_of,
     require_size,
     written_anew,
 )
-from scrfdconv.converters.artifact import readable
-from scrfdconv.converters.checkpoint import pickles
-from scrfdconv.converters.errors import CheckpointError, InputFileError, MissingError
 
 _HEAD = 64  # bytes that tell the kind of a file
 _PICKLE = b"\x80"  # first byte of every pickle since protocol 2, so of old torch checkpoints

@@ -27,8 +27,8 @@ from scrfdconv.converters.artifact import (
 )
 from scrfdconv.converters.errors import ArtifactError, InputFileError, OutputError, UsageError
 from scrfdconv.converters.options import NoOptions
-from scrfdconv.converters.permissions import allowing_host_code
 from scrfdconv.converters.precision import FLOAT
+from scrfdconv.converters.system.permissions import allowing_host_code
 
 if TYPE_CHECKING:
     from scrfdconv.converters.checkpoint.loading import Checkpoint
@@ -384,7 +384,7 @@ def format_of(path: Path) -> Format:
 
 
 def _about_archive(path: Path) -> str:
-    from scrfdconv.converters.archive import archive_members
+    from scrfdconv.converters.system.archive import archive_members
 
     if archive_members(path) is None:
         return f"{path}: is a damaged or truncated zip archive; fetch it again."

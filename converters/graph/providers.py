@@ -18,7 +18,7 @@ import numpy as np
 from scrfdconv.converters.errors import MissingError, UsageError
 from scrfdconv.converters.graph.model_file import IMAGE_RANK
 from scrfdconv.converters.network.architecture import CHANNELS
-from scrfdconv.converters.scratch import scratch_folder
+from scrfdconv.converters.system.scratch import scratch_folder
 
 CPU = "CPUExecutionProvider"
 PROBE_SIZE = (128, 128)  # of models of any size: whole cells at every stride up to 128

@@ -37,7 +37,7 @@ from scrfdconv.converters.normalization import (
     NormalizationOptions,
 )
 from scrfdconv.converters.precision import FLOAT
-from scrfdconv.converters.scratch import scratch_folder
+from scrfdconv.converters.system.scratch import scratch_folder
 from scrfdconv.recipes.artifacts.precision import account_of, settle
 from scrfdconv.recipes.artifacts.target import Target
 from scrfdconv.recipes.order import Order, Settled, Stage, silent
@@ -74,7 +74,7 @@ class SourceOptions:
     config: Path | None = None
     groups: int | None = None
     seed: int = DEFAULT_SEED
-    allow_host_code: bool = False  # that engines carry; see converters/permissions.py
+    allow_host_code: bool = False  # that engines carry; see converters/system/permissions.py
     normalization: NormalizationOptions = NOTHING_SAID
     provider: str | None = None  # of the runtime; None: the format's own choice
 

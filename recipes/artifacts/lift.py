@@ -19,7 +19,7 @@ from scrfdconv.converters.lifting.lift import Lifted, lifted_from, with_own_outp
 from scrfdconv.converters.normalization import NOTHING_SAID, NormalizationOptions
 from scrfdconv.converters.precision import FLOAT
 from scrfdconv.converters.runner import canonical_outputs
-from scrfdconv.converters.scratch import scratch_folder
+from scrfdconv.converters.system.scratch import scratch_folder
 from scrfdconv.recipes.artifacts.conversion import Made
 
 

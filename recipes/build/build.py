@@ -22,8 +22,8 @@ from scrfdconv.checks.reports.files import make_folder
 from scrfdconv.checks.reports.outcome import BuildResult
 from scrfdconv.converters.artifact import require_distinct, writing_to
 from scrfdconv.converters.formats import formats
-from scrfdconv.converters.machine import cpu_name
 from scrfdconv.converters.precision import precisions
+from scrfdconv.converters.system.machine import cpu_name
 from scrfdconv.recipes.build.cache import Cache
 from scrfdconv.recipes.build.manifest import NAME as MANIFEST
 from scrfdconv.recipes.build.manifest import write_manifest

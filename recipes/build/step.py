@@ -21,9 +21,9 @@ from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.errors import CheckFailed, InputFileError, MissingError, ScrfdconvError
 from scrfdconv.converters.formats import format_of, open_artifact
-from scrfdconv.converters.permissions import allowing_host_code
 from scrfdconv.converters.precision import FLOAT, precisions
 from scrfdconv.converters.runner import Interface, Runner, limit_threads
+from scrfdconv.converters.system.permissions import allowing_host_code
 from scrfdconv.recipes.artifacts.conversion import Made, SourceOptions, convert, open_source
 from scrfdconv.recipes.artifacts.network import GRAPH, network_in
 from scrfdconv.recipes.build.digests import FileDigest

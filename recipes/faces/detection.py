@@ -25,8 +25,8 @@ from scrfdconv.converters.errors import (
 from scrfdconv.converters.formats import Source, format_of, open_artifact
 from scrfdconv.converters.formats.pytorch.runner import EagerRunner
 from scrfdconv.converters.network.architecture import require_shape
-from scrfdconv.converters.permissions import allowing_host_code
 from scrfdconv.converters.runner import Interface, Runner
+from scrfdconv.converters.system.permissions import allowing_host_code
 
 UInt8 = npt.NDArray[np.uint8]
 

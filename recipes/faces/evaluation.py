@@ -34,11 +34,11 @@ from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.errors import InputFileError, UsageError
 from scrfdconv.converters.formats import Source, formats
-from scrfdconv.converters.machine import usable_cores
 from scrfdconv.converters.metadata import architecture_from_metadata
 from scrfdconv.converters.network.architecture import BUILTIN, PUBLISHED, Architecture, Published
 from scrfdconv.converters.runner import Interface, Runner
 from scrfdconv.converters.structured import to_plain
+from scrfdconv.converters.system.machine import usable_cores
 from scrfdconv.recipes.artifacts.conversion import SourceOptions, open_source
 from scrfdconv.recipes.cluster import on_dask
 from scrfdconv.recipes.faces.detection import faults_of, open_runner

@@ -29,7 +29,7 @@ from scrfdconv.converters.precision.int8.conversion import (
 )
 from scrfdconv.converters.precision.int8.quantization import quantizable
 from scrfdconv.converters.precision.int8.sensitivity import layer_sqnr
-from scrfdconv.converters.scratch import scratch_folder
+from scrfdconv.converters.system.scratch import scratch_folder
 from scrfdconv.recipes.faces.pictures import batches, views
 
 CHECK = "budget"

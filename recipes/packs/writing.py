@@ -10,7 +10,7 @@ from scrfdconv.checks.results import Report
 from scrfdconv.converters.artifact import Artifact, writing_to
 from scrfdconv.converters.errors import CheckFailed, OutputError
 from scrfdconv.converters.formats import formats
-from scrfdconv.converters.scratch import scratch_folder
+from scrfdconv.converters.system.scratch import scratch_folder
 from scrfdconv.recipes.packs import Pack, write_contents
 
 

@@ -23,8 +23,8 @@ from scrfdconv.converters.formats.onnx import OnnxOptions
 from scrfdconv.converters.formats.onnx.building import onnx_from_checkpoint
 from scrfdconv.converters.graph.model_file import serialised
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
-from scrfdconv.converters.machine import cpu_name
 from scrfdconv.converters.network.architecture import BUILTIN
+from scrfdconv.converters.system.machine import cpu_name
 
 
 def timing(*milliseconds, batch=1):

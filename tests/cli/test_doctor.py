@@ -60,7 +60,7 @@ def test_people_get_lines(examined):
 def test_processor_flags_are_read(monkeypatch, tmp_path):
     info = tmp_path / "cpuinfo"
     info.write_text("model name\t: Some CPU\nflags\t\t: avx2 avx512f avx512_vnni\n")
-    monkeypatch.setattr("scrfdconv.converters.machine.CPU_INFO", info)
+    monkeypatch.setattr("scrfdconv.converters.system.machine.CPU_INFO", info)
 
     cpu = doctor._cpu()
 

@@ -13,7 +13,7 @@ import pytest
 
 from scrfdconv.checks import workers
 from scrfdconv.cli.terminal import signals
-from scrfdconv.converters import scratch
+from scrfdconv.converters.system import scratch
 
 PATIENCE = 60  # seconds
 MANY = 15  # lines, fewer than the shortest of these blocks has

@@ -15,8 +15,8 @@ from scrfdconv.converters.artifact import readable
 from scrfdconv.converters.errors import ArtifactError, MissingError, UsageError
 from scrfdconv.converters.formats.mnn.reading import with_own_uuid
 from scrfdconv.converters.graph.model_file import load_onnx
-from scrfdconv.converters.libraries import missing
 from scrfdconv.converters.metadata import own_metadata
+from scrfdconv.converters.system.libraries import missing
 
 # Options of the converter for each precision; the asymmetric int8 keeps a face that symmetric
 # quantization loses.

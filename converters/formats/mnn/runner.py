@@ -22,10 +22,10 @@ from scrfdconv.converters.errors import ArtifactError
 from scrfdconv.converters.formats.mnn.reading import MnnNetwork, read_network
 from scrfdconv.converters.graph.kinds import output_kind
 from scrfdconv.converters.graph.model_file import IMAGE_RANK
-from scrfdconv.converters.libraries import library
 from scrfdconv.converters.metadata import architecture_from_metadata
 from scrfdconv.converters.network.architecture import CHANNELS, SIZE_MULTIPLE
 from scrfdconv.converters.runner import Interface, Runner, canonical_outputs, thread_limit
+from scrfdconv.converters.system.libraries import library
 from scrfdconv.converters.trial import require_survival
 
 _CPU = 0  # MNN_FORWARD_CPU

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.errors import UsageError
 from scrfdconv.converters.formats import Format, Source
-from scrfdconv.converters.libraries import missing
 from scrfdconv.converters.options import DYNAMIC
+from scrfdconv.converters.system.libraries import missing
 
 if TYPE_CHECKING:
     from scrfdconv.converters.graph.convolution import Convolution

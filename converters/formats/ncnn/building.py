@@ -15,7 +15,7 @@ from scrfdconv.converters.formats.ncnn.reading import Layer, param_text, parsed_
 from scrfdconv.converters.graph.model_file import image_input, load_onnx, serialised
 from scrfdconv.converters.network.architecture import CHANNELS, SIZE_MULTIPLE
 from scrfdconv.converters.runner import INPUT_NAME
-from scrfdconv.converters.scratch import scratch_folder
+from scrfdconv.converters.system.scratch import scratch_folder
 
 # Two sizes without a common side tell pnnx which numbers depend on the picture's size.
 _TRACED = ((6, 8), (10, 4))  # in units of the largest stride

@@ -11,7 +11,6 @@ import numpy as np
 
 from scrfdconv.converters.errors import ArtifactError
 from scrfdconv.converters.formats.ncnn.reading import NcnnNetwork, read_network
-from scrfdconv.converters.libraries import library
 from scrfdconv.converters.network.architecture import OUTPUT_KINDS, SIZE_MULTIPLE
 from scrfdconv.converters.runner import (
     Interface,
@@ -20,6 +19,7 @@ from scrfdconv.converters.runner import (
     is_output_name,
     thread_limit,
 )
+from scrfdconv.converters.system.libraries import library
 from scrfdconv.converters.trial import require_survival
 
 _MATRIX = 2  # dimensions of an output: rows and values

@@ -8,8 +8,8 @@ from typing import Any
 
 from scrfdconv.converters.artifact import digest_of, readable
 from scrfdconv.converters.errors import ArtifactError
-from scrfdconv.converters.libraries import library
 from scrfdconv.converters.runner import is_output_name
+from scrfdconv.converters.system.libraries import library
 
 SECTION = "scrfdconv"  # of rt_info, where the .xml carries our metadata
 WEIGHTS_DIGEST = "bin_sha256"  # in that section: which .bin belongs to the .xml

@@ -34,9 +34,9 @@ from scrfdconv.converters.formats.tensorrt.profile import Free, profiles_for
 from scrfdconv.converters.formats.tensorrt.runner import TensorRTRunner
 from scrfdconv.converters.formats.tensorrt.sidecar import Sidecar, read_sidecar, sidecar_path
 from scrfdconv.converters.graph.model_file import load_onnx
-from scrfdconv.converters.machine import available_memory
 from scrfdconv.converters.options import SizeOptions
 from scrfdconv.converters.structured import to_plain
+from scrfdconv.converters.system.machine import available_memory
 
 EXECUTABLE = 0o111
 

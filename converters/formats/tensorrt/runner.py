@@ -28,13 +28,13 @@ from scrfdconv.converters.formats.tensorrt.profile import Free, Profile, Shape, 
 from scrfdconv.converters.formats.tensorrt.sidecar import Sidecar, read_sidecar
 from scrfdconv.converters.metadata import architecture_from_metadata
 from scrfdconv.converters.network.architecture import OUTPUT_KINDS, SIZE_MULTIPLE
-from scrfdconv.converters.permissions import OPTION, host_code_allowed
 from scrfdconv.converters.runner import (
     Interface,
     Runner,
     canonical_outputs,
     is_output_name,
 )
+from scrfdconv.converters.system.permissions import OPTION, host_code_allowed
 
 DEVICE = "cuda"  # torch's current device; tests put "cpu" here
 IMAGE_RANK = 4

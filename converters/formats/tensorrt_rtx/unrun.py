@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.formats import Finding
 from scrfdconv.converters.formats.tensorrt.parser import parser_lint
-from scrfdconv.converters.scratch import scratch_folder
+from scrfdconv.converters.system.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from scrfdconv.converters.formats import Format

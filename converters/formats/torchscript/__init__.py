@@ -34,7 +34,7 @@ class TorchScript(Format):
 
     def recognises(self, path: Path, head: bytes) -> bool:
         """True for torch's archives with code in them."""
-        from scrfdconv.converters.archive import archive_members
+        from scrfdconv.converters.system.archive import archive_members
 
         return "constants.pkl" in (archive_members(path) or ())
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scrfdconv.converters.archive import members_of, written_anew
 from scrfdconv.converters.artifact import readable
 from scrfdconv.converters.checkpoint import pickles
 from scrfdconv.converters.errors import ArtifactError, InputFileError
@@ -19,6 +18,7 @@ from scrfdconv.converters.metadata import architecture_from_metadata
 from scrfdconv.converters.options import DYNAMIC
 from scrfdconv.converters.runner import Interface, canonical_outputs
 from scrfdconv.converters.structured import json_as
+from scrfdconv.converters.system.archive import members_of, written_anew
 
 MAX_METADATA = 1 << 16  # bytes; ours has 1 kB
 _INPUT = re.compile(  # batch and shape of the metadata; no picture has more than 5 digits

@@ -17,13 +17,13 @@ from scrfdconv.converters.graph.kept_float import (
     require_convertible,
 )
 from scrfdconv.converters.graph.model_file import load_onnx
-from scrfdconv.converters.machine import adds_bytes_without_saturation
 from scrfdconv.converters.precision.int8 import Arrangement
 from scrfdconv.converters.precision.int8.arrangement import arranged
 from scrfdconv.converters.precision.int8.calibration import CalibrationTable
 from scrfdconv.converters.precision.int8.float_nodes import float_nodes
 from scrfdconv.converters.precision.int8.quantization import quantizable, quantized
 from scrfdconv.converters.precision.int8.rounding import with_corrected_biases
+from scrfdconv.converters.system.machine import adds_bytes_without_saturation
 
 if TYPE_CHECKING:
     import onnx

@@ -12,7 +12,7 @@ from scrfdconv.converters.errors import ArtifactError, MissingError, UsageError
 from scrfdconv.converters.formats import formats, open_artifact
 from scrfdconv.converters.formats.tensorrt import TensorRTOptions
 from scrfdconv.converters.formats.tensorrt.sidecar import read_sidecar, sidecar_path
-from scrfdconv.converters.permissions import allowing_host_code
+from scrfdconv.converters.system.permissions import allowing_host_code
 
 TWO = TensorRTOptions(
     min=("1x64x64", "4x64x64"), opt=("1x64x64", "4x64x64"), max=("2x64x96", "8x64x64")

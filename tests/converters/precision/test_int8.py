@@ -224,7 +224,7 @@ def test_a_layer_with_a_range_far_too_small_is_the_most_sensitive_one(tiny_onnx,
 )
 def test_weights_of_7_bits_are_for_x86_without_vnni(machine, flags, reduced, monkeypatch, tmp_path):
     monkeypatch.setattr("platform.machine", lambda: machine)
-    monkeypatch.setattr("scrfdconv.converters.machine.CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr("scrfdconv.converters.system.machine.CPU_INFO", tmp_path / "cpuinfo")
     if flags:
         (tmp_path / "cpuinfo").write_text(f"flags\t\t: fpu {flags}\n")
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from scrfdconv.converters.interruption import finish_first
+from scrfdconv.converters.system.interruption import finish_first
 
 _PREFIX = "scrfdconv-"
 _FOLDER = re.compile(rf"\.?{_PREFIX}[a-z0-9_]{{8}}")  # the eight characters of tempfile.mkdtemp

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from scrfdconv.converters import machine
+from scrfdconv.converters.system import machine
 
 GIB = 1 << 30
 

@@ -1,0 +1,1 @@
+"""What the machine gives: temporary files, memory, processors, rights, libraries, signals."""
