@@ -61,61 +61,6 @@ def pin_output_reshapes(model: onnx.ModelProto, a: Architecture) -> None:
         del node.attribute[:]  # dynamo's allowzero=1, under which 0 means an empty axis
 
 
-def size_upsampling_by_lateral(model: onnx.ModelProto) -> None:
-    """Let every Resize take its size from the tensor it is added to, in the shortest way.
-
-    sizes = concat(shape(coarse)[:2], shape(lateral)[2:]). TorchScript's exporter gathers height
-    and width one by one, dynamo computes both from the image's size by formula.
-    """
-    import onnx
-    from onnx import helper, numpy_helper
-
-    graph = model.graph
-    bounds = {f"slice.{i}": numpy_helper.from_array(np.array([i]), f"slice.{i}") for i in (0, 2, 4)}
-    graph.initializer.extend(bounds.values())
-    nodes = []
-    for node in graph.node:
-        if node.op_type == "Resize":
-            lateral = _added_to(graph, node.output[0])
-            name, coarse = node.name or node.output[0], node.input[0]
-            nodes += [
-                helper.make_node("Shape", [coarse], [f"{name}.coarse"], f"{name}/Shape"),
-                helper.make_node("Shape", [lateral], [f"{name}.lateral"], f"{name}/Shape_1"),
-                helper.make_node(
-                    "Slice",
-                    [f"{name}.coarse", "slice.0", "slice.2"],
-                    [f"{name}.batch"],
-                    f"{name}/Slice",
-                ),
-                helper.make_node(
-                    "Slice",
-                    [f"{name}.lateral", "slice.2", "slice.4"],
-                    [f"{name}.size"],
-                    f"{name}/Slice_1",
-                ),
-                helper.make_node(
-                    "Concat",
-                    [f"{name}.batch", f"{name}.size"],
-                    [f"{name}.sizes"],
-                    f"{name}/Concat",
-                    axis=0,
-                ),
-            ]
-            node.input[3] = f"{name}.sizes"
-        nodes.append(node)
-    rewritten = onnx.GraphProto(node=nodes)  # copies, before the originals go
-    graph.ClearField("node")
-    graph.node.extend(rewritten.node)
-
-
-def _added_to(graph: onnx.GraphProto, name: str) -> str:
-    """The other operand of the Add that reads ``name``."""
-    (add,) = (node for node in graph.node if name in node.input)
-    assert add.op_type == "Add", add.op_type
-    (other,) = (operand for operand in add.input if operand != name)
-    return str(other)
-
-
 def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     """A graph with the same outputs and fewer nodes; ArtifactError if there is none."""
     import onnx
@@ -150,7 +95,7 @@ def use_own_tensor_names(model: onnx.ModelProto) -> None:
     Exporters and the simplifier number constants, and keep the order in which they met them.
     """
     graph = model.graph
-    slots = {"Conv": {1: "weight", 2: "bias"}, "Reshape": {1: "shape"}, "Resize": {3: "sizes"}}
+    slots = {"Conv": {1: "weight", 2: "bias"}, "Reshape": {1: "shape"}, "Resize": {2: "scales"}}
     constants = {tensor.name for tensor in graph.initializer}
     renamed: dict[str, str] = {}
     for node in graph.node:

@@ -203,7 +203,8 @@ class PAFPN(nn.Module):
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
         x = [conv(level) for conv, level in zip(self.lateral_convs, levels, strict=True)]
         for i in range(len(x) - 1, 0, -1):  # top-down; a finer level sees the updated coarser one
-            x[i - 1] = x[i - 1] + F.interpolate(x[i], size=x[i - 1].shape[2:], mode="nearest")
+            # A factor and no size: Resize then has constant scales, which OpenCV reads right.
+            x[i - 1] = x[i - 1] + F.interpolate(x[i], scale_factor=2.0, mode="nearest")
         x = [conv(level) for conv, level in zip(self.fpn_convs, x, strict=False)]
         for i, down in enumerate(self.downsample_convs):  # bottom-up, before the last convs
             x[i + 1] = x[i + 1] + down(x[i])

@@ -238,7 +238,7 @@ def slimmed(model):
 
 
 def lowered(opset):
-    """In an opset that knows no sizes of Resize: each level is doubled by constant scales."""
+    """In an opset whose Resize has no other inputs than constant scales."""
     doubling = numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "doubling")
     operator = {9: "Upsample", 10: "Resize"}[opset]
 
@@ -249,7 +249,6 @@ def lowered(opset):
             if node.op_type == "Resize"
             else node
             for node in model.graph.node
-            if node.op_type not in ("Shape", "Slice")
         ]
         for node in nodes:
             if node.op_type.endswith("Pool"):  # these came with opset 10, and mean nothing here
@@ -257,11 +256,9 @@ def lowered(opset):
                 plain = [a for a in node.attribute if a.name not in new]
                 del node.attribute[:]
                 node.attribute.extend(plain)
-        read = {name for node in nodes for name in node.input}
-        sizes = [n for n in nodes if n.op_type == "Concat" and n.output[0] not in read]
         model.graph.initializer.append(doubling)
         del model.graph.node[:]
-        model.graph.node.extend(node for node in nodes if node not in sizes)
+        model.graph.node.extend(nodes)
         model.opset_import[0].version = opset
         return model
 

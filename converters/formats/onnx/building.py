@@ -39,7 +39,6 @@ from scrfdconv.converters.graph.passes import (
     pin_output_reshapes,
     set_metadata,
     simplify,
-    size_upsampling_by_lateral,
     use_own_axis_names,
     use_own_tensor_names,
 )
@@ -77,7 +76,6 @@ def onnx_from_checkpoint(checkpoint: Checkpoint, options: OnnxOptions) -> onnx.M
     model = exported(checkpoint, opset, options.exporter)
     use_own_axis_names(model, a)
     pin_output_reshapes(model, a)
-    size_upsampling_by_lateral(model)
     if a.head_groups:  # before the shape is set: the fixed graph equals the dynamic one
         model = simplify(model)
         constants_as_initializers(model.graph)

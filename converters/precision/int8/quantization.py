@@ -53,10 +53,12 @@ def quantizable(model: onnx.ModelProto) -> onnx.ModelProto:
     if opset_of(result) < SMALLEST_OPSET:
         result = _raised(result)
     for node in result.graph.node:
-        if node.op_type == "Resize" and len(node.input) == _RESIZE_INPUTS:
-            # With sizes given, older exports leave empty tensors here, which ONNX Runtime refuses
-            # from opset 13 on and TensorRT always.
-            node.input[1] = node.input[2] = ""
+        if node.op_type == "Resize":
+            # Older exports leave empty tensors here, for the roi and beside sizes for the scales.
+            # ONNX Runtime refuses them from opset 13 on, TensorRT always.
+            unused = (1, 2) if len(node.input) == _RESIZE_INPUTS else (1,)
+            for i in unused:
+                node.input[i] = ""
     return prepared(result)
 
 

@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -17,7 +18,7 @@ from scrfdconv.checks.parity import compare, samples_for
 from scrfdconv.checks.stimuli import stimuli
 from scrfdconv.converters.checkpoint.loading import load_checkpoint, seeded_checkpoint
 from scrfdconv.converters.errors import ArtifactError, MissingError, UsageError
-from scrfdconv.converters.formats.onnx import Onnx, OnnxOptions
+from scrfdconv.converters.formats.onnx import DEFAULT_OPSET, Onnx, OnnxOptions
 from scrfdconv.converters.formats.onnx.building import OPSETS, onnx_from_checkpoint, simplified
 from scrfdconv.converters.formats.pytorch.runner import EagerRunner
 from scrfdconv.converters.graph.model_file import load_onnx, opset_of, serialised
@@ -98,15 +99,31 @@ def test_fixed_graphs_have_no_more_nodes_than_the_released_ones(name, most, tmp_
     assert not any(node.op_type == "BatchNormalization" for node in model.graph.node)
 
 
-def test_dynamic_graphs_compute_shapes_only_for_resize(tiny, tiny_gn, tmp_path):
+def test_dynamic_graphs_compute_no_shapes(tiny, tiny_gn, tmp_path):
     batch_norm = Counter(n.op_type for n in onnx.load(export(tiny, tmp_path)).graph.node)
     group_norm = Counter(n.op_type for n in onnx.load(export(tiny_gn, tmp_path)).graph.node)
 
-    assert batch_norm["Shape"] == 2 * batch_norm["Resize"] == 4
-    assert group_norm["Shape"] == 4
     assert not group_norm["InstanceNormalization"]
     for graph in (batch_norm, group_norm):
-        assert not graph.keys() & {"Gather", "Cast", "Identity", "Unsqueeze", "Constant"}
+        assert graph["Resize"] == 2
+        assert not graph.keys() & {*SHAPE_ARITHMETIC, "Constant"}
+
+
+@pytest.mark.parametrize("opset", [11, DEFAULT_OPSET])
+@pytest.mark.parametrize("size", [(1, 64, 96), (1, 128, 64)])
+def test_opencv_reads_the_dynamic_graph_right(opset, size, tiny, tmp_path):
+    """Sizes that are computed from shapes are misread by OpenCV 4, without a word."""
+    path = export(tiny, tmp_path, opset=opset)
+    images = stimuli(*size, 0)
+    network = cv2.dnn.readNetFromONNX(str(path))
+    network.setInput(images)
+
+    found = network.forward(list(tiny.architecture.output_names))
+
+    expected = OnnxRunner(path).run(images)
+    for values, (name, known) in zip(found, expected.items(), strict=True):
+        # OpenCV 4.12 differs by 2.5e-5, where a neck that is misread differs by 0.25
+        np.testing.assert_allclose(values, known, atol=1e-4, err_msg=name)
 
 
 @pytest.mark.parametrize("shape", [None, (64, 64)])

@@ -21,7 +21,7 @@ def fatal(model):
     return {finding.rule for finding in lint(model) if finding.fatal}
 
 
-@pytest.mark.parametrize("opset", [13, 17, 20])
+@pytest.mark.parametrize("opset", [11, 13, 17, 20])
 @pytest.mark.parametrize("shape", [None, (64, 96)])
 def test_our_exports_pass(tiny, opset, shape):
     model = onnx_from_checkpoint(tiny, OnnxOptions(opset=opset, shape=shape))
@@ -34,8 +34,18 @@ def test_group_normalisation_passes(tiny_gn):
     assert lint(onnx_from_checkpoint(tiny_gn, OnnxOptions())) == []
 
 
-def test_opset_11_gets_a_remark_on_its_resize_with_the_cure(tiny):
+def with_sizes(node, sizes):
+    """A Resize as released models have it: empty roi and scales, then sizes."""
+    empty = node.input[1]
+    node.input[:] = [node.input[0], empty, empty, sizes]
+
+
+def test_opset_11_gets_a_remark_on_a_resize_by_sizes_with_the_cure(tiny):
     model = onnx_from_checkpoint(tiny, OnnxOptions(opset=11))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1, 8, 8, 12]), "sizes"))
+    for node in model.graph.node:
+        if node.op_type == "Resize":
+            with_sizes(node, "sizes")
 
     findings = [finding for finding in lint(model) if finding.rule == "resize"]
 
@@ -47,7 +57,7 @@ def test_opset_11_gets_a_remark_on_its_resize_with_the_cure(tiny):
 
 def test_a_resize_that_depends_on_values_is_found(model):
     (first, *_) = (node for node in model.graph.node if node.op_type == "Resize")
-    first.input[3] = first.input[0]
+    with_sizes(first, first.input[0])
 
     assert fatal(model) == {"resize"}
 
