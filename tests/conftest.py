@@ -39,7 +39,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Slow tests that have not run to their end since they were written or since what they test
 # moved, as "file" or "file::test". Whoever sees one pass takes it off.
 UNPROVEN = (
-    "tests/cli/test_optimize.py::test_the_plan_of_int8_replaces_the_search",
     "tests/checks/test_planted.py",
     "tests/cli/test_build.py::test_another_folder",
 )
