@@ -53,9 +53,11 @@ def parse(arguments: list[str]) -> None:
     """Let the command line's own parser read ``arguments``; raises where it does not know one."""
     command = typer.main.get_command(app)
     context = command.make_context("scrfdconv", list(arguments), resilient_parsing=True)
-    while hasattr(command, "commands"):
+    while hasattr(command, "get_command"):
         name, *arguments = arguments
-        command = command.commands[name]
+        command = command.get_command(context, name)
+        if command is None:
+            raise KeyError(name)
         context = type(context)(command, parent=context, info_name=name)
     command.make_parser(context).parse_args(args=list(arguments))
 

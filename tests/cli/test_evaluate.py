@@ -71,6 +71,7 @@ def test_agreement_needs_no_labels(scrfdconv, tiny_onnx, tiny_pth, widerface):
     assert not any(isinstance(v, float) and math.isnan(v) for v in ran.json.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
 def test_a_killed_evaluation_continues_from_whole_files(
     sent, scrfdconv, tiny_onnx, widerface, tmp_path

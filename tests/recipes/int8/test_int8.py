@@ -176,6 +176,7 @@ def test_a_dynamic_model_stays_dynamic(tiny, images, tmp_path):
     assert load_plan(plan).options.table.shape == SHAPE
 
 
+@pytest.mark.slow
 def test_auto_tries_every_calibrator(trained, images, tmp_path):
     out, plan = tmp_path / "out.onnx", tmp_path / "plan.json"
 
