@@ -15,7 +15,7 @@ from scrfdconv.cli.terminal import output
 def models(
     name: Annotated[str | None, typer.Argument(help="One model only.")] = None,
     toml: Annotated[
-        bool, typer.Option("--toml", help="Print NAME as a file for --recipe.")
+        bool, typer.Option("--toml", help="Print NAME as a file for --architecture.")
     ] = False,
     json: o.Json = False,
 ) -> None:

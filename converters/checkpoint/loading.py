@@ -137,7 +137,7 @@ def load_source(
             Path(source), recipe=recipe, config=config, groups=groups, normalization=normalization
         )
     if recipe and config:
-        raise UsageError("--recipe and --config both say the architecture: give one.")
+        raise UsageError("--architecture and --config both say the architecture: give one.")
     architecture = BUILTIN[name or DEFAULT_MODEL]
     found = Described(architecture, f"the built-in {architecture.name}", says_normalization=False)
     if recipe:
@@ -182,7 +182,7 @@ def load_checkpoint(
     files that do not load or do not fit the architecture, UsageError for contradictions.
     """
     if sum(option is not None for option in (recipe, config, groups)) > 1:
-        raise UsageError("--recipe, --config and --norm-groups exclude each other: give one.")
+        raise UsageError("--architecture, --config and --norm-groups exclude each other: give one.")
     content = read_checkpoint(path)
     tensors, notes = _tensors(_state_dict(content, path), path)
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
@@ -336,7 +336,7 @@ def _of_recipe(recipe: str) -> Described:
     """A row states a normalisation only where it has another one than the published networks."""
     found = architecture_from_recipe(recipe)
     other = found.normalization != STANDARD
-    return Described(found, f"--recipe {recipe}", says_normalization=other)
+    return Described(found, f"--architecture {recipe}", says_normalization=other)
 
 
 def _counted(

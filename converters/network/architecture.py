@@ -292,7 +292,7 @@ def known_name(text: str) -> str | None:
 
 
 def architecture_from_recipe(recipe: str) -> Architecture:
-    """The architecture that ``--recipe`` names: a built-in name or a TOML file."""
+    """The architecture that ``--architecture`` names: a built-in name or a TOML file."""
     name = known_name(recipe)
     if name:
         return BUILTIN[name]
@@ -300,7 +300,8 @@ def architecture_from_recipe(recipe: str) -> Architecture:
     if path.suffix == ".toml":
         return architecture_from_toml(path)
     raise UsageError(
-        f"--recipe {recipe}: neither a known model nor a .toml file; known: {', '.join(BUILTIN)}."
+        f"--architecture {recipe}: neither a known model nor a .toml file; known: "
+        f"{', '.join(BUILTIN)}."
     )
 
 
@@ -334,7 +335,7 @@ def _with_base(table: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 
 def toml_from_architecture(architecture: Architecture) -> str:
-    """A recipe file for ``architecture``, to be changed by hand and given as ``--recipe``."""
+    """A TOML file for ``architecture``, to be changed by hand and given as ``--architecture``."""
     lines = []
     for key, value in architecture.to_dict().items():
         lines.append(f"{key} = {_toml_value(value)}")
