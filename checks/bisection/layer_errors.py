@@ -28,6 +28,7 @@ CHANNEL_AXIS = 1
 # Share of the reference's convolutions that must be found: joined heads leave 0.9 of them, other
 # networks of the family have 0.1 to 0.4 of the same shapes.
 LIKE = 0.5
+MULTIPLE = 1e-3  # share of the weights that a multiple may leave over, by rounding to halves
 VARIED = 0.1  # share of the largest standard deviation of a channel
 
 
@@ -85,8 +86,9 @@ class Bisection:
         """The answer in one line."""
         if self.faulty:
             return f"begins at {self.faulty[0].line()}"
-        if self.unaligned:
-            return f"no aligned layer differs; not aligned: {', '.join(self.unaligned[:3])}"
+        if self.unaligned or not self.layers:
+            left = f"; not aligned: {', '.join(self.unaligned[:3])}" if self.unaligned else ""
+            return f"no aligned layer differs{left}"
         least = min(self.layers, key=lambda layer: layer.sqnr)
         return (
             f"no single layer differs by more than rounding; the largest error is that of "
@@ -112,16 +114,10 @@ def bisect(want: Layers, got: Layers, photographs: Sequence[np.ndarray] = ()) ->
             f"{got.path}: {len(given)} of {convolutions} convolutions of the reference have a "
             "counterpart: this is another network, or its layers are arranged in another way."
         )
-    own = _joined(
-        got.values_from(images[at : at + 1], {n: v[at : at + 1] for n, v in given.items()})
-        for at in range(len(images))
-    )
-    found = tuple(
-        _judged(pair, want, got, wanted, own, gotten, given) for pair in _in_order(pairs, want)
-    )
+    run = _Comparison(want, got, images, wanted, gotten, _in_order(pairs, want), given)
     done = {layer.name for pair in pairs for layer in (pair.got, *pair.wants)}
     left = [layer.name for layers in (got, want) for layer in layers.all if layer.name not in done]
-    return Bisection(found, tuple(dict.fromkeys(left)))
+    return Bisection(run.errors(run.undone_factors()), tuple(dict.fromkeys(left)))
 
 
 def size_of(want: Layers, got: Layers) -> tuple[int, int]:
@@ -169,33 +165,79 @@ def _in_order(pairs: Sequence[Pair], want: Layers) -> list[Pair]:
 # ---------------------------------------------------------------- one layer
 
 
-def _judged(
-    pair: Pair,
-    want: Layers,
-    got: Layers,
-    wanted: Mapping[str, np.ndarray],
-    own: Mapping[str, np.ndarray],
-    gotten: Mapping[str, np.ndarray],
-    given: Mapping[str, np.ndarray],
-) -> LayerError:
-    name = pair.got.name
-    expected, alone = pair.value(wanted), own[name][:, : pair.channels]
-    x, y = _columns(expected, pair), _columns(alone, pair)
-    operators = got.operators(name, given), want.operators(pair.wants[0].name, wanted)
-    bias = _bias(x, y)
-    error = LayerError(
-        layer=name,
-        against=" + ".join(layer.name for layer in pair.wants),
-        precision=_numbers(pair, operators[0], alone),
-        sqnr=_sqnr(x, y),
-        slope=bias.slope,
-        offset=bias.offset / (float(np.sqrt(np.square(x).mean())) or 1.0),
-        at_rest=_at_rest(pair),
-        whole=_sqnr(x, _columns(gotten[name][:, : pair.channels], pair)),
-    )
-    if _within(error, pair.stored_in):
-        return error
-    return replace(error, fault=kind_of_fault(pair, x, y, operators, error.at_rest))
+@dataclass(frozen=True)
+class _Comparison:
+    """Both models with what their layers gave for the pictures, and which layer is which.
+
+    Some exports multiply boxes by a learned factor, others fold the factor into the convolution
+    before: the convolution is a multiple of the reference's, and what reads the convolution undoes
+    the factor. ``factors`` says by which number a layer is larger than the reference's.
+    """
+
+    want: Layers
+    got: Layers
+    images: np.ndarray
+    wanted: Mapping[str, np.ndarray]
+    gotten: Mapping[str, np.ndarray]
+    pairs: Sequence[Pair]
+    given: Mapping[str, np.ndarray]
+
+    def errors(self, factors: Mapping[str, float]) -> tuple[LayerError, ...]:
+        """The error of every aligned layer, each fed from the reference."""
+        given = {n: v * v.dtype.type(factors.get(n, 1)) for n, v in self.given.items()}
+        own = _joined(
+            self.got.values_from(
+                self.images[at : at + 1], {n: v[at : at + 1] for n, v in given.items()}
+            )
+            for at in range(len(self.images))
+        )
+        return tuple(
+            self._judged(pair, own, factors.get(pair.got.name, 1.0)) for pair in self.pairs
+        )
+
+    def undone_factors(self) -> dict[str, float]:
+        """Factors of faulty convolutions that the layers behind undo: fewer are faulty then."""
+        before = {error.layer for error in self.errors({}) if error.fault}
+        found = {}
+        for pair in self.pairs:
+            factor = _multiple(pair) if pair.got.name in before else 1.0
+            if factor != 1:
+                alone = self.errors({pair.got.name: factor})
+                if len([error for error in alone if error.fault]) < len(before) - 1:
+                    found[pair.got.name] = factor
+        return found
+
+    def _judged(self, pair: Pair, own: Mapping[str, np.ndarray], factor: float) -> LayerError:
+        name = pair.got.name
+        alone = own[name][:, : pair.channels]
+        x, y = _columns(pair.value(self.wanted) * factor, pair), _columns(alone, pair)
+        before = self.want.operators(pair.wants[0].name, self.wanted)
+        operators = self.got.operators(name, self.given), before
+        bias = _bias(x, y)
+        error = LayerError(
+            layer=name,
+            against=" + ".join(layer.name for layer in pair.wants),
+            precision=_numbers(pair, operators[0], alone),
+            sqnr=_sqnr(x, y),
+            slope=bias.slope,
+            offset=bias.offset / (float(np.sqrt(np.square(x).mean())) or 1.0),
+            at_rest=_at_rest(pair, factor),
+            whole=_sqnr(x, _columns(self.gotten[name][:, : pair.channels], pair)),
+        )
+        if _within(error, pair.stored_in):
+            return error
+        return replace(error, fault=kind_of_fault(pair, x, y, operators, error.at_rest))
+
+
+def _multiple(pair: Pair) -> float:
+    """The factor by which a convolution is larger than the reference's; 1 if it is no multiple."""
+    reference = pair.wants[0].convolution
+    if pair.form is None or reference is None:
+        return 1.0
+    a, b = reference.weight.astype(np.float64), pair.form.weight.astype(np.float64)
+    factor = float((a * b).sum() / ((a * a).sum() or 1.0))
+    left = np.linalg.norm(b - factor * a) / (np.linalg.norm(b) or 1.0)
+    return factor if left < MULTIPLE and abs(factor - 1) > MULTIPLE else 1.0
 
 
 def _numbers(pair: Pair, operators: Mapping[str, int], value: np.ndarray) -> str:
@@ -215,12 +257,15 @@ def _within(error: LayerError, stored_in: str) -> bool:
     return rest and error.sqnr >= limits.sqnr and error.slope <= limits.slope
 
 
-def _at_rest(pair: Pair) -> float | None:
-    """The distance of the weights from those of the reference; None for an output."""
+def _at_rest(pair: Pair, factor: float) -> float | None:
+    """The distance of the weights from ``factor`` times the reference's; None for an output."""
     reference = pair.wants[0].convolution
     if reference is None:
         return None
-    return pair.at_rest if pair.form is None else difference_at_rest(pair.form, reference)
+    if pair.form is None:
+        return pair.at_rest
+    scaled = replace(reference, weight=reference.weight * factor, bias=reference.bias * factor)
+    return difference_at_rest(pair.form, scaled)
 
 
 def _columns(value: np.ndarray, pair: Pair) -> np.ndarray:

@@ -60,7 +60,7 @@ WEIGHTS = {
 SAYS = {
     "10 % too large": "scale: its weights are 1.1 times",
     "channels in another order": "channel order",
-    "one weight": "weights differ: 1 of",
+    "one weight": "weights differ:",
 }
 
 
