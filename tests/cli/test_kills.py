@@ -56,6 +56,12 @@ COMMANDS = {
     "bench": Command("tiny.onnx tiny.onnx --shape 64 64 --runs 5 --threads 1"),
     "build": Command("recipe.toml -o built --jobs 2", "built/tiny/tiny_shape64x64.onnx"),
     "verify": Command("tiny.onnx --reference tiny.pth"),
+    "bisect": Command("tiny.onnx --reference tiny.pth"),
+    "lift": Command("tiny.onnx -o out.pth", "out.pth"),
+    "openvino": Command(f"tiny.pth {SIZE} -o out.xml", "out.bin"),
+    "ncnn": Command(f"tiny.pth {SIZE} -o out.param", "out.bin"),
+    "mnn": Command(f"tiny.pth {SIZE} -o out.mnn", "out.mnn"),
+    "pack": Command("triton tiny.onnx -o packed"),
 }
 
 
@@ -117,6 +123,11 @@ def on_the_way(folder: Path) -> list[str]:
     return sorted({str(path) for path in (*hidden, *scratch, *temporary)})
 
 
+def remove_what_is_not_made_again(folder: Path) -> None:
+    for done in ("built", "found", "packed"):
+        shutil.rmtree(folder / done, ignore_errors=True)
+
+
 @pytest.mark.parametrize("verb", COMMANDS)
 def test_a_verb_that_is_ended_leaves_nothing_and_harms_nothing(verb, folder):
     output = folder / (COMMANDS[verb].output or "none")
@@ -136,8 +147,7 @@ def test_a_verb_that_is_ended_leaves_nothing_and_harms_nothing(verb, folder):
         sent = list(ENDS)[turn % len(ENDS)]
         if COMMANDS[verb].output and verb != "build":  # a build would find damage and go on
             output.write_bytes(b"old")
-        for done in ("built", "found"):  # these would not be made again
-            shutil.rmtree(folder / done, ignore_errors=True)
+        remove_what_is_not_made_again(folder)
         before = set(on_the_way(folder))
         process = started(verb, folder)
         moment = moments.uniform(0, whole)
@@ -157,6 +167,7 @@ def test_a_verb_that_is_ended_leaves_nothing_and_harms_nothing(verb, folder):
         if sent != signal.SIGKILL:
             assert set(on_the_way(folder)) <= before, what  # earlier kills left something
 
+    remove_what_is_not_made_again(folder)
     last = started(verb, folder)
     _, err = last.communicate(timeout=300)
     assert last.returncode == 0, err
