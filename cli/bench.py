@@ -23,7 +23,6 @@ HEADINGS = (
 )  # fmt: skip
 LOST = "faces lost/extra"
 WORDS = 3  # columns on the left that are no numbers
-ALL = "all"  # threads: as many as the runtime chooses
 
 
 Models = Annotated[
@@ -53,7 +52,7 @@ Threads = Annotated[
         metavar="N|all",
         help="Of each runtime; given twice, both are timed. all: its own choice.",
         show_default="all; with --runtimes, 1 and all",
-        parser=lambda text: o.number_or_word(text, ALL, 1),
+        parser=lambda text: o.number_or_word(text, o.ALL, 1),
     ),
 ]
 Runs = Annotated[int, typer.Option(min=1, help="Measured runs of each model.")]
@@ -87,11 +86,11 @@ def bench(
     from scrfdconv.recipes.artifacts.conversion import SourceOptions
     from scrfdconv.recipes.bench import BenchOptions
 
-    both = ["1", ALL] if runtimes else [ALL]
+    both = ["1", o.ALL] if runtimes else [o.ALL]
     bench_options = BenchOptions(
         shape=shape,
         batch=batch,
-        threads=tuple(None if n == ALL else int(n) for n in dict.fromkeys(threads or both)),
+        threads=o.thread_counts(threads or both),
         runs=runs,
         images=image_files(images),
     )
@@ -190,7 +189,7 @@ def _cells(model: ComparedModel) -> tuple[str, ...]:
     return (
         Path(t.name).name,
         t.precision,
-        str(model.threads or ALL),
+        str(model.threads or o.ALL),
         f"{1e3 * t.median:.2f}",
         f"{1e3 * t.percentile(90):.2f}",
         f"{1e3 * t.percentile(99):.2f}",

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from scrfdconv.recipes.bench import ComparedModel
     from scrfdconv.recipes.optimize import Optimized
 
-ALL = "all"  # threads: as many as the runtime chooses
 FAILED = 1
 MEGABYTE = 1e6
 HEADINGS = (
@@ -44,7 +43,7 @@ Threads = Annotated[
         metavar="N|all",
         help="Of each runtime; given twice, both are timed and the first decides.",
         show_default="all, then 1",
-        parser=lambda text: o.number_or_word(text, ALL, 1),
+        parser=lambda text: o.number_or_word(text, o.ALL, 1),
     ),
 ]
 Candidates = Annotated[
@@ -92,7 +91,7 @@ def optimize(
         images=image_files(images),
         shape=shape,
         max_face_loss=max_face_loss,
-        threads=tuple(None if n == ALL else int(n) for n in dict.fromkeys(threads or [ALL, "1"])),
+        threads=o.thread_counts(threads or [o.ALL, "1"]),
         candidates=tuple(candidates or ()),
         runs=runs,
     )
@@ -156,7 +155,7 @@ def _cells(model: ComparedModel, found: Optimized) -> tuple[str, ...]:
     return (
         told(model),
         next((mark for mark, true in marks.items() if true), ""),
-        str(model.threads or ALL),
+        str(model.threads or o.ALL),
         f"{1e3 * timing.median:.2f}",
         f"{model.ratio.median:.3f}",
         str(len(timing.seconds)),

@@ -22,7 +22,7 @@ from scrfdconv.checks.benchmark import (
 from scrfdconv.checks.faces.decode import Faces
 from scrfdconv.checks.faces.matching import Agreement, agreement
 from scrfdconv.converters.artifact import Artifact
-from scrfdconv.converters.errors import CheckFailed, UsageError
+from scrfdconv.converters.errors import UsageError
 from scrfdconv.converters.formats import Source, formats
 from scrfdconv.converters.network.architecture import require_shape
 from scrfdconv.converters.runner import Interface, Runner
@@ -223,8 +223,7 @@ def _agreement(
     if not reference:
         return None
     kept = agreement(zip(reference, found, strict=True), margin=margin)
-    if kept.undefined:
-        raise CheckFailed(f"{kept.undefined[0].upper()}{kept.undefined[1:]}.")
+    kept.require_defined()
     return kept
 
 

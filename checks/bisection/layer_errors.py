@@ -117,7 +117,7 @@ def bisect(want: Layers, got: Layers, photographs: Sequence[np.ndarray] = ()) ->
     run = _Comparison(want, got, images, wanted, gotten, _in_order(pairs, want), given)
     done = {layer.name for pair in pairs for layer in (pair.got, *pair.wants)}
     left = [layer.name for layers in (got, want) for layer in layers.all if layer.name not in done]
-    return Bisection(run.errors(run.undone_factors()), tuple(dict.fromkeys(left)))
+    return Bisection(run.errors_but_undone(), tuple(dict.fromkeys(left)))
 
 
 def size_of(want: Layers, got: Layers) -> tuple[int, int]:
@@ -195,17 +195,21 @@ class _Comparison:
             self._judged(pair, own, factors.get(pair.got.name, 1.0)) for pair in self.pairs
         )
 
-    def undone_factors(self) -> dict[str, float]:
-        """Factors of faulty convolutions that the layers behind undo: fewer are faulty then."""
-        before = {error.layer for error in self.errors({}) if error.fault}
-        found = {}
-        for pair in self.pairs:
-            factor = _multiple(pair) if pair.got.name in before else 1.0
-            if factor != 1:
-                alone = self.errors({pair.got.name: factor})
-                if len([error for error in alone if error.fault]) < len(before) - 1:
-                    found[pair.got.name] = factor
-        return found
+    def errors_but_undone(self) -> tuple[LayerError, ...]:
+        """The errors where no factor counts that the layers behind undo."""
+        errors = self.errors({})
+        faulty = {error.layer for error in errors if error.fault}
+        factors = {
+            pair.got.name: factor
+            for pair in self.pairs
+            if pair.got.name in faulty and (factor := _multiple(pair)) != 1
+        }
+        undone = {n: f for n, f in factors.items() if self._is_undone(n, f, len(faulty))}
+        return self.errors(undone) if undone else errors
+
+    def _is_undone(self, name: str, factor: float, faulty: int) -> bool:
+        """True if with this factor more layers than the one itself are right."""
+        return sum(bool(error.fault) for error in self.errors({name: factor})) < faulty - 1
 
     def _judged(self, pair: Pair, own: Mapping[str, np.ndarray], factor: float) -> LayerError:
         name = pair.got.name

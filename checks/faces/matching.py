@@ -75,6 +75,11 @@ class Agreement(Marks):
     ap: float  # mean average precision over IoU 0.5, 0.55 ... 0.95
     by_stride: Mapping[int, Marks]  # stride of the reference's face; for extra faces, their own
 
+    def require_defined(self) -> None:
+        """Raise CheckFailed where there are no faces to judge by."""
+        if self.undefined:
+            raise CheckFailed(f"{self.undefined[0].upper()}{self.undefined[1:]}.")
+
     @property
     def undefined(self) -> str | None:
         """Say why nothing can be judged; None if there are faces to judge by."""

@@ -9,12 +9,19 @@ import typer
 
 from scrfdconv.converters.options import DYNAMIC
 
+ALL = "all"  # threads: as many as the runtime chooses
+
 
 def number_or_word(text: str, word: str, least: int) -> str:
     """``text``, if it is ``word`` or a whole number from ``least`` on; else BadParameter."""
     if text != word and not (text.isdecimal() and int(text) >= least):
         raise typer.BadParameter(f"{text!r} is neither {word} nor a number from {least} on")
     return text
+
+
+def thread_counts(texts: list[str]) -> tuple[int | None, ...]:
+    """Values of ``--threads``, each once; None for as many as the runtime chooses."""
+    return tuple(None if text == ALL else int(text) for text in dict.fromkeys(texts))
 
 
 def batch(text: str) -> int | None:

@@ -7,9 +7,7 @@ declaration imports no library; methods and sibling modules do.
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,6 +23,7 @@ from scrfdconv.converters.artifact import (
     require_distinct,
     scratch_beside,
 )
+from scrfdconv.converters.declarations import declared_below
 from scrfdconv.converters.errors import ArtifactError, InputFileError, OutputError, UsageError
 from scrfdconv.converters.options import NoOptions
 from scrfdconv.converters.precision import FLOAT
@@ -339,20 +338,7 @@ def require_other_files(target: Format, out: Path, source: Source) -> None:
 @cache
 def formats() -> dict[str, Format]:
     """All formats by name; heavy libraries load when one is used, not here."""
-    found: dict[str, Format] = {}
-    for module in pkgutil.iter_modules(__path__):
-        place = f"{__name__}.{module.name}"
-        for item in vars(importlib.import_module(place)).values():
-            if _is_declared_in(item, place):
-                if item.name in found:
-                    raise AssertionError(f"two formats are called {item.name}")
-                found[item.name] = item()
-    return found
-
-
-def _is_declared_in(item: Any, place: str) -> bool:
-    is_format = isinstance(item, type) and issubclass(item, Format)
-    return is_format and item.__module__ == place and hasattr(item, "name")
+    return declared_below(__name__, __path__, Format)  # type: ignore[type-abstract]
 
 
 def reference_format() -> Format:

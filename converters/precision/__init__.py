@@ -7,12 +7,11 @@ libraries.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from scrfdconv.converters.declarations import declared_below
 from scrfdconv.converters.options import NoOptions
 
 if TYPE_CHECKING:
@@ -60,12 +59,5 @@ class Fp32(Precision):
 @cache
 def precisions() -> dict[str, Precision]:
     """All precisions by name, the finest one first."""
-    found: dict[str, Precision] = {FLOAT: Fp32()}
-    for module in pkgutil.iter_modules(__path__):
-        contents = vars(importlib.import_module(f"{__name__}.{module.name}")).values()
-        for item in contents:
-            if isinstance(item, type) and issubclass(item, Precision) and item is not Precision:
-                if item.name in found:
-                    raise AssertionError(f"two precisions are called {item.name}")
-                found[item.name] = item()
+    found = {FLOAT: Fp32(), **declared_below(__name__, __path__, Precision)}  # type: ignore[type-abstract]
     return dict(sorted(found.items(), key=lambda pair: -pair[1].bits))

@@ -10,7 +10,7 @@ from scrfdconv.checks.faces.compare import faces_on_canvas
 from scrfdconv.checks.faces.decode import Faces
 from scrfdconv.checks.faces.images import letterbox, read_ahead
 from scrfdconv.checks.faces.matching import Agreement, agreement
-from scrfdconv.converters.errors import CheckFailed, InputFileError, UsageError
+from scrfdconv.converters.errors import InputFileError, UsageError
 from scrfdconv.converters.runner import Runner
 from scrfdconv.recipes.artifacts.conversion import SourceOptions, open_source
 from scrfdconv.recipes.faces.detection import DEFAULT_SIZE, open_runner
@@ -43,8 +43,7 @@ def score_agreement(
             progress(done, len(images))
 
     found = agreement(pairs())
-    if found.undefined:
-        raise CheckFailed(f"{found.undefined[0].upper()}{found.undefined[1:]}.")
+    found.require_defined()
     return found
 
 

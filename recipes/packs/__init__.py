@@ -7,8 +7,6 @@ methods do.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import re
 import shutil
 from abc import ABC, abstractmethod
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from scrfdconv.converters.artifact import Artifact
+from scrfdconv.converters.declarations import declared_below
 from scrfdconv.converters.errors import UsageError
 from scrfdconv.converters.formats import Format, format_of, formats
 from scrfdconv.converters.options import Option, Options
@@ -96,14 +95,7 @@ class Pack(ABC):
 @cache
 def packs() -> dict[str, Pack]:
     """All kinds of packs by name."""
-    found: dict[str, Pack] = {}
-    for module in pkgutil.iter_modules(__path__):
-        place = f"{__name__}.{module.name}"
-        for item in vars(importlib.import_module(place)).values():
-            is_pack = isinstance(item, type) and issubclass(item, Pack)
-            if is_pack and item.__module__ == place and hasattr(item, "name"):
-                found[item.name] = item()
-    return found
+    return declared_below(__name__, __path__, Pack)  # type: ignore[type-abstract]
 
 
 def write_contents(contents: Contents, folder: Path) -> None:
