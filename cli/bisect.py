@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scrfdconv.cli.artifacts import options as o
-from scrfdconv.cli.artifacts.sources import open_for_making, reading
+from scrfdconv.cli.artifacts.reading import READ_FROM_OPTIONS, Reading
+from scrfdconv.cli.artifacts.sources import open_for_making
 from scrfdconv.cli.main import PROVE, verb
 from scrfdconv.cli.terminal import output
 
@@ -35,13 +36,7 @@ def bisect(
     reference: Reference,
     images: o.Images = None,
     everything: Everything = False,
-    architecture: o.Architecture = None,
-    config: o.Config = None,
-    norm_groups: o.NormGroups = None,
-    mean: o.Mean = None,
-    std: o.Std = None,
-    color: o.Color = None,
-    seed: o.Seed = 0,
+    reading: Reading = READ_FROM_OPTIONS,
     json: o.Json = False,
 ) -> None:
     """Name the first layer where ARTIFACT differs from the reference, and how; exit 1 if one does.
@@ -53,14 +48,7 @@ def bisect(
     from scrfdconv.converters.formats import format_of
 
     format_of(artifact)  # what is wrong with the artifact is said before the reference is loaded
-    options = reading(
-        (mean, std, color),
-        architecture=architecture,
-        config=config,
-        groups=norm_groups,
-        seed=seed,
-    )
-    source = open_for_making(reference, options)
+    source = open_for_making(reference, reading)
     pictures = image_files(images)
     with output.working(f"comparing {artifact.name} with {source.name}"):
         report = verify(source, artifact, Demand(pictures))

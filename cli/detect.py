@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scrfdconv.cli.artifacts import options as o
-from scrfdconv.cli.artifacts.sources import reading
+from scrfdconv.cli.artifacts.reading import READ_FROM_OPTIONS, ReadingToRun
 from scrfdconv.cli.main import PROVE, verb
 from scrfdconv.cli.terminal import output
 from scrfdconv.converters.errors import InputFileError
@@ -49,15 +49,7 @@ def detect(
     size: Size = None,
     max_faces: MaxFaces = 0,
     draw: Draw = None,
-    architecture: o.Architecture = None,
-    config: o.Config = None,
-    norm_groups: o.NormGroups = None,
-    mean: o.Mean = None,
-    std: o.Std = None,
-    color: o.Color = None,
-    seed: o.Seed = 0,
-    provider: o.Provider = None,
-    allow_host_code: o.AllowHostCode = False,
+    reading: ReadingToRun = READ_FROM_OPTIONS,
     json: o.Json = False,
 ) -> None:
     """Find faces: boxes in pixels of the picture, scores, keypoints.
@@ -75,18 +67,7 @@ def detect(
         plan_drawings,
     )
 
-    source = open_source(
-        model,
-        reading(
-            (mean, std, color),
-            architecture=architecture,
-            config=config,
-            groups=norm_groups,
-            seed=seed,
-            allow_host_code=allow_host_code,
-            provider=provider,
-        ),
-    )
+    source = open_source(model, reading)
     detector = Detector(open_runner(source), DetectOptions(size, threshold, nms, max_faces))
     output.say_if_seeded(source)
     output.say_if_assumed(detector.runner.interface)

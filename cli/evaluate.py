@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scrfdconv.cli.artifacts import options as o
-from scrfdconv.cli.artifacts.sources import reading
+from scrfdconv.cli.artifacts.reading import READ_FROM_OPTIONS, ReadingToRun
 from scrfdconv.cli.main import PROVE, verb
 from scrfdconv.cli.terminal import output
 
@@ -92,15 +92,7 @@ def evaluate(
     scheduler: Scheduler = None,
     plot: Plot = None,
     face: Face = None,
-    architecture: o.Architecture = None,
-    config: o.Config = None,
-    norm_groups: o.NormGroups = None,
-    mean: o.Mean = None,
-    std: o.Std = None,
-    color: o.Color = None,
-    seed: o.Seed = 0,
-    provider: o.Provider = None,
-    allow_host_code: o.AllowHostCode = False,
+    reading: ReadingToRun = READ_FROM_OPTIONS,
     json: o.Json = False,
 ) -> None:
     """Measure a detector: WIDER FACE validation (easy, medium, hard), or agreement with a model.
@@ -112,30 +104,23 @@ def evaluate(
     from scrfdconv.recipes.faces.evaluation import EvaluationPlan
 
     _require_one_way(model, widerface, results, ground_truth, images, reference)
-    _require_drawable(plot, [model, architecture, config], [widerface, ground_truth])
-    options = reading(
-        (mean, std, color),
-        architecture=architecture,
-        config=config,
-        groups=norm_groups,
-        seed=seed,
-        allow_host_code=allow_host_code,
-        provider=provider,
+    _require_drawable(
+        plot, [model, reading.architecture, reading.config], [widerface, ground_truth]
     )
     running = {"--mode": mode, "--workers": workers, "--scheduler": scheduler, "--class": face}
     if images and model and reference:
         _require_absent({**running, "--limit": limit, "--plot": plot}, "--widerface")
-        _agreement(model, reference, options, images)
+        _agreement(model, reference, reading, images)
     elif model and widerface:
         plan = EvaluationPlan(parse_mode(mode or "vga"), results, limit, workers, scheduler, face)
-        _run_model(model, options, widerface, plan, plot)
+        _run_model(model, reading, widerface, plan, plot)
     elif results and ground_truth:
         more = {
-            "--architecture": architecture,
-            "--config": config,
-            "--norm-groups": norm_groups,
-            "--provider": provider,
-            **{"--mean": mean, "--std": std, "--color": color},
+            "--architecture": reading.architecture,
+            "--config": reading.config,
+            "--norm-groups": reading.groups,
+            "--provider": reading.provider,
+            **{f"--{name}": value for name, value in reading.normalization.given.items()},
         }
         _require_absent({**running, **more}, "MODEL --widerface")
         _score_files(results, ground_truth, limit, plot)

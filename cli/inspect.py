@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from scrfdconv.cli.artifacts import options as o
-from scrfdconv.cli.artifacts.sources import reading
+from scrfdconv.cli.artifacts.reading import READ_FROM_OPTIONS, ReadingFile
 from scrfdconv.cli.main import LOOK_UP, verb
 from scrfdconv.cli.terminal import output
 
@@ -16,12 +16,7 @@ from scrfdconv.cli.terminal import output
 @verb(LOOK_UP)
 def inspect(
     file: Annotated[Path, typer.Argument(help="A checkpoint or an artifact.")],
-    architecture: o.Architecture = None,
-    config: o.Config = None,
-    norm_groups: o.NormGroups = None,
-    mean: o.Mean = None,
-    std: o.Std = None,
-    color: o.Color = None,
+    reading: ReadingFile = READ_FROM_OPTIONS,
     allow_host_code: o.AllowHostCode = False,
     json: o.Json = False,
 ) -> None:
@@ -29,14 +24,8 @@ def inspect(
     from scrfdconv.converters.system.permissions import allowing_host_code
     from scrfdconv.recipes.describe import facts_of_file
 
-    options = reading(
-        (mean, std, color),
-        architecture=architecture,
-        config=config,
-        groups=norm_groups,
-    )
     with allowing_host_code(allowed=allow_host_code):
-        facts = facts_of_file(file, options)
+        facts = facts_of_file(file, reading)
     if json:
         output.print_json(facts)
         return

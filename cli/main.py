@@ -67,8 +67,10 @@ def verbs_below(group: typer.Typer, name: str, short_help: str, panel: str) -> N
 
 def command_of(function: Callable[..., Any], name: str) -> Any:
     """The command of a function, with its options under their headings."""
+    from scrfdconv.cli.artifacts.reading import spread_out
+
     single = typer.Typer(rich_markup_mode=None, add_completion=False)
-    single.command(name, cls=Command)(function)
+    single.command(name, cls=Command)(spread_out(function))
     return typer.main.get_command(single)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from scrfdconv.cli.artifacts import options as o
+from scrfdconv.cli.artifacts.reading import READ_FROM_OPTIONS, Reading
 from scrfdconv.cli.main import MAKE, verb
 from scrfdconv.cli.terminal import output
 from scrfdconv.converters.precision.int8 import DEFAULT_FACE_LOSS
@@ -68,13 +69,7 @@ def optimize(
     candidates: Candidates = None,
     runs: Annotated[int, typer.Option(min=1, help="Most measured runs of a candidate.")] = 48,
     out: Out = None,
-    architecture: o.Architecture = None,
-    config: o.Config = None,
-    norm_groups: o.NormGroups = None,
-    mean: o.Mean = None,
-    std: o.Std = None,
-    color: o.Color = None,
-    seed: o.Seed = 0,
+    reading: Reading = READ_FROM_OPTIONS,
     json: o.Json = False,
 ) -> None:
     """Keep the fastest file for this machine that keeps the faces of SOURCE.
@@ -83,7 +78,7 @@ def optimize(
     timed in turns.
     """
     from scrfdconv.checks.faces.images import image_files
-    from scrfdconv.cli.artifacts.sources import open_for_making, reading, tell_source
+    from scrfdconv.cli.artifacts.sources import open_for_making, tell_source
     from scrfdconv.recipes.optimize import OptimizeOptions
     from scrfdconv.recipes.optimize import optimize as search
 
@@ -95,17 +90,10 @@ def optimize(
         candidates=tuple(candidates or ()),
         runs=runs,
     )
-    read = reading(
-        (mean, std, color),
-        architecture=architecture,
-        config=config,
-        groups=norm_groups,
-        seed=seed,
-    )
-    opened = open_for_making(source, read)
+    opened = open_for_making(source, reading)
     tell_source(opened)
     folder = out or Path(f"{opened.name}_fastest")
-    found = search(source, read, options, folder, output.progress, output.say)
+    found = search(source, reading, options, folder, output.progress, output.say)
     if json:
         output.print_json(found.to_dict())
     else:

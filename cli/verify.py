@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scrfdconv.cli.artifacts import options as o
-from scrfdconv.cli.artifacts.sources import open_for_making, reading
+from scrfdconv.cli.artifacts.reading import READ_FROM_OPTIONS, READING, Reading
+from scrfdconv.cli.artifacts.sources import open_for_making
 from scrfdconv.cli.main import PROVE, verb
 from scrfdconv.cli.terminal import output
 
@@ -42,13 +43,7 @@ def verify(
     reference: Reference = None,
     rerun: RerunOption = False,
     images: o.Images = None,
-    architecture: o.Architecture = None,
-    config: o.Config = None,
-    norm_groups: o.NormGroups = None,
-    mean: o.Mean = None,
-    std: o.Std = None,
-    color: o.Color = None,
-    seed: o.Seed = 0,
+    reading: Reading = READ_FROM_OPTIONS,
     allow_host_code: o.AllowHostCode = False,
     loosen: o.Loosen = 1.0,
     json: o.Json = False,
@@ -79,14 +74,7 @@ def verify(
     from scrfdconv.converters.formats import format_of
 
     format_of(artifact)  # what is wrong with the artifact is said before the reference is loaded
-    options = reading(
-        (mean, std, color),
-        architecture=architecture,
-        config=config,
-        groups=norm_groups,
-        seed=seed,
-    )
-    source = open_for_making(reference, options)
+    source = open_for_making(reference, reading)
     with allowing_host_code(allowed=allow_host_code):
         _compare(artifact, source, Demand(image_files(images), loosen), json=json)
 
@@ -125,9 +113,7 @@ def _compared(artifact: Path, source: Source) -> dict[str, Any]:
 
 def _require_for_manifest(context: typer.Context) -> None:
     """Refuse options that mean nothing for a manifest: each entry has its own."""
-    for name in (
-        "architecture", "config", "norm_groups", "mean", "std", "color", "seed", "loosen",
-    ):  # fmt: skip
+    for name in (*READING.members, "loosen"):
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             flag = f"--{name.replace('_', '-')}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -11,14 +11,6 @@ from scrfdconv.cli.terminal import output
 if TYPE_CHECKING:
     from scrfdconv.converters.formats import Source
     from scrfdconv.recipes.artifacts.conversion import SourceOptions
-
-
-def reading(said: tuple[str | None, str | None, str | None], **others: Any) -> SourceOptions:
-    """How to read a model; ``said`` are the texts of ``--mean``, ``--std`` and ``--color``."""
-    from scrfdconv.converters.normalization import NormalizationOptions
-    from scrfdconv.recipes.artifacts.conversion import SourceOptions
-
-    return SourceOptions(normalization=NormalizationOptions.read(*said), **others)
 
 
 def open_for_making(source: str | None, options: SourceOptions) -> Source:

@@ -17,7 +17,7 @@ import typer
 from scrfdconv.cli.artifacts import options as o
 from scrfdconv.cli.artifacts.conversion import Wish, make
 from scrfdconv.cli.artifacts.declared import annotation, default_of, parameter, value_of
-from scrfdconv.cli.artifacts.sources import reading
+from scrfdconv.cli.artifacts.reading import READING
 from scrfdconv.converters.formats import Format, formats
 from scrfdconv.converters.options import OptionField, option_fields
 from scrfdconv.converters.precision import FLOAT, Precision, precisions
@@ -103,13 +103,7 @@ def _parameters(verb: MakingVerb) -> Iterator[inspect.Parameter]:
         yield parameter("plan_only", PLAN_ONLY, default=False)
     yield parameter("out", o.Output, None)
     yield parameter("images", o.Images, None)
-    yield parameter("architecture", o.Architecture, None)
-    yield parameter("config", o.Config, None)
-    yield parameter("norm_groups", o.NormGroups, None)
-    yield parameter("mean", o.Mean, None)
-    yield parameter("std", o.Std, None)
-    yield parameter("color", o.Color, None)
-    yield parameter("seed", o.Seed, 0)
+    yield from READING.parameters()
     yield parameter("loosen", o.Loosen, 1.0)
     yield parameter("no_lift", o.NoLift, default=False)
     yield parameter("no_verify", o.NoVerify, default=False)
@@ -164,13 +158,7 @@ def _wish(verb: MakingVerb, values: Mapping[str, Any], given: set[str]) -> Wish:
         plan_only=values.get("plan_only", False),
         out=values["out"],
         images=values["images"],
-        reading=reading(
-            (values["mean"], values["std"], values["color"]),
-            architecture=values["architecture"],
-            config=values["config"],
-            groups=values["norm_groups"],
-            seed=values["seed"],
-        ),
+        reading=READING.taken_from(values),
         loosen=values["loosen"] if "loosen" in given else None,
         verify=not values["no_verify"],
         lift=not values["no_lift"],
