@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from scrfdconv.checks.workers import Died
 from scrfdconv.converters.errors import MissingError, ScrfdconvError
 from scrfdconv.converters.metadata import installed_version
 from scrfdconv.converters.system.interruption import finish_first
+from scrfdconv.converters.system.workers import Died
 from scrfdconv.recipes.build.digests import code_digest
 
 Task = TypeVar("Task")
@@ -78,7 +78,7 @@ def versions_here(libraries: Iterable[str]) -> dict[str, str]:
 
 
 class Cluster(Generic[Task, Result]):
-    """The workers of a Dask cluster, as `checks.workers.Workers` of other machines.
+    """The workers of a Dask cluster, as `converters.system.workers.Workers` of other machines.
 
     A task whose workers died again and again gives `Died`. Raises MissingError where no scheduler
     or no worker answers, and where a worker is another one than asked for.

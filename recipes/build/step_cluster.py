@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scrfdconv.checks.workers import Died, Worker
 from scrfdconv.converters.artifact import digest_of
 from scrfdconv.converters.errors import InputFileError, MissingError
+from scrfdconv.converters.system.workers import Died, Worker
 from scrfdconv.recipes.build.cache import Cache
 from scrfdconv.recipes.build.digests import images_digest, source_digest
 from scrfdconv.recipes.build.plan import MEASURERS, Step, versions_of
@@ -44,7 +44,7 @@ class RemoteJob:
 
 
 class StepCluster:
-    """Does steps on a Dask cluster, as `checks.workers.Workers` does here."""
+    """Does steps on a Dask cluster, as `converters.system.workers.Workers` does here."""
 
     def __init__(self, address: str, cache: Cache, steps: Iterable[Step]) -> None:
         content = secrets.token_hex()

@@ -15,10 +15,10 @@ from scrfdconv.checks.faces.compare import faces_on_canvas
 from scrfdconv.checks.faces.decode import DEPLOYMENT_THRESHOLD
 from scrfdconv.checks.faces.images import letterbox, read_ahead
 from scrfdconv.checks.faces.matching import MATCH_IOU, Agreement, Tally
-from scrfdconv.checks.workers import on_this_machine
 from scrfdconv.converters.errors import InputFileError, UsageError
 from scrfdconv.converters.formats import Source
 from scrfdconv.converters.runner import Runner
+from scrfdconv.converters.system.workers import on_this_machine
 from scrfdconv.recipes.artifacts.conversion import SourceOptions, open_source
 from scrfdconv.recipes.cluster import on_dask
 from scrfdconv.recipes.faces.detection import DEFAULT_SIZE, faults_of

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from scrfdconv.checks.workers import THREADS
 from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.errors import InputFileError
 from scrfdconv.converters.formats import Source, formats
 from scrfdconv.converters.runner import Runner
 from scrfdconv.converters.system.machine import usable_cores
+from scrfdconv.converters.system.workers import THREADS
 from scrfdconv.recipes.artifacts.conversion import SourceOptions, open_source
 from scrfdconv.recipes.build.plan import MEASURERS
 from scrfdconv.recipes.cluster import Common
