@@ -26,6 +26,7 @@ from scrfdconv.converters.graph.kept_float import (
 from scrfdconv.converters.graph.model_file import load_onnx
 from scrfdconv.converters.graph.norms import norm_nodes
 from scrfdconv.converters.graph.number_types import nodes_asked_for
+from scrfdconv.converters.graph.rows import rows_alone
 from scrfdconv.converters.precision.fp16 import Fp16Options
 from scrfdconv.converters.precision.fp16.half import blocked_operators, half_from_float
 from scrfdconv.converters.precision.fp16.range import out_of_range
@@ -55,9 +56,12 @@ class Fp16Settings:
 
 
 def fp16_from_float(source: Artifact, settings: Fp16Settings) -> onnx.ModelProto:
-    """Convert a float ONNX model; names, order, shapes, opset and metadata stay."""
+    """Convert a float ONNX model; names, order, shapes, opset and metadata stay.
+
+    Of a model that ends with faces, the rows are converted.
+    """
     interface = require_convertible(source.path)
-    model = prepared(load_onnx(source.path))
+    model = prepared(rows_alone(load_onnx(source.path)))
     kept = list(kept_in_float32(model, interface, settings))
     nodes = {name for entry in kept for name in entry.nodes}
     io = settings.options.io
