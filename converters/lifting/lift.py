@@ -17,9 +17,9 @@ from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.checkpoint.recognise import parameter_shapes
 from scrfdconv.converters.errors import ArtifactError
 from scrfdconv.converters.graph.edits import free_name
+from scrfdconv.converters.graph.interface.rows import rows_alone
 from scrfdconv.converters.graph.model_file import load_onnx, metadata_of, require_valid
 from scrfdconv.converters.graph.number_types import precision_of
-from scrfdconv.converters.graph.rows import rows_alone
 from scrfdconv.converters.lifting.architecture import architecture_of
 from scrfdconv.converters.lifting.backbone import Walk, backbone
 from scrfdconv.converters.lifting.graph import Graph

@@ -10,7 +10,7 @@ import numpy as np
 
 from scrfdconv.converters.artifact import digest_of, readable
 from scrfdconv.converters.errors import ArtifactError
-from scrfdconv.converters.graph.kinds import FACE_OUTPUTS
+from scrfdconv.converters.graph.interface.kinds import FACE_OUTPUTS
 from scrfdconv.converters.runner import is_output_name
 from scrfdconv.converters.system.libraries import library
 

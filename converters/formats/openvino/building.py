@@ -16,8 +16,8 @@ from scrfdconv.converters.formats.openvino.api import (
     own_metadata_of,
     set_number,
 )
-from scrfdconv.converters.graph.forms import form_of, network_of
-from scrfdconv.converters.graph.kinds import OVERLAP_PLACE, THRESHOLD_PLACE
+from scrfdconv.converters.graph.interface.forms import form_of, network_of
+from scrfdconv.converters.graph.interface.kinds import OVERLAP_PLACE, THRESHOLD_PLACE
 from scrfdconv.converters.graph.model_file import load_onnx, metadata_of
 from scrfdconv.converters.input_form import PLAIN
 from scrfdconv.converters.metadata import own_metadata

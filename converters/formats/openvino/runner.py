@@ -20,7 +20,7 @@ from scrfdconv.converters.formats.openvino.api import (
     set_number,
 )
 from scrfdconv.converters.formats.openvino.reading import stored_precision
-from scrfdconv.converters.graph.kinds import THRESHOLD_PLACE, output_kind, without_rows
+from scrfdconv.converters.graph.interface.kinds import THRESHOLD_PLACE, output_kind, without_rows
 from scrfdconv.converters.graph.model_file import IMAGE_RANK
 from scrfdconv.converters.metadata import architecture_from_metadata
 from scrfdconv.converters.network.architecture import CHANNELS, SIZE_MULTIPLE

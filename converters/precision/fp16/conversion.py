@@ -17,6 +17,7 @@ from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.errors import UsageError
 from scrfdconv.converters.graph.edits import prepared
 from scrfdconv.converters.graph.inference import Images
+from scrfdconv.converters.graph.interface.rows import rows_alone
 from scrfdconv.converters.graph.kept_float import (
     KeptFloat,
     built_in_pictures,
@@ -26,7 +27,6 @@ from scrfdconv.converters.graph.kept_float import (
 from scrfdconv.converters.graph.model_file import load_onnx
 from scrfdconv.converters.graph.norms import norm_nodes
 from scrfdconv.converters.graph.number_types import nodes_asked_for
-from scrfdconv.converters.graph.rows import rows_alone
 from scrfdconv.converters.precision.fp16 import Fp16Options
 from scrfdconv.converters.precision.fp16.half import blocked_operators, half_from_float
 from scrfdconv.converters.precision.fp16.range import out_of_range

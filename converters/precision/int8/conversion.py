@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.errors import UsageError
+from scrfdconv.converters.graph.interface.rows import rows_alone
 from scrfdconv.converters.graph.kept_float import (
     KeptFloat,
     describe_reduced,
     require_convertible,
 )
 from scrfdconv.converters.graph.model_file import load_onnx
-from scrfdconv.converters.graph.rows import rows_alone
 from scrfdconv.converters.precision.int8 import Arrangement
 from scrfdconv.converters.precision.int8.arrangement import arranged
 from scrfdconv.converters.precision.int8.calibration import CalibrationTable

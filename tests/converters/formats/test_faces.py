@@ -15,8 +15,8 @@ from scrfdconv.converters.errors import ArtifactError, UsageError
 from scrfdconv.converters.formats import formats, open_artifact
 from scrfdconv.converters.formats.onnx import OnnxOptions
 from scrfdconv.converters.formats.onnx.building import onnx_from_checkpoint
+from scrfdconv.converters.graph.interface.rows import rows_alone
 from scrfdconv.converters.graph.model_file import serialised
-from scrfdconv.converters.graph.rows import rows_alone
 from scrfdconv.converters.lifting.lift import lift_onnx
 from scrfdconv.converters.precision import precisions
 from scrfdconv.converters.precision.fp16 import Fp16Options
@@ -68,7 +68,11 @@ def judged(path: Path) -> dict[tuple[str, str], float]:
 
 @pytest.mark.parametrize(
     ("name", "precision"),
-    [("onnx", "fp16"), ("openvino", "fp32"), ("openvino", "fp16")],
+    [
+        ("onnx", "fp16"),
+        pytest.param("openvino", "fp32", marks=pytest.mark.slow),
+        ("openvino", "fp16"),
+    ],
 )
 def test_faces_are_those_of_our_decoder_in_every_precision(name, precision, tiny, tmp_path):
     out = tmp_path / f"out{usable(name).suffix}"
@@ -98,7 +102,10 @@ def test_openvino_takes_int8_faces(int8_onnx, tmp_path):
     assert open_artifact(tmp_path / "faces.xml").precision == "int8"
 
 
-@pytest.mark.parametrize(("name", "precision"), [("onnx", "fp16"), ("openvino", "fp32")])
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [pytest.param("onnx", "fp16", marks=pytest.mark.slow), ("openvino", "fp32")],
+)
 def test_a_file_with_faces_is_a_source(name, precision, faces_onnx, tmp_path):
     out = tmp_path / f"out{usable(name).suffix}"
     source = formats()["onnx"].artifact_at(faces_onnx)

@@ -18,7 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scrfdconv.converters.errors import UsageError
-from scrfdconv.converters.graph.kinds import FACE_OUTPUTS, THRESHOLD_PLACE, FaceRules, without_rows
+from scrfdconv.converters.graph.interface.kinds import (
+    FACE_OUTPUTS,
+    THRESHOLD_PLACE,
+    FaceRules,
+    without_rows,
+)
 from scrfdconv.converters.graph.model_file import image_input, opset_of
 from scrfdconv.converters.network.architecture import BOX_SIDES, Architecture
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from scrfdconv.converters.errors import ArtifactError, UsageError
 from scrfdconv.converters.graph.edits import drop_unread
-from scrfdconv.converters.graph.faces import append_faces, with_raw_outputs
-from scrfdconv.converters.graph.forms import form_of
-from scrfdconv.converters.graph.kinds import KEY, FaceRules, output_kind
+from scrfdconv.converters.graph.interface.faces import append_faces, with_raw_outputs
+from scrfdconv.converters.graph.interface.forms import form_of
+from scrfdconv.converters.graph.interface.kinds import KEY, FaceRules, output_kind
+from scrfdconv.converters.graph.interface.outputs import declare_outputs
+from scrfdconv.converters.graph.interface.preamble import dims_of
 from scrfdconv.converters.graph.model_file import image_input, metadata_of
-from scrfdconv.converters.graph.outputs import declare_outputs
 from scrfdconv.converters.graph.passes import set_metadata
-from scrfdconv.converters.graph.preamble import dims_of
 from scrfdconv.converters.metadata import PREFIX, architecture_from_metadata, own_metadata
 
 if TYPE_CHECKING:
