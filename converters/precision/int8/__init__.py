@@ -111,6 +111,8 @@ class Int8(Precision):
 
     def convert(self, source: Artifact, settings: Any) -> onnx.ModelProto:
         """The graph in Q/DQ form; names, order and shapes are those of ``source``."""
+        from scrfdconv.converters.graph.interface.rows import with_faces_of
+        from scrfdconv.converters.graph.model_file import load_onnx
         from scrfdconv.converters.precision.int8.conversion import int8_from_float
 
-        return int8_from_float(source, settings)
+        return with_faces_of(int8_from_float(source, settings), load_onnx(source.path))

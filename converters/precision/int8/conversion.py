@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.errors import UsageError
+from scrfdconv.converters.graph.interface.rows import rows_alone
 from scrfdconv.converters.graph.kept_float import (
     KeptFloat,
     describe_reduced,
@@ -43,9 +44,12 @@ class Int8Settings:
 
 
 def int8_from_float(source: Artifact, settings: Int8Settings) -> onnx.ModelProto:
-    """Quantize a float ONNX model; names, order and shapes stay."""
+    """Quantize a float ONNX model; names, order and shapes stay.
+
+    Of a model that ends with faces, the rows are quantized.
+    """
     interface = require_convertible(source.path)
-    model = quantizable(load_onnx(source.path))
+    model = float_rows(source)
     kept = kept_for(model, interface.outputs, settings)
     require_ranges(model, settings.table)
     result = quantized(
@@ -57,6 +61,11 @@ def int8_from_float(source: Artifact, settings: Int8Settings) -> onnx.ModelProto
     )
     describe_reduced(result, kept, _said(settings), source)
     return result
+
+
+def float_rows(source: Artifact) -> onnx.ModelProto:
+    """The float graph at ``source`` up to its rows, prepared for Q/DQ pairs."""
+    return quantizable(rows_alone(load_onnx(source.path)))
 
 
 def kept_for(
