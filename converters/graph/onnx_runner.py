@@ -117,10 +117,7 @@ class OnnxRunner(Runner):
     def faces_and_rows(
         self, images: np.ndarray, threshold: float | None = None
     ) -> tuple[Outputs, Outputs]:
-        """The faces of a file that ends with faces, and the raw outputs of the same run.
-
-        ``threshold`` replaces that of the file.
-        """
+        """See `Runner.faces_and_rows`."""
         session = self._session if threshold is None else self._session_with_rows(threshold)
         names = (*self.face_names, *self.output_names)
         values = dict(zip(names, session.run(names, self.fed(images)), strict=True))
