@@ -96,7 +96,7 @@ def open_source(source: str | None, options: SourceOptions | None = None) -> Sou
         raise UsageError(f"{source}: torch runs checkpoints; --provider is for {can}.")
     return load_source(
         source,
-        recipe=chosen.architecture,
+        architecture=chosen.architecture,
         config=chosen.config,
         groups=chosen.groups,
         seed=chosen.seed,

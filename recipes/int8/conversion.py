@@ -17,7 +17,7 @@ from scrfdconv.converters.graph.interface.forms import image_range
 from scrfdconv.converters.graph.interface.preamble import preamble_of
 from scrfdconv.converters.graph.kept_float import require_convertible
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
-from scrfdconv.converters.precision.int8 import Arrangement, Int8Options
+from scrfdconv.converters.precision.int8 import TRAITS, Arrangement, Int8Options
 from scrfdconv.converters.precision.int8.calibration import CalibrationTable
 from scrfdconv.converters.precision.int8.conversion import (
     Int8Settings,
@@ -81,7 +81,7 @@ class Int8Conversion:
 
     def settings(self, table: CalibrationTable) -> Int8Settings:
         """The settings of the quantization, before any layer is put back to float."""
-        reduce = self.arrangement != "tensorrt" and needs_reduced_range()
+        reduce = not TRAITS[self.arrangement].symmetric and needs_reduced_range()
         return Int8Settings(table, self.arrangement, reduce, self.options.keep_float)
 
     def require_same_pictures(self, table: CalibrationTable, path: Path) -> None:

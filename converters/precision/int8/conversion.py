@@ -18,7 +18,7 @@ from scrfdconv.converters.graph.kept_float import (
     require_convertible,
 )
 from scrfdconv.converters.graph.model_file import load_onnx
-from scrfdconv.converters.precision.int8 import Arrangement
+from scrfdconv.converters.precision.int8 import TRAITS, Arrangement
 from scrfdconv.converters.precision.int8.arrangement import arranged
 from scrfdconv.converters.precision.int8.calibration import CalibrationTable
 from scrfdconv.converters.precision.int8.float_nodes import float_nodes
@@ -86,7 +86,7 @@ def before_rounding(
     TensorRT and OpenVINO arrange graphs for their own kernels; they get the layers as they are.
     """
     keep = {name for entry in kept_for(model, outputs, options) for name in entry.nodes}
-    if options.target == "cpu":
+    if TRAITS[options.target].rearranged:
         model = arranged(model, outputs, keep)
     return with_corrected_biases(
         model, options.table.means, keep, reduce_range=options.reduce_range
