@@ -36,6 +36,7 @@ _DIGEST = re.compile(r"scrfdconv-bin-sha256-([0-9a-f]{64})")
 # Numbers of the parameters, as the format assigns them.
 _OUT, _KERNEL, _BIAS, _WEIGHTS, _GROUP, _KERNEL_H = 0, 1, 5, 6, 7, 11
 _CHANNELS, _AFFINE = 1, 3  # of GroupNorm
+_CONSTANT, _COLUMNS, _ROWS = 5, 8, 9  # of Gemm's second factor
 _CONVOLUTIONS = ("Convolution", "ConvolutionDepthWise")
 # Layers without weights are not listed here. Weights of an unknown layer would stay unread, and
 # `require_end` finds unread weights.
@@ -190,6 +191,8 @@ class _Weights:
             elif layer.kind == "GroupNorm" and layer.number(_AFFINE, 1):
                 yield self._floats(layer.number(_CHANNELS))
                 yield self._floats(layer.number(_CHANNELS))
+            elif layer.kind == "Gemm" and layer.number(_CONSTANT):
+                yield self._flagged(layer.number(_COLUMNS) * layer.number(_ROWS))
             elif layer.kind == "MemoryData":
                 yield self._floats(math.prod(max(layer.number(k), 1) for k in _MEMORY_SIDES))
         except ValueError:
