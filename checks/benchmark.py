@@ -22,12 +22,12 @@ import numpy.typing as npt
 from scrfdconv.checks.faces.compare import faces_on_input, model_input
 from scrfdconv.checks.faces.decode import DEPLOYMENT_THRESHOLD, Faces, candidates
 from scrfdconv.checks.faces.images import normalise
-from scrfdconv.checks.workers import Died, Worker
 from scrfdconv.converters.errors import ArtifactError, CheckFailed, MissingError
 from scrfdconv.converters.metadata import installed_version
 from scrfdconv.converters.normalization import Normalization
 from scrfdconv.converters.runner import Interface, Runner
 from scrfdconv.converters.system.machine import cpu_name
+from scrfdconv.converters.system.workers import Died, Worker
 
 Seconds = npt.NDArray[np.float64]
 

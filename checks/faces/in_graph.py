@@ -17,7 +17,7 @@ from scrfdconv.checks.faces.compare import model_input
 from scrfdconv.checks.faces.decode import PIXEL_OFFSET, Faces, decode
 from scrfdconv.checks.parity import Sample, common_shapes, samples_for
 from scrfdconv.checks.results import CheckResult
-from scrfdconv.converters.graph.kinds import FaceRules
+from scrfdconv.converters.graph.interface.kinds import FaceRules
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.runner import Outputs
 

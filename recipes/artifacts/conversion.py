@@ -28,7 +28,7 @@ from scrfdconv.converters.formats import (
     open_artifact,
     require_other_files,
 )
-from scrfdconv.converters.graph.kinds import output_kind
+from scrfdconv.converters.graph.interface.kinds import output_kind
 from scrfdconv.converters.input_form import PLAIN
 from scrfdconv.converters.metadata import own_metadata
 from scrfdconv.converters.normalization import (
@@ -262,7 +262,7 @@ def _require_input(source: Source, maker: Format, graph: Format, wanted: Any) ->
 
 
 def _prepares_pictures(source: Artifact) -> bool:
-    from scrfdconv.converters.graph.forms import form_of
+    from scrfdconv.converters.graph.interface.forms import form_of
     from scrfdconv.converters.graph.model_file import load_onnx
 
     return form_of(load_onnx(source.path)) != PLAIN

@@ -13,11 +13,11 @@ from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.errors import UsageError
 from scrfdconv.converters.formats import Source
-from scrfdconv.converters.graph.forms import image_range
+from scrfdconv.converters.graph.interface.forms import image_range
+from scrfdconv.converters.graph.interface.preamble import preamble_of
 from scrfdconv.converters.graph.kept_float import require_convertible
 from scrfdconv.converters.graph.model_file import load_onnx
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
-from scrfdconv.converters.graph.preamble import preamble_of
 from scrfdconv.converters.precision.int8 import Arrangement, Int8Options
 from scrfdconv.converters.precision.int8.calibration import CalibrationTable
 from scrfdconv.converters.precision.int8.conversion import (

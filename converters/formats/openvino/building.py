@@ -14,7 +14,7 @@ from scrfdconv.converters.formats.openvino.api import (
     openvino,
     own_metadata_of,
 )
-from scrfdconv.converters.graph.forms import form_of, network_of
+from scrfdconv.converters.graph.interface.forms import form_of, network_of
 from scrfdconv.converters.graph.model_file import load_onnx, metadata_of
 from scrfdconv.converters.input_form import PLAIN
 from scrfdconv.converters.metadata import own_metadata

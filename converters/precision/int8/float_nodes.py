@@ -24,9 +24,9 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from scrfdconv.converters.graph.heads import Heads
+from scrfdconv.converters.graph.interface.preamble import preamble_of
 from scrfdconv.converters.graph.kept_float import KeptFloat
 from scrfdconv.converters.graph.number_types import nodes_asked_for
-from scrfdconv.converters.graph.preamble import preamble_of
 from scrfdconv.converters.network.architecture import CHANNELS
 from scrfdconv.converters.precision.int8 import Arrangement
 

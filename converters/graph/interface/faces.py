@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scrfdconv.converters.errors import ArtifactError, UsageError
-from scrfdconv.converters.graph.kinds import FaceRules
+from scrfdconv.converters.graph.interface.kinds import FaceRules
 from scrfdconv.converters.graph.model_file import image_input, opset_of
 from scrfdconv.converters.network.architecture import BOX_SIDES, Architecture
 
