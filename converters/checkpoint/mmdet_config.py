@@ -158,8 +158,7 @@ def _assemble(model: _Table, name: str) -> Architecture:
         classes=int(head.need("num_classes")),
         shared_tower=bool(head.get("cls_reg_share", False)),
         neck=kind,
-        # The rule of upstream's head: any loss_dfl that is true makes distributions of the boxes.
-        box_bins=int(head.get("reg_max", REG_MAX)) + 1 if head.get("loss_dfl") else 0,
+        box_bins=_bins(head),
     )
 
 
@@ -219,6 +218,14 @@ def _strides(neck: _Table, head: _Table) -> tuple[int, ...]:
             f"{head.where}: strides {strides!s:.80} do not fit the neck, which makes {made}."
         )
     return strides
+
+
+def _bins(head: _Table) -> int:
+    """Upstream's rule: any ``loss_dfl`` that is true makes distributions of the boxes."""
+    largest = int(head.get("reg_max", REG_MAX))
+    if head.get("loss_dfl") and largest < 1:
+        raise CheckpointError(f"{head.where}.reg_max = {largest} leaves no bins to loss_dfl.")
+    return largest + 1 if head.get("loss_dfl") else 0
 
 
 def _groups(head: _Table) -> int:
