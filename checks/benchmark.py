@@ -23,6 +23,7 @@ from scrfdconv.checks.faces.compare import faces_on_input, model_input
 from scrfdconv.checks.faces.decode import DEPLOYMENT_THRESHOLD, Faces, candidates
 from scrfdconv.checks.faces.images import normalise
 from scrfdconv.converters.errors import ArtifactError, CheckFailed, MissingError
+from scrfdconv.converters.formats import formats
 from scrfdconv.converters.metadata import installed_version
 from scrfdconv.converters.normalization import Normalization
 from scrfdconv.converters.runner import Interface, Runner
@@ -38,8 +39,8 @@ DEFAULT_WARM_UP = 5  # the first runs allocate, choose kernels and wake threads
 # (processor time after a run of the 2.5G model with two threads).
 PAUSE_SECONDS = 0.03
 SEED = 0  # of the noise images; the time of a model does not depend on the seed
-_RUNTIMES = ("torch", "onnxruntime", "onnxruntime-openvino", "onnxruntime-gpu")
-LIBRARIES = (*_RUNTIMES, "openvino", "ncnn", "MNN", "tensorrt", "numpy")
+# Distributions of ONNX Runtime other than the plain one, and what prepares the images.
+_BESIDE_FORMATS = ("onnxruntime-openvino", "onnxruntime-gpu", "numpy")
 
 Open = Callable[[], Runner]  # picklable: it is called in the model's own process
 _Call = tuple[Callable[..., Any], tuple[Any, ...]]  # a function and its arguments
@@ -335,5 +336,10 @@ def bench_environment(threads: Sequence[int | None]) -> dict[str, Any]:
         "threads": told[0] if len(told) == 1 else told,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "libraries": {name: found for name in LIBRARIES if (found := installed_version(name))},
+        "libraries": {name: found for name in _libraries() if (found := installed_version(name))},
     }
+
+
+def _libraries() -> dict[str, None]:
+    runtimes = (name for one in formats().values() for name in one.modules)
+    return dict.fromkeys((*runtimes, *_BESIDE_FORMATS))

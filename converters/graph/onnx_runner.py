@@ -117,10 +117,7 @@ class OnnxRunner(Runner):
     def faces_and_rows(
         self, images: np.ndarray, threshold: float | None = None
     ) -> tuple[Outputs, Outputs]:
-        """The faces of a file that ends with faces, and the raw outputs of the same run.
-
-        ``threshold`` replaces that of the file.
-        """
+        """See `Runner.faces_and_rows`."""
         session = self._session if threshold is None else self._session_with_rows(threshold)
         names = (*self.face_names, *self.output_names)
         values = dict(zip(names, session.run(names, self.fed(images)), strict=True))
@@ -154,8 +151,9 @@ class OnnxRunner(Runner):
             shapes = [v.shape for v in self._run(image)]
         except ArtifactError:  # a later run of the model reports the reason
             return named_by_position(self.output_names, self.path)
-        require_rows(self.output_names, shapes, self.path)
         found = named_by_shape([_of_one(shape, batch or 1) for shape in shapes], size)
+        if found is None:
+            require_rows(self.output_names, shapes, self.path)
         return found or named_by_position(self.output_names, self.path)
 
     @cached_property

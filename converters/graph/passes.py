@@ -42,8 +42,8 @@ def use_own_axis_names(model: onnx.ModelProto, a: Architecture) -> None:
 def pin_output_reshapes(model: onnx.ModelProto, a: Architecture) -> None:
     """Give the last Reshapes of every output constant shapes (0, -1, width).
 
-    The exporters compute these shapes from the batch at run time (Shape, Gather, Concat). 0 means "as
-    the input" and serves every batch, so that these nodes are not needed.
+    The exporters compute these shapes from the batch at run time (Shape, Gather, Concat). 0 means
+    "as the input" and serves every batch, so that these nodes are not needed.
     """
     makers = {output: node for node in model.graph.node for output in node.output}
     for name in a.output_names:

@@ -38,6 +38,7 @@ _OUT, _KERNEL, _BIAS, _WEIGHTS, _GROUP, _KERNEL_H = 0, 1, 5, 6, 7, 11
 _CHANNELS, _AFFINE = 1, 3  # of GroupNorm
 _CONSTANT, _COLUMNS, _ROWS = 5, 8, 9  # of Gemm's second factor
 _CONVOLUTIONS = ("Convolution", "ConvolutionDepthWise")
+_MARKED = (*_CONVOLUTIONS, "Gemm")  # before their weights stands a mark of the number type
 # Layers without weights are not listed here. Weights of an unknown layer would stay unread, and
 # `require_end` finds unread weights.
 _MEMORY_SIDES = (0, 1, 2, 11)  # w, h, c, d of MemoryData
@@ -230,6 +231,30 @@ class _Weights:
         values = np.frombuffer(self._content, kind, count, self._at)
         self._at += count * kind.itemsize
         return values
+
+
+def half_weights(network: NcnnNetwork) -> bytes:
+    """The .bin of ``network`` with weights that have a mark in float16, all else in float32.
+
+    Raises ArtifactError for weights beyond float16.
+    """
+    return b"".join(
+        part
+        for layer in network.layers
+        for at, values in enumerate(network.weights[layer.name])
+        for part in _stored(layer, values, half=at == 0 and layer.kind in _MARKED)
+    )
+
+
+def _stored(layer: Layer, values: np.ndarray, *, half: bool) -> Iterator[bytes]:
+    if not half:
+        yield values.astype("<f4").tobytes()
+        return
+    if np.abs(values).max(initial=0) > np.finfo(np.float16).max:
+        raise ArtifactError(f"{layer.name} has weights beyond float16; take --precision fp32.")
+    content = values.astype("<f2").tobytes()
+    yield _HALF.to_bytes(_FLAG_BYTES, "little")
+    yield content + bytes(-len(content) % _ALIGNMENT)
 
 
 def convolutions_of(network: NcnnNetwork) -> Iterator[Convolution]:

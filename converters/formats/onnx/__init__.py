@@ -175,7 +175,6 @@ class Onnx(Format):
     libraries = ("torch", "onnx", "onnxsim", "numpy")
     modules = ("torch", "onnx", "onnxsim", "onnxruntime")
     from_itself = True
-    takes_input_forms = True
     has_providers = True
     serving = Serving(backend="onnxruntime", platform="onnxruntime_onnx", file="model.onnx")
 

@@ -123,6 +123,8 @@ class TensorRT(Format):
     reproducible = False
     runs_on_cpu = False
     bound_to_machine = True
+    why_no_input_forms = "no engine that prepares pictures itself was measured on a GPU"
+    why_no_faces = "an engine does not show the rows that its faces are checked against"
     serving: ClassVar[Serving | None] = Serving(
         backend="tensorrt", platform="tensorrt_plan", file="model.plan"
     )

@@ -69,6 +69,7 @@ class TensorRTRtx(TensorRT):
     modules = ("tensorrt_rtx",)
     extra = "tensorrt-rtx"
     own_folder = True  # its files have the names of TensorRT's
+    why_no_faces = "its builder implements no NonMaxSuppression (measured with 1.7.1)"
     serving = None
 
     def recognises(self, path: Path, head: bytes) -> bool:
