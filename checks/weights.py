@@ -246,7 +246,7 @@ def _away(convolution: Convolution, own: Convolution) -> Any:
 
     Some converters (pnnx) store zero for what lies below the smallest normal number.
     """
-    smallest = ROUNDING[convolution.precision].smallest
+    smallest = ROUNDING[convolution.precision].smallest * convolution.storage.factor
     size = np.abs(own.weight)
     away = np.abs(own.weight - convolution.weight) / np.maximum(size, smallest)
     flushed = (convolution.weight == 0) & (size < smallest)
