@@ -29,11 +29,13 @@ HALF = (
     "from onnxconverter_common.float16 import convert_float_to_float16 as f; "
     "onnx.save(f(onnx.load(m), keep_io_types=True), n[0])"
 )
+# The runs of a verification without photographs: every kind of seeded picture.
 COMPARE = OPEN + (
     "import numpy as np; t = o.InferenceSession(n[0], providers=['CPUExecutionProvider']); "
-    "x = np.zeros((1, 3, 640, 640), np.float32); "
-    "[abs(a - b).max() for _ in range(3) for a, b in "
-    "zip(*(r.run(None, {'input.1': x}) for r in (s, t)))]"
+    "d = [(64, 96)] * 6 + [(320, 256)] * 6 + [(128, 128), (640, 640)]; "
+    "x = [np.random.default_rng(0).uniform(-1, 1, (1, 3, *s)).astype(np.float32) for s in d]; "
+    "[abs(a - b).max() for i in x for a, b in "
+    "zip(*(r.run(None, {'input.1': i}) for r in (s, t)))]"
 )
 LIMIT, HELP_LIMIT = 1.5, 2.0
 
