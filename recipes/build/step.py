@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -24,6 +22,7 @@ from scrfdconv.converters.formats import format_of, open_artifact
 from scrfdconv.converters.precision import FLOAT, precisions
 from scrfdconv.converters.runner import Interface, Runner, limit_threads
 from scrfdconv.converters.system.permissions import allowing_host_code
+from scrfdconv.converters.system.scratch import temporary_files_in
 from scrfdconv.recipes.artifacts.conversion import Made, SourceOptions, convert, open_source
 from scrfdconv.recipes.artifacts.network import GRAPH, network_in
 from scrfdconv.recipes.build.digests import FileDigest
@@ -75,7 +74,7 @@ def run(job: StepJob) -> Done:
     """Do the step; every failure becomes part of the result."""
     begun = time.monotonic()
     try:
-        with _temporary_files_in(job.folder):
+        with temporary_files_in(job.folder):
             done = _made(job)
     except ScrfdconvError as error:
         report = error.report if isinstance(error, CheckFailed) else None
@@ -89,16 +88,6 @@ def run(job: StepJob) -> Done:
         logger.exception("%s", job.step.name)
         done = Done(error=f"a bug in scrfdconv: {type(error).__name__}: {error}", exit_code=BUG)
     return replace(done, seconds=round(time.monotonic() - begun, 3))
-
-
-@contextmanager
-def _temporary_files_in(folder: Path) -> Iterator[None]:
-    """Put temporary files into ``folder``; the next build removes those of a killed process."""
-    before, tempfile.tempdir = tempfile.tempdir, str(folder)
-    try:
-        yield
-    finally:
-        tempfile.tempdir = before
 
 
 def _made(job: StepJob) -> Done:
