@@ -36,7 +36,7 @@ _DIGEST = re.compile(r"scrfdconv-bin-sha256-([0-9a-f]{64})")
 # Numbers of the parameters, as the format assigns them.
 _OUT, _KERNEL, _BIAS, _WEIGHTS, _GROUP, _KERNEL_H = 0, 1, 5, 6, 7, 11
 _CHANNELS, _AFFINE = 1, 3  # of GroupNorm
-_CONVOLUTIONS = ("Convolution", "ConvolutionDepthWise")
+CONVOLUTIONS = ("Convolution", "ConvolutionDepthWise")
 # Layers without weights are not listed here. Weights of an unknown layer would stay unread, and
 # `require_end` finds unread weights.
 _MEMORY_SIDES = (0, 1, 2, 11)  # w, h, c, d of MemoryData
@@ -183,7 +183,7 @@ class _Weights:
     def of(self, layer: Layer) -> Iterator[np.ndarray]:
         """The arrays of one layer."""
         try:
-            if layer.kind in _CONVOLUTIONS:
+            if layer.kind in CONVOLUTIONS:
                 yield self._flagged(layer.number(_WEIGHTS))
                 if layer.number(_BIAS):
                     yield self._floats(layer.number(_OUT))
@@ -232,7 +232,7 @@ class _Weights:
 def convolutions_of(network: NcnnNetwork) -> Iterator[Convolution]:
     """Every convolution, grouped ones as (out, in / groups, k, k)."""
     for layer in network.layers:
-        if layer.kind in _CONVOLUTIONS:
+        if layer.kind in CONVOLUTIONS:
             weight, *bias = (values.astype(np.float32) for values in network.weights[layer.name])
             out, kernel = layer.number(_OUT), layer.number(_KERNEL)
             sides = (layer.number(_KERNEL_H, kernel), kernel)

@@ -13,7 +13,7 @@ from scrfdconv.converters.formats.openvino.api import name_of, read_model
 from scrfdconv.converters.graph.convolution import Convolution
 from scrfdconv.converters.signature import Signature, Tensor
 
-_CONVOLUTIONS = ("Convolution", "GroupConvolution")
+CONVOLUTIONS = ("Convolution", "GroupConvolution")
 _BYTES = ("i8", "u8", "i4", "u4")
 _HALVES = ("f16", "bf16")
 _GROUPED_RANK = 5  # (groups, out, in, k, k)
@@ -53,24 +53,39 @@ def _tensor(port: Any) -> Tensor:
 
 def convolutions_of(path: Path) -> Iterator[Convolution]:
     """Every convolution with constant weights, grouped ones as (out, in / groups, k, k)."""
-    for node in read_model(path).get_ordered_ops():
-        if node.get_type_name() in _CONVOLUTIONS:
-            weight = _constant(node.input_value(1).get_node())
-            if weight is not None:
-                if weight.ndim == _GROUPED_RANK:
-                    weight = weight.reshape(-1, *weight.shape[2:])
-                yield Convolution(node.get_friendly_name(), weight, _bias(node, len(weight)))
+    yield from filter(None, map(convolution_of, read_model(path).get_ordered_ops()))
 
 
-def _bias(node: Any, channels: int) -> np.ndarray:
-    """The bias: constants, one for each channel, in the Add that alone reads a convolution."""
+def convolution_of(node: Any) -> Convolution | None:
+    """The convolution that ``node`` is; None for other nodes, and where weights are computed."""
+    if node.get_type_name() not in CONVOLUTIONS:
+        return None
+    weight = _constant(node.input_value(1).get_node())
+    if weight is None:
+        return None
+    if weight.ndim == _GROUPED_RANK:
+        weight = weight.reshape(-1, *weight.shape[2:])
+    add = bias_add(node)
+    bias = None if add is None else _bias_in(add)
+    none = np.zeros(len(weight), np.float32)
+    return Convolution(node.get_friendly_name(), weight, none if bias is None else bias)
+
+
+def bias_add(node: Any) -> Any | None:
+    """The Add that alone reads a convolution, with constants, one for each channel, or None."""
     readers = [target.get_node() for target in node.output(0).get_target_inputs()]
-    if len(readers) == 1 and readers[0].get_type_name() == "Add":
-        for i in range(2):
-            values = _constant(readers[0].input_value(i).get_node())
-            if values is not None and values.size == channels:
-                return values.reshape(-1)
-    return np.zeros(channels, np.float32)
+    channels = node.get_output_partial_shape(0)[1]
+    if len(readers) == 1 and readers[0].get_type_name() == "Add" and channels.is_static:
+        values = _bias_in(readers[0])
+        if values is not None and values.size == channels.get_length():
+            return readers[0]
+    return None
+
+
+def _bias_in(add: Any) -> np.ndarray | None:
+    """The constants among the two inputs of an Add."""
+    values = (_constant(add.input_value(i).get_node()) for i in range(2))
+    return next((one.reshape(-1) for one in values if one is not None), None)
 
 
 def _constant(node: Any) -> np.ndarray | None:
