@@ -23,7 +23,6 @@ import numpy.typing as npt
 from scrfdconv.checks.faces.compare import faces_on_input, model_input
 from scrfdconv.checks.faces.decode import DEPLOYMENT_THRESHOLD, Faces, candidates
 from scrfdconv.checks.faces.images import normalise
-from scrfdconv.checks.workers import Died, Worker
 from scrfdconv.converters.errors import (
     ArtifactError,
     CheckFailed,
@@ -31,10 +30,12 @@ from scrfdconv.converters.errors import (
     ScrfdconvError,
     reason_of,
 )
+from scrfdconv.converters.formats import formats
 from scrfdconv.converters.metadata import installed_version
 from scrfdconv.converters.normalization import Normalization
 from scrfdconv.converters.runner import Interface, Runner
 from scrfdconv.converters.system.machine import cpu_name
+from scrfdconv.converters.system.workers import Died, Worker
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +51,8 @@ PAUSE_SECONDS = 0.03
 # takes seconds, and runtimes compile for a minute or two. What is longer silent hangs.
 PATIENCE_SECONDS = 600.0
 SEED = 0  # of the noise images; the time of a model does not depend on the seed
-_RUNTIMES = ("torch", "onnxruntime", "onnxruntime-openvino", "onnxruntime-gpu")
-LIBRARIES = (*_RUNTIMES, "openvino", "ncnn", "MNN", "tensorrt", "numpy")
+# Distributions of ONNX Runtime other than the plain one, and what prepares the images.
+_BESIDE_FORMATS = ("onnxruntime-openvino", "onnxruntime-gpu", "numpy")
 
 Open = Callable[[], Runner]  # picklable: it is called in the model's own process
 GiveUp = Callable[[str, str], None]  # called with a model that failed, and the reason
@@ -384,5 +385,10 @@ def bench_environment(threads: Sequence[int | None]) -> dict[str, Any]:
         "threads": told[0] if len(told) == 1 else told,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "libraries": {name: found for name in LIBRARIES if (found := installed_version(name))},
+        "libraries": {name: found for name in _libraries() if (found := installed_version(name))},
     }
+
+
+def _libraries() -> dict[str, None]:
+    runtimes = (name for one in formats().values() for name in one.modules)
+    return dict.fromkeys((*runtimes, *_BESIDE_FORMATS))

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scrfdconv.checks.results import CheckResult
-from scrfdconv.converters.graph.forms import form_of
 from scrfdconv.converters.graph.inference import runs_of
+from scrfdconv.converters.graph.interface.forms import form_of
+from scrfdconv.converters.graph.interface.preamble import dims_of, input_dtype
 from scrfdconv.converters.graph.model_file import image_input, load_onnx
 from scrfdconv.converters.graph.number_types import convolutions, precision_of, weight_name
-from scrfdconv.converters.graph.preamble import dims_of, input_dtype
 from scrfdconv.converters.metadata import PREFIX
 from scrfdconv.converters.network.architecture import CHANNELS, require_shape
 

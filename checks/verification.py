@@ -69,7 +69,7 @@ def verify(reference: Source, path: Path, demand: Demand | None = None) -> Repor
     results += _size_claimed(got)
     results += _normalization_claimed(want, got)
     results += map(CheckResult.of, format_of(path).findings(got))
-    results += _decoded_in_graph(got, demand)
+    results += in_graph_results(got, demand.images)
     notes = _notes(reference, demand)
     if (growth := _growth(want, got, _judged_by(got))) > 1:
         notes.append(
@@ -106,14 +106,8 @@ def verify_simplified(source: Path, path: Path, demand: Demand | None = None) ->
     results = compare_opened(want, got, demand, "fp32")
     if got.by_image:
         results += batch_results(got, demand.loosen)
-        results += _decoded_in_graph(got, demand)
+        results += in_graph_results(got, demand.images)
     return Report.of(results, _loosened(demand))
-
-
-def _decoded_in_graph(got: Runner, demand: Demand) -> Iterator[CheckResult]:
-    """The check of a file that ends with faces."""
-    if isinstance(got, OnnxRunner):
-        yield from in_graph_results(got, demand.images)
 
 
 def compare_opened(

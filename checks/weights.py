@@ -20,7 +20,7 @@ from scrfdconv.checks.results import CheckResult
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.formats import format_of
 from scrfdconv.converters.graph.convolution import Convolution
-from scrfdconv.converters.graph.inputs import as_trained
+from scrfdconv.converters.graph.interface.inputs import as_trained
 from scrfdconv.converters.input_form import PLAIN, InputForm
 
 if TYPE_CHECKING:

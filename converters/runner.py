@@ -123,6 +123,7 @@ class Runner(ABC):
     arithmetic_setting: ClassVar[str] = ""  # what a deployer sets to choose the arithmetic
     one_long_sum = False  # norms add a whole map up in one float32 sum: the error grows with size
     by_image = True  # outputs have one entry for each image; False for models that are no SCRFD
+    face_names: tuple[str, ...] = ()  # the outputs of a file that ends with faces
 
     def __init__(self, interface: Interface, metadata: Mapping[str, str] | None = None) -> None:
         self.metadata = dict(metadata or {})
@@ -176,6 +177,16 @@ class Runner(ABC):
         """
         values = self._run(self.interface.fed(images))
         return dict(zip(self.interface.outputs, values, strict=True))
+
+    def faces_and_rows(
+        self, images: np.ndarray, threshold: float | None = None
+    ) -> tuple[Outputs, Outputs]:
+        """The faces of a file that ends with faces, and the rows of the same run.
+
+        ``images`` are the network's own; ``threshold`` replaces that of the file. Raises
+        ArtifactError for a file that ends with rows.
+        """
+        raise ArtifactError("The model does not end with faces.")
 
     def named(self, values: Sequence[np.ndarray], images: int) -> Outputs:
         """The values of the model's own outputs for a number of images, as `run` returns them."""

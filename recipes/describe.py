@@ -32,7 +32,7 @@ def facts_of_file(path: Path, options: SourceOptions | None = None) -> dict[str,
 def _of_checkpoint(path: Path, options: SourceOptions) -> dict[str, Any]:
     checkpoint = load_checkpoint(
         path,
-        recipe=options.architecture,
+        architecture=options.architecture,
         config=options.config,
         groups=options.groups,
         normalization=options.normalization,

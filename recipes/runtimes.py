@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from scrfdconv.checks.verification import Demand
-from scrfdconv.checks.workers import Died, Worker
 from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.errors import (
     ArtifactError,
@@ -26,6 +25,7 @@ from scrfdconv.converters.formats import Format, Source, formats
 from scrfdconv.converters.precision import FLOAT, precisions
 from scrfdconv.converters.precision.int8 import DEFAULT_FACE_LOSS
 from scrfdconv.converters.system.scratch import temporary_files_in
+from scrfdconv.converters.system.workers import Died, Worker
 from scrfdconv.recipes.artifacts.conversion import convert
 from scrfdconv.recipes.artifacts.naming import default_output
 from scrfdconv.recipes.artifacts.network import GRAPH, network_in

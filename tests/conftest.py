@@ -40,7 +40,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # moved, as "file" or "file::test". Whoever sees one pass takes it off.
 UNPROVEN = (
     "tests/checks/test_planted.py",
-    "tests/cli/test_build.py::test_another_folder",
+    "tests/cli/verbs/test_build.py::test_another_folder",
 )
 
 

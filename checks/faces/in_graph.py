@@ -17,9 +17,8 @@ from scrfdconv.checks.faces.compare import model_input
 from scrfdconv.checks.faces.decode import PIXEL_OFFSET, Faces, decode
 from scrfdconv.checks.parity import Sample, common_shapes, samples_for
 from scrfdconv.checks.results import CheckResult
-from scrfdconv.converters.graph.kinds import FaceRules
-from scrfdconv.converters.graph.onnx_runner import OnnxRunner
-from scrfdconv.converters.runner import Outputs
+from scrfdconv.converters.graph.interface.kinds import FaceRules
+from scrfdconv.converters.runner import Outputs, Runner
 
 CHECK = "faces in the graph"
 # Pixels; float32 places a box of a picture of 2000 pixels to 1e-4.
@@ -31,7 +30,7 @@ UNDECIDED = 0.01
 _CANDIDATES = 60
 
 
-def in_graph_results(runner: OnnxRunner, photographs: tuple[Path, ...]) -> Iterator[CheckResult]:
+def in_graph_results(runner: Runner, photographs: tuple[Path, ...]) -> Iterator[CheckResult]:
     """Compare the faces of a file with `decode`, on seeded pictures and on photographs.
 
     Seeded pictures get a threshold at which there are faces; photographs that of the file. Yields
@@ -48,7 +47,7 @@ def in_graph_results(runner: OnnxRunner, photographs: tuple[Path, ...]) -> Itera
     yield from found.results()
 
 
-def _photographs(runner: OnnxRunner, paths: tuple[Path, ...]) -> Iterator[Sample]:
+def _photographs(runner: Runner, paths: tuple[Path, ...]) -> Iterator[Sample]:
     interface = runner.interface
     _, height, width = common_shapes(interface, interface)[0]
     for path in paths:
@@ -75,7 +74,7 @@ class _Comparison:
     scores: float = 0.0
 
     def add(
-        self, runner: OnnxRunner, images: np.ndarray, rules: FaceRules, threshold: float | None
+        self, runner: Runner, images: np.ndarray, rules: FaceRules, threshold: float | None
     ) -> None:
         """Take in one run."""
         got, rows = runner.faces_and_rows(images, threshold)

@@ -41,9 +41,9 @@ from scrfdconv.converters.network.architecture import (
     BUILTIN,
     DEFAULT_MODEL,
     Architecture,
-    architecture_from_recipe,
     common_row,
     known_name,
+    named_architecture,
 )
 from scrfdconv.converters.normalization import (
     ASSUMED,
@@ -115,7 +115,7 @@ class Checkpoint:
 def load_source(
     source: str | None,
     *,
-    recipe: str | None = None,
+    architecture: str | None = None,
     config: Path | None = None,
     groups: int | None = None,
     seed: int = DEFAULT_SEED,
@@ -134,19 +134,22 @@ def load_source(
                 f"{source}: neither a file nor a known model; known are {', '.join(BUILTIN)}."
             )
         return load_checkpoint(
-            Path(source), recipe=recipe, config=config, groups=groups, normalization=normalization
+            Path(source),
+            architecture=architecture,
+            config=config,
+            groups=groups,
+            normalization=normalization,
         )
-    if recipe and config:
+    if architecture and config:
         raise UsageError("--architecture and --config both say the architecture: give one.")
-    architecture = BUILTIN[name or DEFAULT_MODEL]
-    found = Described(architecture, f"the built-in {architecture.name}", says_normalization=False)
-    if recipe:
-        found = _of_recipe(recipe)
+    known = BUILTIN[name or DEFAULT_MODEL]
+    found = Described(known, f"the built-in {known.name}", says_normalization=False)
+    if architecture:
+        found = _named(architecture)
     elif config:
         found = _common(described_in_file(config, config.stem), f"--config {config}")
     said = normalization.over(found.normalization, found.by)
-    architecture = replace(found.architecture, normalization=said or STANDARD)
-    return seeded_checkpoint(architecture, seed)
+    return seeded_checkpoint(replace(found.architecture, normalization=said or STANDARD), seed)
 
 
 def seeded_checkpoint(architecture: Architecture, seed: int = DEFAULT_SEED) -> Checkpoint:
@@ -167,47 +170,46 @@ def seeded_checkpoint(architecture: Architecture, seed: int = DEFAULT_SEED) -> C
 def load_checkpoint(
     path: Path,
     *,
-    recipe: str | None = None,
+    architecture: str | Architecture | None = None,
     config: Path | None = None,
     groups: int | None = None,
-    architecture: Architecture | None = None,
     normalization: NormalizationOptions = NOTHING_SAID,
 ) -> Checkpoint:
     """Load an mmdet ``.pth``, a bare state_dict or ``.safetensors``.
 
-    Without ``architecture``, the first of these decides: ``recipe``, ``config``, the file's
-    ``meta`` (from `save_checkpoint`, or a config text), the names and shapes of the tensors.
+    The first of these decides what network it is: ``architecture`` (itself, a known name, or a
+    TOML file), ``config``, the file's ``meta`` (from `save_checkpoint`, or a config text), the
+    names and shapes of the tensors.
     ``groups`` is GroupNorm's number of groups, where names and shapes leave it open, and
     ``normalization`` what the user says of it, where no config does. Raises CheckpointError for
     files that do not load or do not fit the architecture, UsageError for contradictions.
     """
-    if sum(option is not None for option in (recipe, config, groups)) > 1:
+    if sum(option is not None for option in (architecture, config, groups)) > 1:
         raise UsageError("--architecture, --config and --norm-groups exclude each other: give one.")
     content = read_checkpoint(path)
     tensors, notes = _tensors(_state_dict(content, path), path)
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     shapes = _without_unused_levels(shapes, notes)
-    found = Described(architecture, "the caller") if architecture else None
-    found = found or _find_architecture(path, content, shapes, recipe, config, groups)
-    architecture, how = found.architecture, found.by
+    found = _find_architecture(path, content, shapes, architecture, config, groups)
+    network, how = found.architecture, found.by
     said = normalization.over(found.normalization, f"{path} ({how})")
-    architecture = replace(
-        architecture,
+    network = replace(
+        network,
         normalization=said or STANDARD,
-        class_names=architecture.class_names or _names_in(content, architecture.classes),
+        class_names=network.class_names or _names_in(content, network.classes),
     )
-    require_fit(needed(shapes), architecture, f"{path} ({how})")
-    weights = {name: tensors[name] for name in parameter_shapes(architecture)}
+    require_fit(needed(shapes), network, f"{path} ({how})")
+    weights = {name: tensors[name] for name in parameter_shapes(network)}
     weights = _float32(weights, path, notes)
     notes += [] if said else [ASSUMED]
-    if how == _SEEN and groups is None and architecture.head_groups:
+    if how == _SEEN and groups is None and network.head_groups:
         notes.append(
-            f"{architecture.head_groups} groups in GroupNorm assumed, as the published "
-            f"{architecture.name} has; weights do not show them, and --norm-groups says another"
+            f"{network.head_groups} groups in GroupNorm assumed, as the published "
+            f"{network.name} has; weights do not show them, and --norm-groups says another"
         )
     return Checkpoint(
         name=path.stem,
-        architecture=architecture,
+        architecture=network,
         recognised_by=how,
         weights=weights,
         digest=digest_of(path),
@@ -302,12 +304,14 @@ def _find_architecture(
     path: Path,
     content: Mapping[str, Any],
     shapes: Mapping[str, tuple[int, ...]],
-    recipe: str | None,
+    architecture: str | Architecture | None,
     config: Path | None,
     groups: int | None,
 ) -> Described:
-    if recipe is not None:
-        return _of_recipe(recipe)
+    if isinstance(architecture, Architecture):
+        return Described(architecture, "the caller")
+    if architecture is not None:
+        return _named(architecture)
     if config is not None:
         return _counted(described_in_file(config, path.stem), f"--config {config}", shapes, path)
     meta = content.get("meta")
@@ -332,11 +336,11 @@ def _find_architecture(
         raise CheckpointError(f"{path}: {error}.") from error
 
 
-def _of_recipe(recipe: str) -> Described:
+def _named(architecture: str) -> Described:
     """A row states a normalisation only where it has another one than the published networks."""
-    found = architecture_from_recipe(recipe)
+    found = named_architecture(architecture)
     other = found.normalization != STANDARD
-    return Described(found, f"--architecture {recipe}", says_normalization=other)
+    return Described(found, f"--architecture {architecture}", says_normalization=other)
 
 
 def _counted(

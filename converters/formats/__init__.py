@@ -107,7 +107,9 @@ class Format(ABC):
     bound_to_machine: ClassVar[bool] = False
     keeps_metadata: ClassVar[bool] = True  # False: its files cannot say what pictures they want
     from_itself: ClassVar[bool] = False  # True: a file of the format is a source, too
-    takes_input_forms: ClassVar[bool] = False  # True: bytes, NHWC and other orders of channels
+    # Why its files take no bytes, no NHWC and no other order of channels; "": they take them.
+    why_no_input_forms: ClassVar[str] = ""
+    why_no_faces: ClassVar[str] = ""  # why its files cannot end with faces; "": they can
     has_providers: ClassVar[bool] = False  # True: ``open_on`` takes names of execution providers
     serving: ClassVar[Serving | None] = None  # how Triton serves its files; None: Triton does not
 

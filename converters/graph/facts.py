@@ -50,7 +50,7 @@ def facts_of_runner(runner: Runner) -> dict[str, Any]:
     dims = interface.form.dims(sizes)
     facts: dict[str, Any] = {
         "takes": [dim or "any" for dim in dims],
-        "returns": list(interface.outputs),
+        "returns": list(runner.face_names or interface.outputs),
         **({"extra_outputs": list(interface.extras)} if interface.extras else {}),
         **({"remark": runner.remark} if runner.remark else {}),
         **_facts_of_pictures(interface),

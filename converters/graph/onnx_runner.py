@@ -11,16 +11,16 @@ import numpy as np
 
 from scrfdconv.converters.artifact import readable
 from scrfdconv.converters.errors import ArtifactError, ScrfdconvError, reason_of
-from scrfdconv.converters.graph.faces import with_raw_outputs
-from scrfdconv.converters.graph.forms import form_of
 from scrfdconv.converters.graph.inference import SILENT
-from scrfdconv.converters.graph.kinds import output_kind
+from scrfdconv.converters.graph.interface.faces import with_raw_outputs
+from scrfdconv.converters.graph.interface.forms import form_of
+from scrfdconv.converters.graph.interface.kinds import output_kind
+from scrfdconv.converters.graph.interface.preamble import preamble_of
 from scrfdconv.converters.graph.model_file import (
     IMAGE_RANK,
     load_onnx,
 )
 from scrfdconv.converters.graph.number_types import coarsest, live_nodes, output_precisions
-from scrfdconv.converters.graph.preamble import preamble_of
 from scrfdconv.converters.graph.providers import CPU, PROBE_SIZE, TYPES, session_on
 from scrfdconv.converters.input_form import PLAIN, InputForm
 from scrfdconv.converters.metadata import architecture_from_metadata, own_metadata
@@ -117,10 +117,7 @@ class OnnxRunner(Runner):
     def faces_and_rows(
         self, images: np.ndarray, threshold: float | None = None
     ) -> tuple[Outputs, Outputs]:
-        """The faces of a file that ends with faces, and the raw outputs of the same run.
-
-        ``threshold`` replaces that of the file.
-        """
+        """See `Runner.faces_and_rows`."""
         session = self._session if threshold is None else self._session_with_rows(threshold)
         names = (*self.face_names, *self.output_names)
         values = dict(zip(names, session.run(names, self.fed(images)), strict=True))

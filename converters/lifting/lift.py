@@ -17,6 +17,7 @@ from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.checkpoint.recognise import parameter_shapes
 from scrfdconv.converters.errors import ArtifactError
 from scrfdconv.converters.graph.edits import free_name
+from scrfdconv.converters.graph.interface.rows import rows_alone
 from scrfdconv.converters.graph.model_file import load_onnx, metadata_of, require_valid
 from scrfdconv.converters.graph.number_types import precision_of
 from scrfdconv.converters.lifting.architecture import architecture_of
@@ -62,7 +63,7 @@ def lifted_from(path: Path, normalization: NormalizationOptions = NOTHING_SAID) 
     or FP16; ``normalization`` is what the user says of the pictures, where the file says nothing.
     Raises ArtifactError, with the node, for what is no SCRFD and for INT8 models.
     """
-    model = load_onnx(path)
+    model = rows_alone(load_onnx(path))
     if precision_of(model) == "int8":
         raise ArtifactError(
             f"{path}: is INT8, and weights of 8 bits give no checkpoint back; lift the float model "
@@ -98,7 +99,7 @@ def with_own_outputs(found: Lifted, path: Path) -> onnx.ModelProto:
     import onnx
     from onnx import helper
 
-    model, architecture = load_onnx(path), found.checkpoint.architecture
+    model, architecture = rows_alone(load_onnx(path)), found.checkpoint.architecture
     graph = model.graph
     types = {value.name: value.type.tensor_type for value in graph.output}
     own_names = _free(graph, found.outputs)

@@ -291,16 +291,16 @@ def known_name(text: str) -> str | None:
     return name if name in BUILTIN else None
 
 
-def architecture_from_recipe(recipe: str) -> Architecture:
+def named_architecture(text: str) -> Architecture:
     """The architecture that ``--architecture`` names: a built-in name or a TOML file."""
-    name = known_name(recipe)
+    name = known_name(text)
     if name:
         return BUILTIN[name]
-    path = Path(recipe)
+    path = Path(text)
     if path.suffix == ".toml":
         return architecture_from_toml(path)
     raise UsageError(
-        f"--architecture {recipe}: neither a known model nor a .toml file; known: "
+        f"--architecture {text}: neither a known model nor a .toml file; known: "
         f"{', '.join(BUILTIN)}."
     )
 

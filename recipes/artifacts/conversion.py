@@ -28,7 +28,7 @@ from scrfdconv.converters.formats import (
     open_artifact,
     require_other_files,
 )
-from scrfdconv.converters.graph.kinds import output_kind
+from scrfdconv.converters.graph.interface.kinds import output_kind
 from scrfdconv.converters.input_form import PLAIN
 from scrfdconv.converters.metadata import own_metadata
 from scrfdconv.converters.normalization import (
@@ -96,7 +96,7 @@ def open_source(source: str | None, options: SourceOptions | None = None) -> Sou
         raise UsageError(f"{source}: torch runs checkpoints; --provider is for {can}.")
     return load_source(
         source,
-        recipe=chosen.architecture,
+        architecture=chosen.architecture,
         config=chosen.config,
         groups=chosen.groups,
         seed=chosen.seed,
@@ -226,29 +226,29 @@ def _ends_with_faces(source: Artifact) -> bool:
 
 
 def _require_end(source: Source, target: Target) -> None:
-    """Refuse to build on a graph that ends with faces: nothing here reads them from other files."""
+    """Refuse outputs and pictures that files of the format cannot have."""
     maker = target.maker
     graph = maker.chain()[0]
     wanted: Any = target.of(graph.options)
     if graph is not maker and graph.from_itself:
         graph.require_possible(source, wanted, target.sizes)
     _require_input(source, maker, graph, wanted)
-    if graph is maker and target.precision in (None, FLOAT):
+    if not maker.why_no_faces:
         return
-    if isinstance(source, Artifact) and source.format == graph.name and _ends_with_faces(source):
-        raise UsageError(
-            f"{source.path}: ends with faces; start from its checkpoint, or from a file with raw "
-            "outputs."
-        )
+    where = ""
+    if isinstance(source, Artifact) and source.format == graph.name:
+        where = f"{source.path}: ends with faces" if _ends_with_faces(source) else ""
+    if getattr(wanted, "outputs", None) not in (None, "faces"):
+        where = ""  # the graph is lifted, and made anew
     if getattr(wanted, "outputs", None) == "faces":
-        raise UsageError(
-            "--outputs faces is for ONNX in float32: leave the option out, or make it with onnx."
-        )
+        where = "--outputs faces"
+    if where:
+        raise UsageError(f"{where}: {maker.why_no_faces}; give --outputs raw.")
 
 
 def _require_input(source: Source, maker: Format, graph: Format, wanted: Any) -> None:
     """Refuse bytes, NHWC and other orders of channels for formats that take none of them."""
-    if maker.takes_input_forms:
+    if not maker.why_no_input_forms:
         return
     where = "--input, --layout and --input-color"
     asked = getattr(wanted, "asks_for_input", False)
@@ -256,13 +256,13 @@ def _require_input(source: Source, maker: Format, graph: Format, wanted: Any) ->
         where, asked = str(source.path), _prepares_pictures(source)
     if asked:
         raise UsageError(
-            f"{where}: {maker.title} is made for normalised float pictures in NCHW alone; start "
-            "from a checkpoint, without these options."
+            f"{where}: {maker.title} gets normalised float pictures in NCHW: "
+            f"{maker.why_no_input_forms}; start from a checkpoint, without these options."
         )
 
 
 def _prepares_pictures(source: Artifact) -> bool:
-    from scrfdconv.converters.graph.forms import form_of
+    from scrfdconv.converters.graph.interface.forms import form_of
     from scrfdconv.converters.graph.model_file import load_onnx
 
     return form_of(load_onnx(source.path)) != PLAIN

@@ -15,10 +15,10 @@ from scrfdconv.checks.verification import Demand
 from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.errors import ArtifactError, CheckFailed
 from scrfdconv.converters.formats import Source, formats
-from scrfdconv.converters.graph.forms import form_of, network_of
-from scrfdconv.converters.graph.kinds import output_kind
+from scrfdconv.converters.graph.interface.forms import form_of, network_of
+from scrfdconv.converters.graph.interface.kinds import output_kind
+from scrfdconv.converters.graph.interface.preamble import dims_of
 from scrfdconv.converters.graph.model_file import image_input, load_onnx, metadata_of, opset_of
-from scrfdconv.converters.graph.preamble import dims_of
 from scrfdconv.converters.metadata import architecture_from_metadata, own_metadata
 from scrfdconv.converters.precision import FLOAT
 from scrfdconv.recipes.artifacts.lift import fit, lifted

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from scrfdconv.checks.reports.outcome import Outcome, Picture, State
-from scrfdconv.checks.workers import Died, Workers
 from scrfdconv.converters.artifact import writing_to
 from scrfdconv.converters.errors import ScrfdconvError
 from scrfdconv.converters.precision import FLOAT
+from scrfdconv.converters.system.workers import Died, Workers
 from scrfdconv.recipes.build.cache import Cache, Record
 from scrfdconv.recipes.build.plan import Step
 from scrfdconv.recipes.build.recipe import Recipe

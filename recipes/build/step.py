@@ -14,7 +14,6 @@ from scrfdconv.checks.faces.images import image_files
 from scrfdconv.checks.reports.outcome import FacesOn, Histogram, Latency, Picture
 from scrfdconv.checks.results import CheckResult, Report
 from scrfdconv.checks.verification import Demand
-from scrfdconv.checks.workers import THREADS
 from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.errors import CheckFailed, InputFileError, MissingError, ScrfdconvError
@@ -23,6 +22,7 @@ from scrfdconv.converters.precision import FLOAT, precisions
 from scrfdconv.converters.runner import Interface, Runner, limit_threads
 from scrfdconv.converters.system.permissions import allowing_host_code
 from scrfdconv.converters.system.scratch import temporary_files_in
+from scrfdconv.converters.system.workers import THREADS
 from scrfdconv.recipes.artifacts.conversion import Made, SourceOptions, convert, open_source
 from scrfdconv.recipes.artifacts.network import GRAPH, network_in
 from scrfdconv.recipes.build.digests import FileDigest

@@ -29,7 +29,6 @@ from scrfdconv.checks.widerface.protocol import Evaluation, evaluate_results
 from scrfdconv.checks.widerface.result_files import load_results
 from scrfdconv.checks.widerface.result_folder import ResultFolder
 from scrfdconv.checks.widerface.truth import GroundTruth, load_ground_truth
-from scrfdconv.checks.workers import THREADS, on_this_machine
 from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.errors import InputFileError, UsageError
@@ -39,6 +38,7 @@ from scrfdconv.converters.network.architecture import BUILTIN, PUBLISHED, Archit
 from scrfdconv.converters.runner import Interface, Runner
 from scrfdconv.converters.structured import to_plain
 from scrfdconv.converters.system.machine import usable_cores
+from scrfdconv.converters.system.workers import THREADS, on_this_machine
 from scrfdconv.recipes.artifacts.conversion import SourceOptions, open_source
 from scrfdconv.recipes.cluster import on_dask
 from scrfdconv.recipes.faces.detection import faults_of, open_runner

@@ -13,19 +13,18 @@ from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.errors import UsageError
 from scrfdconv.converters.formats import Source
-from scrfdconv.converters.graph.forms import image_range
+from scrfdconv.converters.graph.interface.forms import image_range
+from scrfdconv.converters.graph.interface.preamble import preamble_of
 from scrfdconv.converters.graph.kept_float import require_convertible
-from scrfdconv.converters.graph.model_file import load_onnx
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
-from scrfdconv.converters.graph.preamble import preamble_of
-from scrfdconv.converters.precision.int8 import Arrangement, Int8Options
+from scrfdconv.converters.precision.int8 import TRAITS, Arrangement, Int8Options
 from scrfdconv.converters.precision.int8.calibration import CalibrationTable
 from scrfdconv.converters.precision.int8.conversion import (
     Int8Settings,
+    float_rows,
     kept_for,
     needs_reduced_range,
 )
-from scrfdconv.converters.precision.int8.quantization import quantizable
 from scrfdconv.converters.runner import Interface
 from scrfdconv.recipes.order import DEFAULT_SIZE, Order, Progress, Stage
 
@@ -78,11 +77,11 @@ class Int8Conversion:
 
     def model(self) -> onnx.ModelProto:
         """The parent graph, prepared for Q/DQ pairs."""
-        return quantizable(load_onnx(self.parent.path))
+        return float_rows(self.parent)
 
     def settings(self, table: CalibrationTable) -> Int8Settings:
         """The settings of the quantization, before any layer is put back to float."""
-        reduce = self.arrangement != "tensorrt" and needs_reduced_range()
+        reduce = not TRAITS[self.arrangement].symmetric and needs_reduced_range()
         return Int8Settings(table, self.arrangement, reduce, self.options.keep_float)
 
     def require_same_pictures(self, table: CalibrationTable, path: Path) -> None:

@@ -11,9 +11,9 @@ import numpy as np
 from scrfdconv.checks.faces.coverage import Coverage, FacesSeen, coverage, seen
 from scrfdconv.checks.faces.images import UInt8
 from scrfdconv.converters.errors import InputFileError
-from scrfdconv.converters.graph.forms import image_range
+from scrfdconv.converters.graph.interface.forms import image_range
+from scrfdconv.converters.graph.interface.preamble import preamble_of
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
-from scrfdconv.converters.graph.preamble import preamble_of
 from scrfdconv.converters.precision.int8.calibration import (
     CALIBRATORS,
     CalibrationTable,

@@ -20,14 +20,14 @@ from scrfdconv.checks.faces.limits import LIMITS, faces_allowed
 from scrfdconv.checks.faces.matching import Agreement, agreement
 from scrfdconv.checks.results import CheckResult
 from scrfdconv.converters.artifact import Artifact
-from scrfdconv.converters.graph.model_file import load_onnx, serialised
+from scrfdconv.converters.graph.model_file import serialised
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.precision.int8.conversion import (
     Int8Settings,
     before_rounding,
+    float_rows,
     int8_from_float,
 )
-from scrfdconv.converters.precision.int8.quantization import quantizable
 from scrfdconv.converters.precision.int8.sensitivity import layer_sqnr
 from scrfdconv.converters.system.scratch import scratch_folder
 from scrfdconv.recipes.faces.pictures import batches, views
@@ -174,6 +174,6 @@ def _sensitive(
     """Quantized convolutions with their SQNR, the most sensitive ones first."""
     int8 = int8_from_float(parent, options)
     interface = OnnxRunner(parent.path).interface
-    model = before_rounding(quantizable(load_onnx(parent.path)), interface.outputs, options)
+    model = before_rounding(float_rows(parent), interface.outputs, options)
     images = batches(pictures[:SENSITIVITY_IMAGES], interface)
     return list(layer_sqnr(model, int8, images).items())

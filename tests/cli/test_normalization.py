@@ -106,5 +106,5 @@ def test_formats_that_cannot_take_frames_say_so(in_process, tiny_pth, tmp_path, 
     ran = in_process(verb, tiny_pth, "--input", "uint8", "-o", tmp_path / f"a.{verb}")
 
     assert ran.code == 2
-    assert "is made for normalised float pictures in NCHW alone" in ran.sentence
+    assert "gets normalised float pictures in NCHW: " in ran.sentence
     assert not list(tmp_path.iterdir())

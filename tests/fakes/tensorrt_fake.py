@@ -487,7 +487,7 @@ def install(monkeypatch, version, **machine):
     import torch
 
     from scrfdconv.converters.formats.tensorrt import api as tensorrt_api
-    from scrfdconv.converters.formats.tensorrt import building as tensorrt_format
+    from scrfdconv.converters.formats.tensorrt import engine_file as tensorrt_format
     from scrfdconv.converters.formats.tensorrt import runner as tensorrt_runner
 
     trt, world = fake_tensorrt(version, **machine)

@@ -20,7 +20,7 @@ import numpy as np
 
 from scrfdconv.converters.errors import ArtifactError
 from scrfdconv.converters.formats.mnn.reading import MnnNetwork, read_network
-from scrfdconv.converters.graph.kinds import output_kind
+from scrfdconv.converters.graph.interface.kinds import output_kind
 from scrfdconv.converters.graph.model_file import IMAGE_RANK
 from scrfdconv.converters.metadata import architecture_from_metadata
 from scrfdconv.converters.network.architecture import CHANNELS, SIZE_MULTIPLE

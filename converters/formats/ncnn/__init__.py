@@ -33,6 +33,8 @@ class Ncnn(Format):
     libraries = ("pnnx",)
     extra = "ncnn"
     modules = ("pnnx", "ncnn")
+    why_no_input_forms = "ncnn's own Mat::from_pixels and substract_mean_normalize prepare pictures"
+    why_no_faces = "ncnn has no NonMaxSuppression"
 
     def recognises(self, path: Path, head: bytes) -> bool:
         """True for a text that begins with ncnn's number."""

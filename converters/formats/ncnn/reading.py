@@ -229,6 +229,30 @@ class _Weights:
         return values
 
 
+def half_weights(network: NcnnNetwork) -> bytes:
+    """The .bin of ``network`` with the weights of convolutions in float16, all else in float32.
+
+    Raises ArtifactError for weights beyond float16.
+    """
+    return b"".join(
+        part
+        for layer in network.layers
+        for at, values in enumerate(network.weights[layer.name])
+        for part in _stored(layer, values, half=at == 0 and layer.kind in CONVOLUTIONS)
+    )
+
+
+def _stored(layer: Layer, values: np.ndarray, *, half: bool) -> Iterator[bytes]:
+    if not half:
+        yield values.astype("<f4").tobytes()
+        return
+    if np.abs(values).max(initial=0) > np.finfo(np.float16).max:
+        raise ArtifactError(f"{layer.name} has weights beyond float16; take --precision fp32.")
+    content = values.astype("<f2").tobytes()
+    yield _HALF.to_bytes(_FLAG_BYTES, "little")
+    yield content + bytes(-len(content) % _ALIGNMENT)
+
+
 def convolutions_of(network: NcnnNetwork) -> Iterator[Convolution]:
     """Every convolution, grouped ones as (out, in / groups, k, k)."""
     for layer in network.layers:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from scrfdconv.converters.errors import UsageError
 from scrfdconv.converters.formats import Finding, Format, Source, formats
-from scrfdconv.converters.graph.kinds import FaceRules, OutputKind
+from scrfdconv.converters.graph.interface.kinds import FaceRules, OutputKind
 from scrfdconv.converters.input_form import PLAIN, InputForm, InputType, Layout
 from scrfdconv.converters.normalization import Color, Normalization
 from scrfdconv.converters.options import Option, SizeOptions
@@ -175,7 +175,6 @@ class Onnx(Format):
     libraries = ("torch", "onnx", "onnxsim", "numpy")
     modules = ("torch", "onnx", "onnxsim", "onnxruntime")
     from_itself = True
-    takes_input_forms = True
     has_providers = True
     serving = Serving(backend="onnxruntime", platform="onnxruntime_onnx", file="model.onnx")
 

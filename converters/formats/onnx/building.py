@@ -21,10 +21,11 @@ from scrfdconv.converters.formats.onnx import (
     require_outputs,
 )
 from scrfdconv.converters.formats.onnx.export import exported
-from scrfdconv.converters.graph.faces import append_faces
-from scrfdconv.converters.graph.forms import form_of, network_of
-from scrfdconv.converters.graph.inputs import write_input
-from scrfdconv.converters.graph.kinds import KEY, FaceRules, OutputKind, output_kind
+from scrfdconv.converters.graph.interface.faces import append_faces
+from scrfdconv.converters.graph.interface.forms import form_of, network_of
+from scrfdconv.converters.graph.interface.inputs import write_input
+from scrfdconv.converters.graph.interface.kinds import KEY, FaceRules, OutputKind, output_kind
+from scrfdconv.converters.graph.interface.outputs import declare_outputs, write_outputs
 from scrfdconv.converters.graph.model_file import (
     image_input,
     load_onnx,
@@ -32,7 +33,6 @@ from scrfdconv.converters.graph.model_file import (
     opset_of,
 )
 from scrfdconv.converters.graph.norms import write_group_norms
-from scrfdconv.converters.graph.outputs import declare_outputs, write_outputs
 from scrfdconv.converters.graph.passes import (
     constants_as_initializers,
     describe,

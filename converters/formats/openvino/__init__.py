@@ -51,7 +51,6 @@ class OpenVino(Format):
     extra = "openvino"
     modules = ("openvino",)
     int8_target = "openvino"
-    takes_input_forms = True
     serving = Serving(backend="openvino", file="model.xml", cpu_only=True)
 
     def recognises(self, path: Path, head: bytes) -> bool:

@@ -6,8 +6,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from scrfdconv.converters.artifact import digest_of, readable
 from scrfdconv.converters.errors import ArtifactError
+from scrfdconv.converters.graph.interface.kinds import FACE_OUTPUTS
 from scrfdconv.converters.runner import is_output_name
 from scrfdconv.converters.system.libraries import library
 
@@ -68,4 +71,18 @@ def last_sentence(error: Exception) -> str:
 def name_of(port: Any) -> str:
     """Our name among a port's names, which have no order; else the first by alphabet."""
     names = sorted(port.names)
-    return next((name for name in names if is_output_name(name)), names[0] if names else "")
+    ours = (name for name in names if is_output_name(name) or name in FACE_OUTPUTS)
+    return next(ours, names[0] if names else "")
+
+
+def choosers(model: Any) -> list[Any]:
+    """The nodes that suppress overlapping boxes, where the model ends with faces."""
+    return [node for node in model.get_ops() if node.get_type_name() == "NonMaxSuppression"]
+
+
+def set_number(node: Any, place: int, value: float) -> None:
+    """Let input ``place`` of a node be a float32 constant."""
+    from openvino import opset8
+
+    constant = opset8.constant(np.float32(value))
+    node.input(place).replace_source_output(constant.output(0))

@@ -10,11 +10,14 @@ from scrfdconv.converters.artifact import digest_of
 from scrfdconv.converters.formats.openvino.api import (
     SECTION,
     WEIGHTS_DIGEST,
+    choosers,
     core,
     openvino,
     own_metadata_of,
+    set_number,
 )
-from scrfdconv.converters.graph.forms import form_of, network_of
+from scrfdconv.converters.graph.interface.forms import form_of, network_of
+from scrfdconv.converters.graph.interface.kinds import OVERLAP_PLACE, THRESHOLD_PLACE
 from scrfdconv.converters.graph.model_file import load_onnx, metadata_of
 from scrfdconv.converters.input_form import PLAIN
 from scrfdconv.converters.metadata import own_metadata
@@ -38,8 +41,24 @@ def write_model(source: Path, out: Path, precision: str) -> None:
     # The library halves weights by default: for float32, this is turned off.
     half = precision == "fp16"
     openvino().save_model(model, str(out), compress_to_fp16=half)
+    if half and choosers(model):
+        model = _with_exact_rules(out, model)
+        openvino().save_model(model, str(out), compress_to_fp16=False)
+        half = False  # it is halved already
     model.set_rt_info(digest_of(out.with_suffix(".bin")), [SECTION, WEIGHTS_DIGEST])
     openvino().save_model(model, str(out), compress_to_fp16=half)
+
+
+def _with_exact_rules(path: Path, exact: Any) -> Any:
+    """The halved model at ``path`` with the limits of ``exact`` for its faces, in float32.
+
+    The library halves them, too, and a face at the threshold would be lost.
+    """
+    model = core().read_model(str(path))
+    for node, wanted in zip(choosers(model), choosers(exact), strict=True):
+        for place in (OVERLAP_PLACE, THRESHOLD_PLACE):
+            set_number(node, place, float(wanted.input_value(place).get_node().get_data()))
+    return model
 
 
 def _metadata_of(graph: onnx.ModelProto) -> dict[str, str]:

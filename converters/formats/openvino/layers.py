@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from scrfdconv.converters.formats.openvino.api import openvino, read_model
+from scrfdconv.converters.formats.openvino.api import openvino
 from scrfdconv.converters.formats.openvino.reading import (
     CONVOLUTIONS,
     bias_add,
@@ -41,7 +41,7 @@ class OpenVinoLayers(Layers):
         """Read a file; raises ArtifactError where the file is no SCRFD."""
         self.path = path
         self.runner = self._opened = OpenVinoRunner(path, by_default=False)
-        self._model = read_model(path)
+        self._model = self._opened.model
         self.all = (*self._convolutions(), *self._outputs())
         self._by_name = {layer.name: layer for layer in self.all}
 
@@ -58,9 +58,8 @@ class OpenVinoLayers(Layers):
                 )
 
     def _outputs(self) -> Iterator[Layer]:
-        for name, result in zip(
-            self.runner.interface.outputs, self._model.get_results(), strict=True
-        ):
+        results = self._model.get_results()[len(self._opened.face_names) :]
+        for name, result in zip(self.runner.interface.outputs, results, strict=True):
             yield Layer(name=name, value=result.input_value(0).get_node().get_friendly_name())
 
     def values(self, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -83,9 +82,9 @@ class OpenVinoLayers(Layers):
         model.add_outputs(taken)
         feeds = [self._opened.fed(images), *given.values()]
         outputs = self._opened.values_of(model, feeds)
-        own = len(outputs) - len(inner)
-        found = {layer.name: value for layer, value in zip(inner, outputs[own:], strict=True)}
-        return found | self.runner.named(outputs[:own], len(images))
+        end = len(outputs) - len(inner)
+        found = {layer.name: value for layer, value in zip(inner, outputs[end:], strict=True)}
+        return found | self.runner.named(outputs[len(self._opened.face_names) : end], len(images))
 
     def operators(self, name: str, given: Mapping[str, np.ndarray]) -> Counter[str]:
         """See the base class."""

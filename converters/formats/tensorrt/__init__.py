@@ -123,6 +123,8 @@ class TensorRT(Format):
     reproducible = False
     runs_on_cpu = False
     bound_to_machine = True
+    why_no_input_forms = "no engine that prepares pictures itself was measured on a GPU"
+    why_no_faces = "an engine does not show the rows that its faces are checked against"
     serving: ClassVar[Serving | None] = Serving(
         backend="tensorrt", platform="tensorrt_plan", file="model.plan"
     )
@@ -137,7 +139,7 @@ class TensorRT(Format):
 
     def build(self, source: Source, options: Any, out: Path, precision: str) -> None:
         """Build on this machine's GPU, for this machine's GPU; the sidecar says which that is."""
-        from scrfdconv.converters.formats.tensorrt.building import write_engine
+        from scrfdconv.converters.formats.tensorrt.engine_file import write_engine
 
         assert isinstance(source, Artifact)
         write_engine(source, options, out)
@@ -156,7 +158,7 @@ class TensorRT(Format):
 
     def describe(self, path: Path) -> dict[str, Any]:
         """What the sidecar says, and what the engine itself says where it can be opened."""
-        from scrfdconv.converters.formats.tensorrt.building import describe_engine
+        from scrfdconv.converters.formats.tensorrt.engine_file import describe_engine
 
         return describe_engine(path)
 
@@ -209,19 +211,19 @@ class TensorRT(Format):
 
     def settled_options(self, source: Artifact, options: TensorRTOptions) -> TensorRTOptions:
         """``options`` with the profiles that follow from the ONNX and this machine's memory."""
-        from scrfdconv.converters.formats.tensorrt.building import engine_plan
+        from scrfdconv.converters.formats.tensorrt.engine_file import engine_plan
 
         return engine_plan(source, options).options
 
     def require_possible(self, source: Source, options: TensorRTOptions, sizes: Any) -> None:
         """Refuse impossible profiles, and plans that could not be verified."""
-        from scrfdconv.converters.formats.tensorrt.building import require_profiles
+        from scrfdconv.converters.formats.tensorrt.engine_file import require_profiles
 
         require_profiles(source, options, sizes)
 
     def instruction_files(self, out: Path) -> tuple[Path, ...]:
         """The ONNX and the script."""
-        from scrfdconv.converters.formats.tensorrt.building import instruction_files
+        from scrfdconv.converters.formats.tensorrt.engine_file import instruction_files
 
         return instruction_files(out)
 
@@ -229,6 +231,6 @@ class TensorRT(Format):
         self, source: Artifact, options: TensorRTOptions, out: Path
     ) -> Instructions | None:
         """The ONNX and ``build_engine.sh``, the equal command line of trtexec."""
-        from scrfdconv.converters.formats.tensorrt.building import write_instructions
+        from scrfdconv.converters.formats.tensorrt.engine_file import write_instructions
 
         return write_instructions(source, options, out)

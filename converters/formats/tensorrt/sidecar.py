@@ -15,8 +15,8 @@ from scrfdconv.converters.errors import ArtifactError, MissingError
 from scrfdconv.converters.formats.tensorrt.api import ANY, Gpu, version_numbers
 from scrfdconv.converters.formats.tensorrt.plan import EnginePlan, options_as_dict
 from scrfdconv.converters.formats.tensorrt.profile import Profile
-from scrfdconv.converters.graph.kinds import output_kind
-from scrfdconv.converters.graph.outputs import output_dims
+from scrfdconv.converters.graph.interface.kinds import output_kind
+from scrfdconv.converters.graph.interface.outputs import output_dims
 from scrfdconv.converters.metadata import architecture_from_metadata, package_version
 from scrfdconv.converters.network.architecture import CHANNELS
 from scrfdconv.converters.signature import Signature, Tensor

@@ -69,6 +69,7 @@ class TensorRTRtx(TensorRT):
     modules = ("tensorrt_rtx",)
     extra = "tensorrt-rtx"
     own_folder = True  # its files have the names of TensorRT's
+    why_no_faces = "its builder implements no NonMaxSuppression (measured with 1.7.1)"
     serving = None
 
     def recognises(self, path: Path, head: bytes) -> bool:
@@ -78,7 +79,7 @@ class TensorRTRtx(TensorRT):
     def build(self, source: Source, options: Any, out: Path, precision: str) -> None:
         """Build for all GPUs of the options; the sidecar says which these are."""
         from scrfdconv.converters.formats.tensorrt.api import RTX
-        from scrfdconv.converters.formats.tensorrt.building import write_engine
+        from scrfdconv.converters.formats.tensorrt.engine_file import write_engine
 
         assert isinstance(source, Artifact)
         _require_capabilities(options)
@@ -94,7 +95,7 @@ class TensorRTRtx(TensorRT):
     def describe(self, path: Path) -> dict[str, Any]:
         """What the sidecar says, and what the engine itself says where it can be opened."""
         from scrfdconv.converters.formats.tensorrt.api import RTX
-        from scrfdconv.converters.formats.tensorrt.building import describe_engine
+        from scrfdconv.converters.formats.tensorrt.engine_file import describe_engine
 
         return describe_engine(path, RTX)
 
@@ -145,7 +146,7 @@ class TensorRTRtx(TensorRT):
 
     def settled_options(self, source: Artifact, options: Any) -> Any:
         """``options`` with the profiles that follow from the ONNX."""
-        from scrfdconv.converters.formats.tensorrt.building import engine_plan
+        from scrfdconv.converters.formats.tensorrt.engine_file import engine_plan
 
         settled = engine_plan(source, options.for_builder).options
         return replace(options, min=settled.min, opt=settled.opt, max=settled.max)

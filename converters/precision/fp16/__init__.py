@@ -51,6 +51,8 @@ class Fp16(Precision):
 
     def convert(self, source: Artifact, settings: Any) -> onnx.ModelProto:
         """The graph in FP16; names, order, shapes and opset are those of ``source``."""
+        from scrfdconv.converters.graph.interface.rows import with_faces_of
+        from scrfdconv.converters.graph.model_file import load_onnx
         from scrfdconv.converters.precision.fp16.conversion import fp16_from_float
 
-        return fp16_from_float(source, settings)
+        return with_faces_of(fp16_from_float(source, settings), load_onnx(source.path))

@@ -17,6 +17,7 @@ from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.errors import UsageError
 from scrfdconv.converters.graph.edits import prepared
 from scrfdconv.converters.graph.inference import Images
+from scrfdconv.converters.graph.interface.rows import rows_alone
 from scrfdconv.converters.graph.kept_float import (
     KeptFloat,
     built_in_pictures,
@@ -55,9 +56,12 @@ class Fp16Settings:
 
 
 def fp16_from_float(source: Artifact, settings: Fp16Settings) -> onnx.ModelProto:
-    """Convert a float ONNX model; names, order, shapes, opset and metadata stay."""
+    """Convert a float ONNX model; names, order, shapes, opset and metadata stay.
+
+    Of a model that ends with faces, the rows are converted.
+    """
     interface = require_convertible(source.path)
-    model = prepared(load_onnx(source.path))
+    model = prepared(rows_alone(load_onnx(source.path)))
     kept = list(kept_in_float32(model, interface, settings))
     nodes = {name for entry in kept for name in entry.nodes}
     io = settings.options.io

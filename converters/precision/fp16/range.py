@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scrfdconv.converters.graph.edits import float_tensors, replace_all
-from scrfdconv.converters.graph.forms import outputs_of
 from scrfdconv.converters.graph.inference import Images
+from scrfdconv.converters.graph.interface.forms import outputs_of
 from scrfdconv.converters.graph.kept_float import KeptFloat
 from scrfdconv.converters.precision.fp16.half import wants_half
 

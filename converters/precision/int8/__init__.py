@@ -15,6 +15,22 @@ if TYPE_CHECKING:
     from scrfdconv.converters.artifact import Artifact
 
 Arrangement = Literal["cpu", "openvino", "tensorrt"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traits:
+    """What an arrangement of the Q/DQ graph is, for the kernels that run the graph."""
+
+    rearranged: bool  # the float graph is rewritten first, for the kernels of ONNX Runtime
+    symmetric: bool  # activations signed and without zero points, biases in float, Conv alone
+    lean_start: bool  # a single cheap first convolution stays float: its input is large
+
+
+TRAITS: dict[Arrangement, Traits] = {
+    "cpu": Traits(rearranged=True, symmetric=False, lean_start=True),
+    "openvino": Traits(rearranged=False, symmetric=False, lean_start=False),
+    "tensorrt": Traits(rearranged=False, symmetric=True, lean_start=True),
+}
 Calibrator = Literal["minmax", "entropy", "percentile", "auto"]
 
 DEFAULT_FACE_LOSS = 0.01
@@ -95,6 +111,8 @@ class Int8(Precision):
 
     def convert(self, source: Artifact, settings: Any) -> onnx.ModelProto:
         """The graph in Q/DQ form; names, order and shapes are those of ``source``."""
+        from scrfdconv.converters.graph.interface.rows import with_faces_of
+        from scrfdconv.converters.graph.model_file import load_onnx
         from scrfdconv.converters.precision.int8.conversion import int8_from_float
 
-        return int8_from_float(source, settings)
+        return with_faces_of(int8_from_float(source, settings), load_onnx(source.path))

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from scrfdconv.converters.graph.forms import outputs_of
+from scrfdconv.converters.graph.interface.forms import outputs_of
+from scrfdconv.converters.graph.interface.preamble import preamble_of
 from scrfdconv.converters.graph.model_file import opset_of
-from scrfdconv.converters.graph.preamble import preamble_of
 from scrfdconv.converters.precision.int8.float_nodes import OPERATORS
 from scrfdconv.converters.precision.int8.quantization import Ranges
 from scrfdconv.converters.structured import read_json, write_json

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.errors import UsageError
+from scrfdconv.converters.graph.interface.rows import rows_alone
 from scrfdconv.converters.graph.kept_float import (
     KeptFloat,
     describe_reduced,
     require_convertible,
 )
 from scrfdconv.converters.graph.model_file import load_onnx
-from scrfdconv.converters.precision.int8 import Arrangement
+from scrfdconv.converters.precision.int8 import TRAITS, Arrangement
 from scrfdconv.converters.precision.int8.arrangement import arranged
 from scrfdconv.converters.precision.int8.calibration import CalibrationTable
 from scrfdconv.converters.precision.int8.float_nodes import float_nodes
@@ -43,9 +44,12 @@ class Int8Settings:
 
 
 def int8_from_float(source: Artifact, settings: Int8Settings) -> onnx.ModelProto:
-    """Quantize a float ONNX model; names, order and shapes stay."""
+    """Quantize a float ONNX model; names, order and shapes stay.
+
+    Of a model that ends with faces, the rows are quantized.
+    """
     interface = require_convertible(source.path)
-    model = quantizable(load_onnx(source.path))
+    model = float_rows(source)
     kept = kept_for(model, interface.outputs, settings)
     require_ranges(model, settings.table)
     result = quantized(
@@ -57,6 +61,11 @@ def int8_from_float(source: Artifact, settings: Int8Settings) -> onnx.ModelProto
     )
     describe_reduced(result, kept, _said(settings), source)
     return result
+
+
+def float_rows(source: Artifact) -> onnx.ModelProto:
+    """The float graph at ``source`` up to its rows, prepared for Q/DQ pairs."""
+    return quantizable(rows_alone(load_onnx(source.path)))
 
 
 def kept_for(
@@ -77,7 +86,7 @@ def before_rounding(
     TensorRT and OpenVINO arrange graphs for their own kernels; they get the layers as they are.
     """
     keep = {name for entry in kept_for(model, outputs, options) for name in entry.nodes}
-    if options.target == "cpu":
+    if TRAITS[options.target].rearranged:
         model = arranged(model, outputs, keep)
     return with_corrected_biases(
         model, options.table.means, keep, reduce_range=options.reduce_range

@@ -24,11 +24,11 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from scrfdconv.converters.graph.heads import Heads
+from scrfdconv.converters.graph.interface.preamble import preamble_of
 from scrfdconv.converters.graph.kept_float import KeptFloat
 from scrfdconv.converters.graph.number_types import nodes_asked_for
-from scrfdconv.converters.graph.preamble import preamble_of
 from scrfdconv.converters.network.architecture import CHANNELS
-from scrfdconv.converters.precision.int8 import Arrangement
+from scrfdconv.converters.precision.int8 import TRAITS, Arrangement
 
 if TYPE_CHECKING:
     import onnx
@@ -104,7 +104,7 @@ def _float_relus(model: onnx.ModelProto, keep: Collection[str]) -> Iterator[str]
 
 def _lean(model: onnx.ModelProto, target: Arrangement) -> Iterator[str]:
     start = _lean_start(model)
-    if target != "openvino" or len(start) > 1:
+    if TRAITS[target].lean_start or len(start) > 1:
         yield from start
     used_in_bytes = {
         name for node in model.graph.node if node.op_type in OPERATORS for name in node.input

@@ -17,7 +17,7 @@ import numpy as np
 from scrfdconv.converters.errors import ArtifactError, InputFileError
 from scrfdconv.converters.graph.edits import prepared
 from scrfdconv.converters.graph.model_file import opset_of
-from scrfdconv.converters.precision.int8 import Arrangement
+from scrfdconv.converters.precision.int8 import TRAITS, Arrangement
 from scrfdconv.converters.precision.int8.float_nodes import OPERATORS
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _DATA_INPUTS = {"Add": 2}  # inputs that are activations; others have one
 _RESIZE_INPUTS = 4  # X, roi, scales, sizes
 # TensorRT fuses what follows a convolution up to the next one's input, and takes Q/DQ pairs at
 # the inputs of convolutions only: symmetric, with biases in float.
-_TENSORRT: dict[str, Any] = {
+_SYMMETRIC: dict[str, Any] = {
     "ActivationSymmetric": True,
     "WeightSymmetric": True,
     "AddQDQPairToWeight": True,
@@ -105,7 +105,8 @@ def quantized(
 
     typed = _typed(model)
     excluded = {*keep, *_pointless(model, keep)}
-    operators = ("Conv",) if target == "tensorrt" else OPERATORS
+    symmetric = TRAITS[target].symmetric
+    operators = ("Conv",) if symmetric else OPERATORS
     _require_ranges(typed, ranges, excluded, operators)
     limits = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
     quantizer = QDQQuantizer(
@@ -113,12 +114,12 @@ def quantized(
         True,  # a scale for each output channel of a weight
         reduce_range,
         weight_qType=QuantType.QInt8,
-        activation_qType=QuantType.QInt8 if target == "tensorrt" else QuantType.QUInt8,
+        activation_qType=QuantType.QInt8 if symmetric else QuantType.QUInt8,
         tensors_range=TensorsData(CalibrationMethod.MinMax, limits),
         nodes_to_quantize=[],
         nodes_to_exclude=sorted(excluded),
         op_types_to_quantize=list(operators),
-        extra_options=_TENSORRT if target == "tensorrt" else {},
+        extra_options=_SYMMETRIC if symmetric else {},
     )
     with _quiet():
         quantizer.quantize_model()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scrfdconv.converters.graph.forms import outputs_of
+from scrfdconv.converters.graph.interface.forms import outputs_of
 
 if TYPE_CHECKING:
     import onnx

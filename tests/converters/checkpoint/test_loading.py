@@ -126,13 +126,13 @@ def broken(weights, how):
         ("inf", "not finite"),
     ],
 )
-@pytest.mark.parametrize("recipe", [None, "scrfd_500m_kps"])
-def test_a_tensor_that_does_not_fit_is_named(how, said, recipe, tmp_path):
+@pytest.mark.parametrize("architecture", [None, "scrfd_500m_kps"])
+def test_a_tensor_that_does_not_fit_is_named(how, said, architecture, tmp_path):
     weights = seeded_checkpoint(BUILTIN["scrfd_500m_kps"]).weights
     path = saved(tmp_path, broken(weights, how))
 
     with pytest.raises(CheckpointError) as error:
-        load_checkpoint(path, recipe=recipe)
+        load_checkpoint(path, architecture=architecture)
 
     assert said in str(error.value)
     assert str(path) in str(error.value)
@@ -188,7 +188,7 @@ def test_a_wrong_recipe_names_the_right_one(tmp_path):
     path = saved(tmp_path, dict(seeded_checkpoint(BUILTIN["scrfd_500m"]).weights))
 
     with pytest.raises(CheckpointError, match="looks like scrfd_500m "):
-        load_checkpoint(path, recipe="scrfd_500m_kps")
+        load_checkpoint(path, architecture="scrfd_500m_kps")
 
 
 def test_a_config_in_meta_that_fits_other_weights_is_an_error(tiny, tmp_path):
@@ -261,7 +261,7 @@ def test_a_truncated_file_is_an_input_error(share, kind, tiny, tmp_path):
 
 def test_options_that_say_the_architecture_exclude_each_other(tiny_pth):
     with pytest.raises(UsageError, match="give one"):
-        load_checkpoint(tiny_pth, recipe="scrfd_10g", groups=4)
+        load_checkpoint(tiny_pth, architecture="scrfd_10g", groups=4)
 
 
 def test_a_name_stands_for_seeded_weights():

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from scrfdconv.cli.artifacts.verbs import making_verbs
@@ -27,6 +28,8 @@ from scrfdconv.recipes.build.recipe import CheckpointEntry
 from scrfdconv.recipes.build.template import recipe_text
 
 HEAVY = ("torch", "onnx", "onnxruntime", "numpy", "cv2", "openvino", "ncnn", "MNN", "tensorrt")
+KERNEL_RANK = 4
+SUBNORMAL = 2.0**-14  # float16 holds smaller numbers with fewer than 11 bits
 MADE = [name for name, one in formats().items() if one.source is not None]
 
 
@@ -42,6 +45,14 @@ def buildable(made_format):
     if missing := made_format.why_not_built():
         pytest.skip(missing)
     return made_format
+
+
+@pytest.fixture(params=[name for name in MADE if "fp16" in formats()[name].native_precisions])
+def halving(request):
+    """A format that halves weights by itself, where this machine can build it."""
+    if missing := formats()[request.param].why_not_built():
+        pytest.skip(missing)
+    return formats()[request.param]
 
 
 @pytest.fixture
@@ -100,6 +111,32 @@ def test_all_files_are_there_and_the_artifact_runs(artifact, buildable):
         runner = open_artifact(artifact.path)
         outputs = runner.run(np.zeros((1, 3, 64, 64), np.float32))
         assert tuple(outputs) == runner.interface.outputs
+
+
+def test_half_weights_are_the_nearest_ones(halving, small_onnx, tmp_path):
+    """Converters cut bits off (MNN) or let small weights vanish (pnnx): errors with a side."""
+    model = onnx.load(small_onnx)
+    weights = next(t for t in model.graph.initializer if len(t.dims) == KERNEL_RANK)
+    values = onnx.numpy_helper.to_array(weights) * np.float32(SUBNORMAL)
+    weights.CopyFrom(onnx.numpy_helper.from_array(values, weights.name))
+    onnx.save(model, tmp_path / "m.onnx")
+    source = formats()["onnx"].artifact_at(tmp_path / "m.onnx")
+    whole, half = (
+        [
+            convolution.weight
+            for convolution in halving.convolutions(
+                halving.convert(
+                    source, tmp_path / f"{precision}{halving.suffix}", halving.options(), None,
+                    precision,
+                ).path
+            )
+        ]
+        for precision in ("fp32", "fp16")
+    )  # fmt: skip
+
+    assert any((np.abs(w) < SUBNORMAL).all() for w in whole)
+    for a, b in zip(whole, half, strict=True):
+        np.testing.assert_array_equal(b, a.astype(np.float16).astype(np.float32))
 
 
 def test_any_changed_byte_changes_the_digest(artifact, buildable):

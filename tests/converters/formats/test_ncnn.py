@@ -17,7 +17,7 @@ from scrfdconv.converters.artifact import digest_of
 from scrfdconv.converters.checkpoint.loading import seeded_checkpoint
 from scrfdconv.converters.errors import ArtifactError, InputFileError, MissingError, UsageError
 from scrfdconv.converters.formats import format_of, formats, open_artifact
-from scrfdconv.converters.formats.ncnn.reading import read_network, weights_name
+from scrfdconv.converters.formats.ncnn.reading import half_weights, read_network, weights_name
 from scrfdconv.converters.formats.onnx import OnnxOptions
 from scrfdconv.converters.network.architecture import BUILTIN
 from scrfdconv.converters.options import NoOptions, SizeOptions
@@ -147,6 +147,16 @@ def test_float32_stays_float32_and_half_is_half_as_large(tiny, small_param, tmp_
     sizes = [path.with_suffix(".bin").stat().st_size for path in (small_param, half)]
 
     assert 1.8 < sizes[0] / sizes[1] < 2.1
+
+
+def test_weights_beyond_float16_are_refused_in_half(small_param):
+    network = read_network(small_param)
+    name = next(layer.name for layer in network.layers if layer.kind == "Convolution")
+    weight, *rest = network.weights[name]
+    huge = {**network.weights, name: (weight * np.float32(1e6), *rest)}
+
+    with pytest.raises(ArtifactError, match="beyond float16"):
+        half_weights(replace(network, weights=huge))
 
 
 @pytest.mark.parametrize(

@@ -264,23 +264,6 @@ def test_impossible_faces_are_refused(options, said, tiny):
         onnx_from_checkpoint(tiny, OnnxOptions(shape=SIZE, **options))
 
 
-@pytest.mark.parametrize(("format_name", "precision"), [("onnx", "fp16"), ("openvino", "fp32")])
-def test_only_float_onnx_ends_with_faces(format_name, precision, tiny, tmp_path):
-    target = target_of(format_name, precision, {"outputs": "faces"})
-
-    with pytest.raises(UsageError, match="is for ONNX in float32"):
-        convert(tiny, target, tmp_path / "out", None)
-
-
-@pytest.mark.parametrize(("format_name", "precision"), [("onnx", "fp16"), ("openvino", "fp32")])
-def test_nothing_is_built_from_a_file_with_faces(format_name, precision, tiny, tmp_path):
-    path = written(tiny, FACES, tmp_path)
-    source = formats()["onnx"].artifact_at(path)
-
-    with pytest.raises(UsageError, match="ends with faces"):
-        convert(source, target_of(format_name, precision), tmp_path / "out", None)
-
-
 def test_a_file_that_claims_faces_without_rows_is_refused(tiny_onnx, tmp_path):
     model = onnx.load(tiny_onnx)
     onnx.helper.set_model_props(

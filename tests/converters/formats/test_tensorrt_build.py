@@ -13,7 +13,7 @@ from scrfdconv.checks.verification import Demand, verify
 from scrfdconv.converters.errors import ArtifactError, InputFileError, MissingError
 from scrfdconv.converters.formats import formats, open_artifact
 from scrfdconv.converters.formats.tensorrt import TensorRTOptions
-from scrfdconv.converters.formats.tensorrt.building import engine_plan
+from scrfdconv.converters.formats.tensorrt.engine_file import engine_plan
 from scrfdconv.converters.formats.tensorrt.progress import listening
 from scrfdconv.converters.formats.tensorrt.sidecar import read_sidecar, sidecar_path
 

@@ -13,7 +13,7 @@ import pytest
 from scrfdconv.converters.errors import UsageError
 from scrfdconv.converters.formats import formats
 from scrfdconv.converters.formats.tensorrt import TensorRTOptions
-from scrfdconv.converters.formats.tensorrt.building import engine_plan
+from scrfdconv.converters.formats.tensorrt.engine_file import engine_plan
 from scrfdconv.converters.formats.tensorrt.plan import (
     build_script,
     facts_of,

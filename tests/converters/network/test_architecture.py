@@ -11,7 +11,7 @@ from scrfdconv.converters.errors import InputFileError, UsageError
 from scrfdconv.converters.network.architecture import (
     BUILTIN,
     PUBLISHED,
-    architecture_from_recipe,
+    named_architecture,
     require_shape,
     toml_from_architecture,
 )
@@ -65,14 +65,14 @@ def test_a_printed_recipe_reads_back_as_the_same_network(name, tmp_path):
     path = tmp_path / "recipe.toml"
     path.write_text(toml_from_architecture(BUILTIN[name]))
 
-    assert architecture_from_recipe(str(path)) == BUILTIN[name]
+    assert named_architecture(str(path)) == BUILTIN[name]
 
 
 def test_a_recipe_states_only_what_differs_from_its_base(tmp_path):
     path = tmp_path / "gnkps.toml"
     path.write_text('[architecture]\nbase = "SCRFD_10G_BNKPS"\nhead_groups = 16\n')
 
-    made = architecture_from_recipe(str(path))
+    made = named_architecture(str(path))
 
     assert (made.name, made.head_groups, made.keypoints) == ("gnkps", 16, 5)
 
@@ -102,7 +102,7 @@ def test_a_bad_recipe_is_refused_by_place_and_reason(text, said, tmp_path):
     path.write_text(text)
 
     with pytest.raises(InputFileError) as error:
-        architecture_from_recipe(str(path))
+        named_architecture(str(path))
 
     assert str(path) in str(error.value)
     assert said in str(error.value)
@@ -110,7 +110,7 @@ def test_a_bad_recipe_is_refused_by_place_and_reason(text, said, tmp_path):
 
 def test_an_unknown_recipe_lists_the_known_models():
     with pytest.raises(UsageError, match="known: scrfd_500m, scrfd_1g"):
-        architecture_from_recipe("scrfd_3g")
+        named_architecture("scrfd_3g")
 
 
 @pytest.mark.parametrize(
@@ -142,4 +142,4 @@ def test_outputs_come_as_scores_boxes_keypoints_from_fine_to_coarse():
 
 def test_a_missing_recipe_file_is_an_input_error(tmp_path):
     with pytest.raises(InputFileError, match="no such file"):
-        architecture_from_recipe(str(Path(tmp_path, "none.toml")))
+        named_architecture(str(Path(tmp_path, "none.toml")))

@@ -22,17 +22,17 @@ def models(
     """List the known models: published figures beside those computed from the networks."""
     from scrfdconv.converters.network.architecture import (
         BUILTIN,
-        architecture_from_recipe,
+        named_architecture,
         toml_from_architecture,
     )
 
     if toml:
         if name is None:
             raise typer.BadParameter("--toml needs the name of a model.")
-        for line in toml_from_architecture(architecture_from_recipe(name)).splitlines():
+        for line in toml_from_architecture(named_architecture(name)).splitlines():
             output.show(line)
         return
-    chosen = [architecture_from_recipe(name).name] if name else list(BUILTIN)
+    chosen = [named_architecture(name).name] if name else list(BUILTIN)
     with output.working("computing"):
         rows = [_row(model) for model in chosen]
     if json:

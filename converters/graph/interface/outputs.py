@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from scrfdconv.converters.errors import ArtifactError
 from scrfdconv.converters.graph.edits import drop_unread
-from scrfdconv.converters.graph.faces import face_dims
-from scrfdconv.converters.graph.kinds import OutputKind
+from scrfdconv.converters.graph.interface.faces import face_dims
+from scrfdconv.converters.graph.interface.kinds import OutputKind
 from scrfdconv.converters.network.architecture import OUTPUT_KINDS, Architecture
 
 if TYPE_CHECKING:

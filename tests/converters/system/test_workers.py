@@ -11,13 +11,13 @@ import time
 import psutil
 import pytest
 
-from scrfdconv.checks.workers import Died, Worker, Workers, on_this_machine
 from scrfdconv.converters.errors import InputFileError, MissingError
+from scrfdconv.converters.system.workers import Died, Worker, Workers, on_this_machine
 
 PARENT = """
 import sys, time
 sys.path[:] = {path!r}
-from scrfdconv.checks.workers import Workers
+from scrfdconv.converters.system.workers import Workers
 if __name__ == "__main__":
     with Workers(2, time.sleep) as workers:
         workers.start(600)

@@ -17,8 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scrfdconv.converters.errors import ArtifactError, UsageError
-from scrfdconv.converters.graph.kinds import FaceRules
+from scrfdconv.converters.errors import UsageError
+from scrfdconv.converters.graph.interface.kinds import (
+    FACE_OUTPUTS,
+    THRESHOLD_PLACE,
+    FaceRules,
+    without_rows,
+)
 from scrfdconv.converters.graph.model_file import image_input, opset_of
 from scrfdconv.converters.network.architecture import BOX_SIDES, Architecture
 
@@ -26,10 +31,8 @@ if TYPE_CHECKING:
     import onnx
 
 LEAST_OPSET = 13  # the first one whose ReduceSum and Unsqueeze take axes as inputs
-FACE_OUTPUTS = ("boxes", "scores", "keypoints", "labels", "count")
 _PREFIX = "faces"
 _POINT = 2  # x, y
-_THRESHOLD = 4  # input of NonMaxSuppression
 
 
 def append_faces(model: onnx.ModelProto, a: Architecture, rules: FaceRules) -> None:
@@ -85,17 +88,14 @@ def with_raw_outputs(
     made = {name for node in graph.node for name in node.output}
     chooser = next((n for n in graph.node if n.op_type == "NonMaxSuppression"), None)
     if chooser is None or not made.issuperset(a.output_names):
-        raise ArtifactError(
-            f"{graph.name}: says that its outputs are faces, and has no rows to make them of; "
-            "convert it again."
-        )
+        raise without_rows(graph.name)
     for name in a.output_names:
         value = helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
         graph.output.append(value)
     if threshold is not None:
         name = f"{_PREFIX}/threshold"
         graph.initializer.append(numpy_helper.from_array(np.array([threshold], np.float32), name))
-        chooser.input[_THRESHOLD] = name
+        chooser.input[THRESHOLD_PLACE] = name
     return model
 
 

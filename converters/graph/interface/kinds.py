@@ -12,6 +12,8 @@ from scrfdconv.converters.errors import ArtifactError
 # faces: see graph/faces.py
 OutputKind = Literal["raw", "flat", "maps", "faces"]
 KEY = "output_kind"  # of the metadata; absent for raw outputs
+FACE_OUTPUTS = ("boxes", "scores", "keypoints", "labels", "count")
+OVERLAP_PLACE, THRESHOLD_PLACE = 3, 4  # inputs of NonMaxSuppression
 
 
 def output_kind(metadata: Mapping[str, str]) -> OutputKind:
@@ -21,6 +23,14 @@ def output_kind(metadata: Mapping[str, str]) -> OutputKind:
         if kind == known:
             return known  # type: ignore[no-any-return]
     raise ArtifactError(f"The model's metadata {KEY} are damaged: {kind}; convert it again.")
+
+
+def without_rows(where: str) -> ArtifactError:
+    """The error for a file whose metadata claim faces, and whose graph has none."""
+    return ArtifactError(
+        f"{where}: says that its outputs are faces, and has no rows to make them of; convert it "
+        "again."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,7 @@ import numpy as np
 
 from scrfdconv.converters.errors import ArtifactError
 from scrfdconv.converters.graph.inference import Images, runs_of
-from scrfdconv.converters.graph.model_file import image_input, metadata_of
-from scrfdconv.converters.graph.preamble import (
+from scrfdconv.converters.graph.interface.preamble import (
     dims_of,
     input_dtype,
     layouts,
@@ -18,6 +17,7 @@ from scrfdconv.converters.graph.preamble import (
     preamble_of,
     run_preamble,
 )
+from scrfdconv.converters.graph.model_file import image_input, metadata_of
 from scrfdconv.converters.input_form import PLAIN, InputForm
 from scrfdconv.converters.metadata import own_metadata
 from scrfdconv.converters.network.architecture import CHANNELS

@@ -14,7 +14,7 @@ pytest.importorskip("atheris", reason="atheris has no wheel for this Python or s
 
 SECONDS = 15  # for each reader: a few ten thousand files
 MOST_SECONDS, MOST_MEGABYTES = 20, 4096  # of one file; of the process, libraries included
-PROGRAM = Path(__file__).parents[1] / "fakes" / "guided.py"
+PROGRAM = Path(__file__).parents[2] / "fakes" / "guided.py"
 # Reader, name of its file, a good file to begin with.
 READERS = {
     "config": (

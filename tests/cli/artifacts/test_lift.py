@@ -17,7 +17,7 @@ from scrfdconv.converters.formats.onnx.building import onnx_from_checkpoint
 from scrfdconv.converters.graph.model_file import serialised
 from scrfdconv.converters.network.architecture import BUILTIN
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "lift.md"
+DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "lift.md"
 
 
 @pytest.fixture(scope="module")

@@ -106,7 +106,7 @@ def build(
 
 
 def _build(recipe: Recipe, out: Path, options: BuildOptions, *, packages: bool) -> None:
-    from scrfdconv.cli.build_view import build_view
+    from scrfdconv.cli.terminal.build_view import build_view
     from scrfdconv.converters.artifact import require_distinct
     from scrfdconv.recipes.build.build import build
     from scrfdconv.recipes.build.plan import plan

@@ -33,11 +33,12 @@ def lift(
     from scrfdconv.checks.verification import Demand
     from scrfdconv.converters.artifact import require_folder
     from scrfdconv.converters.formats import require_format
+    from scrfdconv.converters.formats.onnx import Onnx
     from scrfdconv.converters.normalization import NormalizationOptions
     from scrfdconv.recipes.artifacts.lift import default_checkpoint
     from scrfdconv.recipes.artifacts.lift import lift as lift_model
 
-    require_format(model, "onnx")
+    require_format(model, Onnx.name)
     path = out or default_checkpoint(model)
     require_folder(path)
     demand = None if no_verify else Demand(image_files(images))

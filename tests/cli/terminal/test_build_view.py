@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from scrfdconv.cli.build_view import PlainView, build_view
+from scrfdconv.cli.terminal.build_view import PlainView, build_view
 
 CODE = """
 import runpy, sys
-from scrfdconv.cli.build_view import build_view
+from scrfdconv.cli.terminal.build_view import build_view
 result = runpy.run_path({factory!r})["small"]()
 with build_view() as view:
     view.planned([outcome.name for outcome in result.outcomes])
@@ -23,7 +23,7 @@ with build_view() as view:
         view.finished(outcome)
     print("rich" in sys.modules)
 """
-FACTORY = Path(__file__).parent.parent / "fakes" / "build_result.py"
+FACTORY = Path(__file__).parents[2] / "fakes" / "build_result.py"
 
 
 def shown_on_a_terminal(stdout: int) -> tuple[bytes, str]:

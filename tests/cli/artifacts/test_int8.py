@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-FAKES = Path(__file__).parents[1] / "fakes"
+FAKES = Path(__file__).parents[2] / "fakes"
 prefaced = runpy.run_path(str(FAKES / "prefaced.py"))["prefaced"]
 SIZE = ("--shape", 96, 128)
 

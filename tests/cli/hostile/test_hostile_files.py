@@ -17,7 +17,7 @@ import torch
 from hostile import in_time
 
 _spec = importlib.util.spec_from_file_location(
-    "torchscript_fake", Path(__file__).parents[1] / "fakes" / "torchscript.py"
+    "torchscript_fake", Path(__file__).parents[2] / "fakes" / "torchscript.py"
 )
 _fake = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(_fake)

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from scrfdconv.checks import workers
 from scrfdconv.cli.terminal import signals
-from scrfdconv.converters.system import scratch
+from scrfdconv.converters.system import scratch, workers
 
 PATIENCE = 60  # seconds
 MANY = 15  # lines, fewer than the shortest of these blocks has

@@ -130,5 +130,6 @@ def test_names_are_kept_and_shown(in_process, tiny, tmp_path):
     ran = in_process("detect", tmp_path / "two.pth", tmp_path / "a.png", "--size", 64, 96,
                      "--threshold", 0.1, "--json")  # fmt: skip
 
+    assert ran.code == 0, ran.err
     faces = ran.json["images"][0]["faces"]
     assert {(face["label"], face["class"]) for face in faces} == {(0, "face"), (1, "plate")}

@@ -26,7 +26,7 @@ from scrfdconv.recipes.artifacts.conversion import convert
 from scrfdconv.recipes.artifacts.target import target_of
 from scrfdconv.recipes.faces.pictures import synthetic_pictures
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 with_rtx = pytest.mark.skipif(
     not api.RTX.is_installed, reason="TensorRT for RTX is not installed: pip install tensorrt-rtx"
 )

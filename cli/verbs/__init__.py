@@ -1,0 +1,1 @@
+"""The verbs that are written out: parse, call, print."""

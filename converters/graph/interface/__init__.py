@@ -1,0 +1,1 @@
+"""What a graph takes and gives: the form of its pictures, and the kind of its outputs."""
