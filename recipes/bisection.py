@@ -10,7 +10,7 @@ from scrfdconv.checks.faces.compare import model_input
 from scrfdconv.checks.parity import agree_on_pictures, common_normalization
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.errors import ScrfdconvError, UsageError
-from scrfdconv.converters.formats import Format, Source, format_of
+from scrfdconv.converters.formats import Format, Source, format_of, formats
 from scrfdconv.converters.layers import Layers
 from scrfdconv.converters.precision import FLOAT
 from scrfdconv.converters.system.scratch import scratch_folder
@@ -23,7 +23,7 @@ def bisected(reference: Source, path: Path, images: Sequence[Path] = ()) -> Bise
     values between the layers of one of both cannot be seen, ArtifactError where nothing fits.
     """
     with scratch_folder() as folder:
-        graph = format_of(path).chain()[0]
+        graph = _graph_on_the_way(format_of(path))
         if isinstance(reference, Checkpoint):
             source = folder / f"reference{graph.suffix}"
             graph.build(reference, graph.options(), source, FLOAT)
@@ -36,13 +36,19 @@ def bisected(reference: Source, path: Path, images: Sequence[Path] = ()) -> Bise
         return bisect(want, got, [model_input(image, size, prepared) for image in images])
 
 
+def _graph_on_the_way(found: Format) -> Format:
+    """The float graph that a format is made from, or could have been."""
+    first = found.chain()[0]
+    return first if first.from_itself else next(f for f in formats().values() if f.from_itself)
+
+
 def _layers(path: Path, graph: Format) -> Layers:
     found = format_of(path)
     layers = found.layers(path)
     if layers is None:
         raise UsageError(
-            f"{path}: is of {found.title}, which shows no values between its layers; give the "
-            f"{graph.title} file that it was made from."
+            f"{path}: is of {found.title} in {found.precision_of(path)}, which shows no values "
+            f"between its layers; give the {graph.title} file of the same weights."
         )
     return layers
 

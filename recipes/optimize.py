@@ -90,6 +90,11 @@ class Optimized:
         """True for the winner's row."""
         return self.kept is not None and model is self.kept.model
 
+    def in_two_arithmetics(self, model: ComparedModel) -> bool:
+        """True if this machine computes the same file in another arithmetic, too."""
+        names = [one.timing.name for one in self.deciding]
+        return names.count(model.timing.name) > 1
+
     def draw(self, title: str, path: Path) -> None:
         """The picture of all candidates; raises MissingError without matplotlib."""
         points = [self._point(one) for one in self.deciding]

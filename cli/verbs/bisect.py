@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from scrfdconv.converters.formats import Source
 
 FAILED = 1
-Artifact = Annotated[Path, typer.Argument(help="An ONNX model, in any precision.")]
+Artifact = Annotated[Path, typer.Argument(help="A file whose runtime shows what its layers give.")]
 Reference = Annotated[
     str, typer.Option(help="What ARTIFACT should be: a checkpoint, another ONNX model, or a name.")
 ]

@@ -128,7 +128,7 @@ def _show(found: Optimized) -> None:
     if found.kept:
         model = found.kept.model
         output.show(f"{found.kept.path}  {told(model)}, {1e3 * model.timing.median:.2f} ms")
-        if model.timing.setting:
+        if found.in_two_arithmetics(model):
             output.show(f"computed in {model.timing.precision}: set {model.timing.setting}")
         output.show(f"again, without a search: {found.kept.command}")
 
