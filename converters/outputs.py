@@ -1,8 +1,9 @@
 """Which output of a model is which: by shapes, by our own names, or else by position.
 
 Rows tell the stride (anchors times the cells of that size), the width tells the kind: 1 score, 4
-box distances, 2k keypoints. Our own names say both. Position decides only where neither does, and a
-remark then says so: a guess must not look like a fact.
+box distances, 2k keypoints. Feature maps are rows whose anchors stand side by side as channels. Our
+own names say both. Position decides only where neither does, and a remark then says so: a guess
+must not look like a fact.
 """
 
 from __future__ import annotations
@@ -66,8 +67,17 @@ def named_by_name(names: Sequence[str]) -> Naming | None:
 def named_by_shape(shapes: Sequence[Shape], size: tuple[int, int]) -> Naming | None:
     """Names by the shapes for one image of ``size`` (H, W); None where they are no SCRFD's.
 
-    Outputs of another rank, or with rows of no stride, are extra.
+    Outputs are rows of anchors, or all of them feature maps (N, anchors * width, H/s, W/s). Others,
+    and those of no stride, are extra.
     """
+    found = _named_by_rows(shapes, size)
+    if found or not all(len(shape) == MAP_RANK for shape in shapes):
+        return found
+    ways = (_named_by_rows(_rows_in_maps(shapes, anchors), size) for anchors in _ANCHORS)
+    return next((way for way in ways if way), None)
+
+
+def _named_by_rows(shapes: Sequence[Shape], size: tuple[int, int]) -> Naming | None:
     rows = [shape[-2] if len(shape) in _ROWS_RANKS else 0 for shape in shapes]
     levels = _levels(shapes, rows)
     strides = _strides(levels, size)
@@ -102,7 +112,7 @@ def named_by_position(names: Sequence[str], where: Path) -> Naming:
 
 
 def require_rows(names: Sequence[str], shapes: Sequence[Shape], where: Path) -> None:
-    """Raise ArtifactError for outputs that are maps, which need another decoder."""
+    """Raise ArtifactError for maps that nothing tells apart: position must not name them."""
     maps = [
         f"{name} {list(shape)}"
         for name, shape in zip(names, shapes, strict=True)
@@ -110,9 +120,9 @@ def require_rows(names: Sequence[str], shapes: Sequence[Shape], where: Path) -> 
     ]
     if maps and len(maps) == len(names):
         raise ArtifactError(
-            f"{where}: is not an SCRFD: its {len(names)} outputs are raw maps ({maps[0]} ...), "
-            "expected score_8 score_16 ... as rows of anchors (N, rows, 1 | 4 | 10); export "
-            "it with its last reshapes."
+            f"{where}: is not an SCRFD: its {len(names)} outputs are maps of no known kind "
+            f"({maps[0]} ...), expected score_8 score_16 ... as rows of anchors (N, rows, 1 | 4 | "
+            "10) or as maps (N, 2 | 8 | 20, H/s, W/s)."
         )
 
 
@@ -142,6 +152,24 @@ def _rows(name: str, value: np.ndarray, anchors: int) -> np.ndarray:
 
 
 # ---------------------------------------------------------------- by shape
+
+
+def _rows_in_maps(shapes: Sequence[Shape], anchors: int) -> list[Shape]:
+    """The rows in maps of so many anchors; maps of a size at which that is impossible stay maps."""
+    channels: dict[Shape, list[int]] = {}
+    for shape in shapes:
+        channels.setdefault(shape[2:], []).append(shape[1])
+    possible = {
+        size
+        for size, counts in channels.items()
+        if BOX_SIDES * anchors in counts and not any(count % anchors for count in counts)
+    }
+    return [
+        (shape[0], anchors * shape[2] * shape[3], shape[1] // anchors)
+        if shape[2:] in possible
+        else shape
+        for shape in shapes
+    ]
 
 
 def _levels(shapes: Sequence[Shape], rows: Sequence[int]) -> dict[int, list[int]]:

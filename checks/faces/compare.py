@@ -44,7 +44,7 @@ class FacesComparison:
         Without pictures there are no results at all.
         """
         yield from self._faults
-        if self._tally.seen:
+        if self._tally.images:
             yield from results_of(self._tally.agreement(), self._precision)
 
 

@@ -15,12 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from scrfdconv.checks.faces.decode import DEPLOYMENT_THRESHOLD, Faces
+from scrfdconv.checks.faces.exact import ExactStatistics, together
 from scrfdconv.converters.errors import CheckFailed
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 Mask = npt.NDArray[np.bool_]
+UInt8 = npt.NDArray[np.uint8]
 
 # The same face, as WIDER FACE and VOC judge it.
 MATCH_IOU = 0.5
@@ -164,127 +166,158 @@ def _areas(boxes: Float64) -> Float64:
     return areas
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """One picture's faces: row i of the last three is the pair of face ``paired[i]``."""
+@dataclass
+class FaceCounts:
+    """Counts and statistics of the faces of one stride, over any number of pictures."""
 
-    strides: Index  # (faces,) of the reference's faces at the threshold
-    own_strides: Index  # (detected,) of the artifact's faces at the threshold
-    extra: Mask  # (detected,)
-    rose: Mask  # (detected,)
-    paired: Index  # (pairs,) places in ``strides``
-    fell: Mask  # (pairs,)
-    ious: Float64  # (pairs,)
-    differences: Float64  # (pairs,) of the scores
-    errors: Float64  # (pairs, points) of the keypoints; (pairs, 0) without any
+    reference: int = 0
+    own: int = 0  # the artifact's faces at the threshold
+    fell: int = 0
+    extra: int = 0
+    rose: int = 0
+    ious: ExactStatistics = field(default_factory=ExactStatistics)
+    differences: ExactStatistics = field(default_factory=ExactStatistics)  # of the scores
+    points: list[ExactStatistics] = field(default_factory=list)  # errors of each keypoint
+
+    def take_in(self, other: FaceCounts) -> None:
+        """Add the faces of ``other``."""
+        self.reference += other.reference
+        self.own += other.own
+        self.fell += other.fell
+        self.extra += other.extra
+        self.rose += other.rose
+        self.ious.take_in(other.ious)
+        self.differences.take_in(other.differences)
+        for mine, theirs in zip(self.points_of(len(other.points)), other.points, strict=True):
+            mine.take_in(theirs)
+
+    def points_of(self, count: int) -> list[ExactStatistics]:
+        """The statistics of ``count`` keypoints; none for faces without any."""
+        self.points += [ExactStatistics() for _ in range(count - len(self.points))]
+        return self.points[:count]
+
+    def marks(self) -> Marks:
+        """What the counts say."""
+        found, detected = self.ious.count, self.own + self.fell
+        errors = together(self.points)
+        return Marks(
+            reference_faces=self.reference,
+            found=found,
+            fell=self.fell,
+            extra=self.extra,
+            rose=self.rose,
+            recall=found / self.reference if self.reference else math.nan,
+            precision=1 - self.extra / detected if detected and self.reference else math.nan,
+            mean_iou=self.ious.mean,
+            worst_iou=self.ious.least,
+            score_difference=self.differences.greatest,
+            mean_score_difference=self.differences.mean,
+            keypoint_error=errors.mean,
+            worst_keypoint_error=errors.greatest,
+            point_errors=tuple(point.mean for point in self.points) if errors.count else (),
+        )
 
 
 @dataclass
 class Tally:
-    """Sums over pictures, which keep boxes and scores but no pictures; see `agreement`."""
+    """What is known of the faces of some pictures, without the pictures; see `agreement`.
+
+    Tallies of parts add up to the tally of the whole, bit by bit: all sums are exact, and
+    predictions are ranked over all pictures at the end.
+    """
 
     threshold: float
     margin: float
     iou: float
-    seen: list[_Seen] = field(default_factory=list)
+    images: int = 0
+    by_stride: dict[int, FaceCounts] = field(default_factory=dict)
     scores: list[Float32] = field(default_factory=list)  # of all predictions
-    hits: list[Mask] = field(default_factory=list)  # (predictions, AP_IOUS)
+    hits: list[UInt8] = field(default_factory=list)  # (predictions, bits of AP_IOUS)
 
     def add(self, reference: Faces, predicted: Faces) -> None:
         """Take in one picture."""
+        self.images += 1
         lowest = self.threshold - self.margin
-        self.seen.append(_seen(reference.above(lowest), predicted.above(lowest), self))
+        self._count(reference.above(lowest), predicted.above(lowest))
         truth = reference.above(self.threshold)
         ranked = predicted.take(np.argsort(-predicted.scores, kind="stable"))
         self.scores.append(ranked.scores)
-        self.hits.append(_hits(_overlaps(ranked, truth)))
+        self.hits.append(np.packbits(_hits(_overlaps(ranked, truth)), axis=1))
+
+    def take_in(self, later: Tally) -> None:
+        """Add the tally of the pictures that follow; of equal scores, the first rank first."""
+        self.images += later.images
+        for stride, counts in later.by_stride.items():
+            self._of(stride).take_in(counts)
+        if later.images:  # one array for all: a million pictures fit into memory
+            self.scores.append(np.concatenate(later.scores))
+            self.hits.append(np.concatenate(later.hits))
 
     def agreement(self) -> Agreement:
         """The agreement over all pictures so far."""
-        faces = sum(len(one.strides) for one in self.seen)
-        by_iou = self._average_precisions(faces)
-        found = np.concatenate([one.strides for one in self.seen] or [np.empty(0, np.intp)])
+        total = FaceCounts()
+        for counts in self.by_stride.values():
+            total.take_in(counts)
+        by_iou = self._average_precisions(total.reference)
         return Agreement(
-            **vars(_marks(self.seen, None)),
-            images=len(self.seen),
+            **vars(total.marks()),
+            images=self.images,
             ap50=by_iou[0],
             ap=float(np.mean(by_iou)),
-            by_stride={stride: _marks(self.seen, stride) for stride in np.unique(found).tolist()},
+            by_stride={
+                stride: counts.marks()
+                for stride, counts in sorted(self.by_stride.items())
+                if counts.reference
+            },
         )
+
+    def _of(self, stride: int) -> FaceCounts:
+        return self.by_stride.setdefault(stride, FaceCounts())
+
+    def _count(self, reference: Faces, other: Faces) -> None:
+        """Pair the faces of one picture, both down to the threshold less the margin."""
+        matches = match(reference, other, self.iou)
+        sure, own = reference.scores >= self.threshold, other.scores >= self.threshold
+        matched, unsure = np.zeros(len(other), np.bool_), np.zeros(len(other), np.bool_)
+        matched[matches.other] = True
+        unsure[matches.other] = ~sure[matches.reference]
+        pairs = sure[matches.reference]
+        first, second = matches.reference[pairs], matches.other[pairs]
+        here, there = reference.take(first), other.take(second)
+        differences = np.abs(here.scores.astype(np.float64) - there.scores)
+        errors = _keypoint_errors(here, there)
+        for stride in np.union1d(_strides(reference)[sure], _strides(other)[own]).tolist():
+            counts, pair = self._of(stride), _strides(here) == stride
+            mine = own & (_strides(other) == stride)
+            counts.reference += int((sure & (_strides(reference) == stride)).sum())
+            counts.own += int(mine.sum())
+            counts.fell += int((~own[second][pair]).sum())
+            counts.extra += int((mine & ~matched).sum())
+            counts.rose += int((mine & unsure).sum())
+            counts.ious.add(matches.ious[pairs][pair])
+            counts.differences.add(differences[pair])
+            for point, values in zip(
+                counts.points_of(errors.shape[1]), errors[pair].T, strict=True
+            ):
+                point.add(values)
 
     def _average_precisions(self, faces: int) -> list[float]:
         if not faces:
             return [math.nan] * len(AP_IOUS)
         order = np.argsort(-np.concatenate(self.scores), kind="stable")
-        hits = np.concatenate(self.hits)[order]
-        return [_average_precision(column, faces) for column in hits.T]
+        packed = np.concatenate(self.hits)[order]
+        return [_average_precision(_bit(packed, place), faces) for place in range(len(AP_IOUS))]
 
 
-def _seen(reference: Faces, other: Faces, rules: Tally) -> _Seen:
-    """Pair the faces of one picture, both down to the threshold less the margin."""
-    matches = match(reference, other, rules.iou)
-    sure, own = reference.scores >= rules.threshold, other.scores >= rules.threshold
-    matched, unsure = np.zeros(len(other), np.bool_), np.zeros(len(other), np.bool_)
-    matched[matches.other] = True
-    unsure[matches.other] = ~sure[matches.reference]
-    pairs = sure[matches.reference]
-    first, second = matches.reference[pairs], matches.other[pairs]
-    here, there = reference.take(first), other.take(second)
-    return _Seen(
-        strides=_strides(reference)[sure],
-        own_strides=_strides(other)[own],
-        extra=~matched[own],
-        rose=unsure[own],
-        paired=np.asarray(np.cumsum(sure)[first] - 1, np.intp),
-        fell=~own[second],
-        ious=matches.ious[pairs],
-        differences=np.abs(here.scores.astype(np.float64) - there.scores),
-        errors=_keypoint_errors(here, there),
-    )
+def _bit(packed: UInt8, place: int) -> Mask:
+    """Column ``place`` of the mask whose rows `numpy.packbits` packed."""
+    byte, bit = divmod(place, 8)
+    return np.asarray(packed[:, byte] & (0x80 >> bit), np.bool_)
 
 
 def _strides(faces: Faces) -> Index:
     """The stride of each face; 0 for all faces where strides are unknown."""
     return np.zeros(len(faces), np.intp) if faces.strides is None else faces.strides
-
-
-def _marks(pictures: list[_Seen], stride: int | None) -> Marks:
-    """Sum up the faces of one stride, or of all."""
-    pairs = [_of(one.strides[one.paired], stride) for one in pictures]
-    owns = [_of(one.own_strides, stride) for one in pictures]
-    ious = _joined([one.ious[at] for one, at in zip(pictures, pairs, strict=True)])
-    differences = _joined([one.differences[at] for one, at in zip(pictures, pairs, strict=True)])
-    errors = [one.errors[at] for one, at in zip(pictures, pairs, strict=True)]
-    points = np.concatenate([e for e in errors if e.shape[1]] or [np.empty((0, 0))])
-    faces = sum(int(_of(one.strides, stride).sum()) for one in pictures)
-    fell = sum(int(one.fell[at].sum()) for one, at in zip(pictures, pairs, strict=True))
-    detected = sum(int(at.sum()) for at in owns) + fell
-    extra = sum(int(one.extra[at].sum()) for one, at in zip(pictures, owns, strict=True))
-    return Marks(
-        reference_faces=faces,
-        found=len(ious),
-        fell=fell,
-        extra=extra,
-        rose=sum(int(one.rose[at].sum()) for one, at in zip(pictures, owns, strict=True)),
-        recall=len(ious) / faces if faces else math.nan,
-        precision=1 - extra / detected if detected and faces else math.nan,
-        mean_iou=float(ious.mean()) if ious.size else math.nan,
-        worst_iou=float(ious.min()) if ious.size else math.nan,
-        score_difference=float(differences.max()) if differences.size else math.nan,
-        mean_score_difference=float(differences.mean()) if differences.size else math.nan,
-        keypoint_error=float(points.mean()) if points.size else math.nan,
-        worst_keypoint_error=float(points.max()) if points.size else math.nan,
-        point_errors=tuple(points.mean(axis=0).tolist()) if points.size else (),
-    )
-
-
-def _of(strides: Index, stride: int | None) -> Mask:
-    """Which faces come from ``stride``; all of them for None."""
-    return np.ones(len(strides), np.bool_) if stride is None else strides == stride
-
-
-def _joined(parts: list[Float64]) -> Float64:
-    return np.concatenate(parts or [np.empty(0)])
 
 
 def _keypoint_errors(reference: Faces, other: Faces) -> Float64:

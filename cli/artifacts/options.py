@@ -29,6 +29,20 @@ def batch(text: str) -> int | None:
     return None if text == DYNAMIC else int(text)
 
 
+def of_this_machine(name: str, value: int | None, scheduler: str | None) -> None:
+    """Refuse an option that says how many processes, where a cluster says that."""
+    if value is not None and scheduler is not None:
+        raise typer.BadParameter(f"{name} is for this machine; --scheduler uses all workers.")
+
+
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler",
+        metavar="tcp://HOST:PORT",
+        help="A Dask cluster, whose machines see the same files under the same names.",
+    ),
+]
 Source = Annotated[
     str | None,
     typer.Argument(

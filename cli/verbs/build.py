@@ -78,6 +78,7 @@ def build(
     force: Force = False,
     fail_fast: FailFast = False,
     strict: Strict = False,
+    scheduler: o.Scheduler = None,
     matrix: Matrix = False,
     init: Init = False,
     insightface: Insightface = False,
@@ -93,9 +94,17 @@ def build(
         return
     if not recipe or len(recipe) > 1:
         raise typer.BadParameter("give one RECIPE, or --init with checkpoints.")
+    o.of_this_machine("--jobs", jobs, scheduler)
+    if scheduler and (matrix or dry_run):
+        raise typer.BadParameter("--scheduler is for building; --matrix and --dry-run build none.")
     loaded = load_recipe(find_recipe(recipe[0]))
     options = BuildOptions(
-        jobs or usable_cores(), tuple(only or ()), force=force, fail_fast=fail_fast, strict=strict
+        jobs or usable_cores(),
+        tuple(only or ()),
+        force=force,
+        fail_fast=fail_fast,
+        strict=strict,
+        scheduler=scheduler,
     )
     if matrix:
         _print_matrix(loaded, options)

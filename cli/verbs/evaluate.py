@@ -18,6 +18,7 @@ from scrfdconv.cli.terminal import output
 if TYPE_CHECKING:
     from scrfdconv.checks.widerface.protocol import Evaluation
     from scrfdconv.recipes.artifacts.conversion import SourceOptions
+    from scrfdconv.recipes.faces.agreement import Spread
     from scrfdconv.recipes.faces.evaluation import EvaluationPlan, Score
 
 PLOT_SUFFIXES = (".svg", ".png")
@@ -60,10 +61,6 @@ Limit = Annotated[int | None, typer.Option(min=1, help="The first N images only:
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Processes.", show_default="one per processor")
 ]
-Scheduler = Annotated[
-    str | None,
-    typer.Option(metavar="tcp://HOST:PORT", help="A Dask cluster that sees the same files."),
-]
 Plot = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Draw the curves of precision and recall: .svg or .png."),
@@ -89,7 +86,7 @@ def evaluate(
     reference: Reference = None,
     limit: Limit = None,
     workers: Workers = None,
-    scheduler: Scheduler = None,
+    scheduler: o.Scheduler = None,
     plot: Plot = None,
     face: Face = None,
     reading: ReadingToRun = READ_FROM_OPTIONS,
@@ -101,16 +98,19 @@ def evaluate(
     any detector; MODEL --images DIR --reference REF needs no labels.
     """
     from scrfdconv.checks.widerface.geometry import parse_mode
+    from scrfdconv.recipes.faces.agreement import Spread
     from scrfdconv.recipes.faces.evaluation import EvaluationPlan
 
+    o.of_this_machine("--workers", workers, scheduler)
     _require_one_way(model, widerface, results, ground_truth, images, reference)
     _require_drawable(
         plot, [model, reading.architecture, reading.config], [widerface, ground_truth]
     )
     running = {"--mode": mode, "--workers": workers, "--scheduler": scheduler, "--class": face}
     if images and model and reference:
-        _require_absent({**running, "--limit": limit, "--plot": plot}, "--widerface")
-        _agreement(model, reference, reading, images)
+        labelled = {"--mode": mode, "--class": face, "--limit": limit, "--plot": plot}
+        _require_absent(labelled, "--widerface")
+        _agreement(model, reference, reading, images, Spread(workers, scheduler))
     elif model and widerface:
         plan = EvaluationPlan(parse_mode(mode or "vga"), results, limit, workers, scheduler, face)
         _run_model(model, reading, widerface, plan, plot)
@@ -270,12 +270,14 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _agreement(model: str, reference: str, options: SourceOptions, images: list[Path]) -> None:
+def _agreement(
+    model: str, reference: str, options: SourceOptions, images: list[Path], spread: Spread
+) -> None:
     from scrfdconv.checks.faces.images import find_images
     from scrfdconv.recipes.faces.agreement import score_agreement
 
     with output.progress("comparing") as advance:
-        found = score_agreement(model, reference, options, find_images(images), advance)
+        found = score_agreement(model, reference, options, find_images(images), advance, spread)
     values: dict[str, Any] = _without_nan(asdict(found))
     if output.wants_json():
         output.print_json({"model": model, "reference": reference, **values})

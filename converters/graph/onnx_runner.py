@@ -151,8 +151,9 @@ class OnnxRunner(Runner):
             shapes = [v.shape for v in self._run(image)]
         except ArtifactError:  # a later run of the model reports the reason
             return named_by_position(self.output_names, self.path)
-        require_rows(self.output_names, shapes, self.path)
         found = named_by_shape([_of_one(shape, batch or 1) for shape in shapes], size)
+        if found is None:
+            require_rows(self.output_names, shapes, self.path)
         return found or named_by_position(self.output_names, self.path)
 
     @cached_property

@@ -17,17 +17,17 @@ from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.checkpoint.recognise import parameter_shapes
 from scrfdconv.converters.errors import ArtifactError
 from scrfdconv.converters.graph.edits import free_name
+from scrfdconv.converters.graph.interface.bare import normalization_of, without_preamble
 from scrfdconv.converters.graph.interface.rows import rows_alone
-from scrfdconv.converters.graph.model_file import load_onnx, metadata_of, require_valid
+from scrfdconv.converters.graph.model_file import load_onnx, require_valid
 from scrfdconv.converters.graph.number_types import precision_of
 from scrfdconv.converters.lifting.architecture import architecture_of
 from scrfdconv.converters.lifting.backbone import Walk, backbone
 from scrfdconv.converters.lifting.graph import Graph
 from scrfdconv.converters.lifting.heads import FoundHead, Kind, head, neck
 from scrfdconv.converters.lifting.weights import weights_of
-from scrfdconv.converters.metadata import PREFIX, own_metadata
+from scrfdconv.converters.metadata import PREFIX
 from scrfdconv.converters.network.architecture import Architecture
-from scrfdconv.converters.network.preprocessing import stated_in
 from scrfdconv.converters.normalization import (
     ASSUMED,
     NOTHING_SAID,
@@ -72,13 +72,13 @@ def lifted_from(path: Path, normalization: NormalizationOptions = NOTHING_SAID) 
     for value in model.graph.output:  # some writers leave shapes out, which the checker refuses
         value.type.tensor_type.shape.SetInParent()
     require_valid(model, str(path))
-    walk = Walk.through(Graph(model, str(path)))
+    said = normalization_of(model, normalization, str(path))
+    walk = Walk.through(Graph(without_preamble(model), str(path)))
     body = backbone(walk)
     pyramid = neck(walk, body.levels)
     heads = [head(walk, value) for value in pyramid.maps]
     found = architecture_of(walk, body, pyramid, heads, path.stem)
     weights = weights_of(walk, found)
-    said = normalization.over(stated_in(own_metadata(metadata_of(model))), str(path))
     architecture = replace(found.architecture, normalization=said or STANDARD)
     _require_all_seen(walk, sum(len(one.outputs) for one in heads))
     checkpoint = Checkpoint(

@@ -221,14 +221,17 @@ def on_this_machine(
 @contextmanager
 def _limited_threads(threads: int | None) -> Iterator[None]:
     """Thread pools ask the environment when their library is loaded, which a child does later."""
-    before = dict(os.environ)
-    if threads:
-        os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
+    limits = dict.fromkeys(THREAD_VARIABLES, str(threads)) if threads else {}
+    before = {name: os.environ.get(name) for name in limits}
+    os.environ.update(limits)
     try:
         yield
     finally:
-        os.environ.clear()
-        os.environ.update(before)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextmanager

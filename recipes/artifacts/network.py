@@ -19,6 +19,7 @@ from scrfdconv.converters.graph.interface.forms import form_of, network_of
 from scrfdconv.converters.graph.interface.kinds import output_kind
 from scrfdconv.converters.graph.interface.preamble import dims_of
 from scrfdconv.converters.graph.model_file import image_input, load_onnx, metadata_of, opset_of
+from scrfdconv.converters.input_form import PLAIN
 from scrfdconv.converters.metadata import architecture_from_metadata, own_metadata
 from scrfdconv.converters.precision import FLOAT
 from scrfdconv.recipes.artifacts.lift import fit, lifted
@@ -53,12 +54,35 @@ def opened_for(source: Source, target: Target, *, lift: bool = True, verify: boo
     fits = _is_wanted(source, target) and not source.normalization.given
     if not needed and (GRAPH.precision_of(source.path) != FLOAT or fits):
         return Opened(source=source)
+    if not needed and (told := _kept_as_prepared(source, target)):
+        return Opened(source=source, notes=(told,))
     try:
         return network_in(source, verify=verify)
     except (ArtifactError, CheckFailed) as error:
         if needed:
             raise
         return Opened(source=source, notes=(f"the graph is taken as it is: {error}",))
+
+
+def _kept_as_prepared(source: Artifact, target: Target) -> str:
+    """Why a graph that prepares its pictures itself is not lifted; "" for other graphs.
+
+    What is made of the lifted network would take other pictures, without anybody asking for that.
+    """
+    options: Any = target.of(GRAPH.options)
+    if options.asks_for_input or target.maker.why_no_input_forms:
+        return ""
+    model = load_onnx(source.path)
+    try:
+        form = form_of(model)
+    except ArtifactError:  # lifting it tells the reason
+        return ""
+    if form == PLAIN:
+        return ""
+    return (
+        f"the graph is taken as it is: it takes {form.words(network_of(model))}; --input, --layout "
+        "and --input-color lift it, and choose what the new file takes"
+    )
 
 
 def network_in(source: Artifact, *, verify: bool = True) -> Opened:

@@ -41,6 +41,7 @@ class BuildOptions:
     force: bool = False
     fail_fast: bool = False
     strict: bool = False
+    scheduler: str | None = None  # address of a Dask cluster, which does the steps
 
 
 def decided_steps(steps: Sequence[Step], cache: Cache, *, force: bool = False) -> list[Decision]:
@@ -82,7 +83,14 @@ def build(
     require_distinct([out / name for name in (*written, *REPORTS, MANIFEST)], recipe.files_read())
     with alone_in(out) as cache:
         decisions = decided_steps(steps, cache, force=options.force)
-        run = Run(recipe, cache, view, options.jobs, fail_fast=options.fail_fast)
+        run = Run(
+            recipe,
+            cache,
+            view,
+            options.jobs,
+            fail_fast=options.fail_fast,
+            scheduler=options.scheduler,
+        )
         outcomes = run.outcomes(decisions)
         write_manifest(out, recipe.name, run.records, keep_others=bool(options.only))
     return BuildResult(

@@ -63,6 +63,13 @@ class Cache:
         self.clear_scratch()
         self._scratch.mkdir(parents=True)
 
+    def prove(self, content: str) -> Path:
+        """A file with ``content``, by which another machine tells that it sees this folder."""
+        path = self._scratch / "proof"
+        with writing_to(path):
+            path.write_text(content, "utf-8")
+        return path.resolve()
+
     def scratch_for(self, step: Step) -> Path:
         """A new folder for a step's files, on the same disk, so that files only need a rename."""
         folder = self._scratch / step.name.replace("/", "_")

@@ -16,6 +16,7 @@ from scrfdconv.recipes.build.cache import Cache, Record
 from scrfdconv.recipes.build.plan import Step
 from scrfdconv.recipes.build.recipe import Recipe
 from scrfdconv.recipes.build.step import Done, StepJob, run
+from scrfdconv.recipes.build.step_cluster import StepCluster
 
 FAILED = 1
 
@@ -47,10 +48,17 @@ class Run:
     """Runs the due steps. ``records`` and ``pictures`` are those of all good artifacts."""
 
     def __init__(
-        self, recipe: Recipe, cache: Cache, view: View, jobs: int, *, fail_fast: bool = False
+        self,
+        recipe: Recipe,
+        cache: Cache,
+        view: View,
+        jobs: int,
+        *,
+        fail_fast: bool = False,
+        scheduler: str | None = None,
     ) -> None:
         self._recipe, self._cache, self._view = recipe, cache, view
-        self._jobs, self._fail_fast = jobs, fail_fast
+        self._jobs, self._fail_fast, self._scheduler = jobs, fail_fast, scheduler
         self.records: dict[str, Record] = {}
         self.pictures: dict[str, Picture] = {}
         self._found: dict[str, Outcome] = {}
@@ -72,13 +80,19 @@ class Run:
         return [self._found[name] for name in shown]
 
     def _run(self) -> None:
-        with Workers[StepJob, Done](min(self._jobs, len(self._due)), run) as workers:
+        with self._workers() as workers:
             while self._due or self._running:
-                while workers.idle and (step := self._next()):
+                while workers.idle > 0 and (step := self._next()):
                     self._start(step, workers)
                 for job, done in workers.finished():
                     del self._running[job.step.name]
                     self._finish(job.step, done)
+
+    def _workers(self) -> Workers[StepJob, Done] | StepCluster:
+        if self._scheduler:
+            steps = [decision.step for decision in self._due.values()]
+            return StepCluster(self._scheduler, self._cache, steps)
+        return Workers[StepJob, Done](min(self._jobs, len(self._due)), run)
 
     def _next(self) -> Step | None:
         """The heaviest step whose parent is built."""
@@ -86,7 +100,7 @@ class Run:
         ready = [d.step for d in self._due.values() if not waiting.intersection(d.step.needs)]
         return max(ready, key=lambda step: step.weight, default=None)
 
-    def _start(self, step: Step, workers: Workers[StepJob, Done]) -> None:
+    def _start(self, step: Step, workers: Workers[StepJob, Done] | StepCluster) -> None:
         del self._due[step.name]
         self._running[step.name] = step
         self._view.started(step.name)
@@ -207,6 +221,8 @@ def _blank(step: Step, state: State) -> Outcome:
 
 
 def _death(died: Died) -> str:
+    if died.exit_code is None:
+        return "each worker of the cluster that did it was lost, as systems end them for memory"
     return (
         f"its process ended with code {died.exit_code}, as systems do when memory runs out; try "
         "fewer --jobs"

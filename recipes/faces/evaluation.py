@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +31,16 @@ from scrfdconv.checks.widerface.truth import GroundTruth, load_ground_truth
 from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.errors import InputFileError, UsageError
-from scrfdconv.converters.formats import Source, formats
+from scrfdconv.converters.formats import Source
 from scrfdconv.converters.metadata import architecture_from_metadata
 from scrfdconv.converters.network.architecture import BUILTIN, PUBLISHED, Architecture, Published
 from scrfdconv.converters.runner import Interface, Runner
 from scrfdconv.converters.structured import to_plain
-from scrfdconv.converters.system.machine import usable_cores
 from scrfdconv.converters.system.workers import THREADS, on_this_machine
 from scrfdconv.recipes.artifacts.conversion import SourceOptions, open_source
 from scrfdconv.recipes.cluster import on_dask
 from scrfdconv.recipes.faces.detection import faults_of, open_runner
+from scrfdconv.recipes.faces.shared_model import SharedModel, common_to_run, default_workers
 
 # Written into result folders: a run never continues detections of another protocol. Count up when a
 # change here or in checks/widerface/geometry.py changes detections.
@@ -55,9 +54,7 @@ Progress = Callable[[int, int], None]  # called with the number of finished imag
 class EvaluationJob:
     """What a worker needs to know, here or on another machine that sees the same files."""
 
-    model: str
-    digest: str
-    options: SourceOptions
+    model: SharedModel
     images: Path  # the folder with EVENT/NAME.jpg
     mode: int
     label: int | None = None  # of several classes, the one that is the face
@@ -119,9 +116,7 @@ def score_model(
     reused = done
     progress(done, len(truth.names))
     job = EvaluationJob(
-        model=_anywhere(model),
-        digest=source.digest,
-        options=options,
+        model=SharedModel.of(model, source, options),
         images=images.resolve(),
         mode=plan.mode,
         label=label,
@@ -150,9 +145,9 @@ def label_of(text: str | None, names: Sequence[str]) -> int | None:
 
 def detect_group(job: EvaluationJob, group: Group) -> list[np.ndarray]:
     """Detect faces on the images of one group; workers run this function."""
-    runner = _opened(job)
+    runner = job.model.runner()
     images = [read_image(job.images / f"{name}.jpg") for name in group]
-    with faults_of(job.model):
+    with faults_of(job.model.name):
         return list(detections_on(runner, images, job.mode, job.label))
 
 
@@ -175,29 +170,8 @@ def _run(
     job: EvaluationJob, groups: Sequence[Group], plan: EvaluationPlan, source: Source
 ) -> Generator[tuple[Group, list[np.ndarray]]]:
     if plan.scheduler:
-        return on_dask(plan.scheduler, detect_group, job, groups)
-    return on_this_machine(detect_group, job, groups, plan.workers or _default_workers(source))
-
-
-def _default_workers(source: Source) -> int:
-    on_device = isinstance(source, Artifact) and source.provider
-    if on_device or not formats()[source.format].runs_on_cpu:
-        return 1  # the device is shared: more processes would only fill its memory
-    return usable_cores()
-
-
-@cache
-def _opened(job: EvaluationJob) -> Runner:
-    """The model of a job, opened once per process; raises an error if the file has changed."""
-    source = open_source(job.model, job.options)
-    if source.digest != job.digest:
-        raise InputFileError(f"{job.model}: has changed since the evaluation began; start again.")
-    return open_runner(source, THREADS)
-
-
-def _anywhere(model: str) -> str:
-    """The name of the same file in every working directory."""
-    return str(Path(model).resolve()) if Path(model).is_file() else model
+        return on_dask(plan.scheduler, detect_group, job, groups, common_to_run(source))
+    return on_this_machine(detect_group, job, groups, plan.workers or default_workers(source))
 
 
 def _stamp(source: Source, mode: int) -> dict[str, Any]:

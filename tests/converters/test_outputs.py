@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
+from scrfdconv.checks.stimuli import stimuli
 from scrfdconv.converters.errors import ArtifactError
+from scrfdconv.converters.formats.onnx import OnnxOptions
+from scrfdconv.converters.formats.onnx.building import onnx_from_checkpoint
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.outputs import (
     named_by_name,
@@ -88,9 +92,69 @@ def test_position_is_a_guess_and_says_so():
         named_by_position([str(i) for i in range(7)], Path("m"))
 
 
-def test_raw_maps_are_no_scores():
-    with pytest.raises(ArtifactError, match="raw maps"):
-        require_rows(["a", "b"], [(1, 2, 80, 80), (1, 8, 80, 80)], Path("m"))
+def maps(anchors=2, classes=1, points=5, strides=(8, 16, 32)):
+    widths = (classes, 4, 2 * points)
+    used = widths if points else widths[:2]
+    return [(1, anchors * width, 640 // s, 960 // s) for width in used for s in strides]
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        {},
+        {"anchors": 1},
+        {"anchors": 3},
+        {"points": 0},
+        {"anchors": 1, "points": 4},
+        {"strides": (8, 16, 32, 64)},
+    ],
+)
+@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])
+def test_maps_are_named_by_shape_in_any_order(order, network):
+    strides = network.get("strides", (8, 16, 32))
+    kinds = ("score", "bbox", "kps")[: 2 + (network.get("points") != 0)]
+    names = [f"{kind}_{stride}" for kind in kinds for stride in strides]
+
+    found = named_by_shape(maps(**network)[order], (640, 960))
+
+    assert list(found.names) == names[order]
+
+
+def test_a_map_of_a_backbone_beside_others_has_no_name():
+    found = named_by_shape([*maps(), (1, 64, 20, 30), (1, 64, 5, 5)], (640, 960))
+
+    assert found.names == (*OURS, None, None)
+
+
+def test_maps_of_no_kind_are_no_scores():
+    shapes = [(1, 80, 80, 2), (1, 80, 80, 8)]  # channels last
+
+    assert named_by_shape(shapes, (640, 640)) is None
+    with pytest.raises(ArtifactError, match="maps of no known kind"):
+        require_rows(["a", "b"], shapes, Path("m"))
+
+
+@pytest.mark.parametrize("kind", [(), (1, 64, 96)])
+def test_a_file_of_maps_with_numbers_for_names_is_that_network(kind, tiny, tiny_onnx, tmp_path):
+    options = OnnxOptions(outputs="maps", shape=kind[1:] or None)
+    model = onnx_from_checkpoint(tiny, options)
+    del model.metadata_props[:]
+    numbers = {value.name: str(400 + 3 * i) for i, value in enumerate(model.graph.output)}
+    for node in model.graph.node:
+        node.input[:] = [numbers.get(name, name) for name in node.input]
+        node.output[:] = [numbers.get(name, name) for name in node.output]
+    for value in model.graph.output:
+        value.name = numbers[value.name]
+        del value.type.tensor_type.shape.dim[:]
+    onnx.save(model, tmp_path / "foreign.onnx")
+    images = stimuli(1, 64, 96, 0)
+
+    runner = OnnxRunner(tmp_path / "foreign.onnx")
+
+    assert not runner.remark
+    got = runner.run(images)
+    for name, values in OnnxRunner(tiny_onnx).run(images).items():
+        np.testing.assert_allclose(got[name], values, atol=1e-5)
 
 
 def test_a_dynamic_file_with_numbers_for_names_is_asked_by_a_run(tiny_onnx, tmp_path):

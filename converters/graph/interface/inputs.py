@@ -39,6 +39,15 @@ def write_input(model: onnx.ModelProto, form: InputForm, network: Normalization)
     _put_before(model, form, offset)
 
 
+def take_back(model: onnx.ModelProto, form: InputForm, network: Normalization) -> None:
+    """Give the first convolution its weights as trained, where `write_input` wrote ``form``.
+
+    The operators of that form are gone already. Raises ArtifactError as `write_input` does.
+    """
+    exchange, _, divisor = _difference(form, network)
+    _absorb(model, exchange=exchange, factor=divisor[::-1] if exchange else divisor)
+
+
 def as_trained(convolution: Convolution, form: InputForm, network: Normalization) -> Convolution:
     """A convolution of a graph that takes pictures in ``form``, as the network has it.
 

@@ -37,6 +37,8 @@ _SEED = 0
 _TOLERANCE = 1e-3
 # A mean and a std as small as this are of pixels from 0 to 1, as torchvision's Normalize has them.
 _UNIT = 1.0
+# Of a mean and of a std that were measured: what float32 resolves in values up to 255.
+_DECIMALS, _DIGITS = 4, 6
 _INTEGERS = "iu"  # kinds of numpy's types
 
 
@@ -76,7 +78,20 @@ def preamble_of(model: onnx.ModelProto) -> Preamble:
 
 
 def measured_form(model: onnx.ModelProto) -> InputForm:
-    """In which form a graph takes pictures, as its first operators show.
+    """In which form a graph takes pictures, as its first operators show; see `_measured`."""
+    return _measured(model)[0]
+
+
+def measured_network(model: onnx.ModelProto) -> Normalization | None:
+    """How a graph normalises the pixels that it takes, as its first operators show.
+
+    None for a graph that takes normalised pictures. The color is red first; see `measured_form`.
+    """
+    return _measured(model)[1]
+
+
+def _measured(model: onnx.ModelProto) -> tuple[InputForm, Normalization | None]:
+    """The form of the pictures that a graph takes, and what the graph makes of their pixels.
 
     These operators run on a picture of noise: what they do is seen, whatever they are. A graph
     that shows a scale takes pixels: from 0 to 255, or from 0 to 1 where its mean and std are that
@@ -88,7 +103,7 @@ def measured_form(model: onnx.ModelProto) -> InputForm:
     given = image_input(model)
     dtype = input_dtype(given)
     if not start.nodes and dtype.kind not in _INTEGERS:
-        return PLAIN
+        return PLAIN, None
     for layout in layouts(given):
         form = InputForm(layout=layout)
         free = zip(form.sizes(dims_of(given)), _PROBE, strict=True)
@@ -98,7 +113,8 @@ def measured_form(model: onnx.ModelProto) -> InputForm:
         except ArtifactError:  # constants that do not fit this layout
             continue
         if made.shape == probe.shape and (found := _fitted(probe, made)):
-            return _form(layout, dtype, *found)
+            form = _form(layout, dtype, *found)
+            return form, _normalization(form, found[0], found[1]) if form.pixels else None
     shown = ", ".join(Counter(node.op_type for node in start.nodes)) or "none"
     raise ArtifactError(
         f"{model.graph.name}: the operators before its first convolution ({shown}) are no scale, "
@@ -144,17 +160,21 @@ def dims_of(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:
 
 
 def _noise(shape: tuple[int, ...]) -> np.ndarray:
-    """Pixels from 0 to 255, whole ones: (N, 3, H, W) float32."""
-    return np.random.default_rng(_SEED).integers(0, BYTES, shape).astype(np.float32)
+    """Pixels from 0 to 255, whole ones: (N, 3, H, W) float32; the first two are black and white."""
+    pixels = np.random.default_rng(_SEED).integers(0, BYTES, shape).astype(np.float32)
+    pixels[:, :, 0, 0], pixels[:, :, 0, 1] = 0, BYTES - 1
+    return pixels
 
 
 def _fitted(pixels: np.ndarray, made: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool] | None:
-    """Mean, std, and whether channels are exchanged, so that ``made`` is (x - mean) / std."""
+    """Mean, std, and whether channels are exchanged, so that ``made`` is (x - mean) / std.
+
+    Black and white tell the line of each channel, and all other pixels must lie on the line.
+    """
+    offset, white = made[0, :, 0, :2].astype(np.float64).T
+    scale = (white - offset) / (BYTES - 1)
     for exchanged in (False, True):
         source = pixels[:, ::-1] if exchanged else pixels
-        pairs = zip(source.swapaxes(0, 1), made.swapaxes(0, 1), strict=True)
-        lines = [np.polynomial.Polynomial.fit(x.ravel(), y.ravel(), 1).convert() for x, y in pairs]
-        offset, scale = np.array([np.resize(line.coef, 2) for line in lines]).T
         fitted = source * scale[:, None, None] + offset[:, None, None]
         if (scale > 0).all() and np.abs(fitted - made).max() <= _TOLERANCE * np.ptp(made):
             return -offset / scale, 1 / scale, exchanged
@@ -173,6 +193,15 @@ def _form(
     color: Color = "bgr" if exchanged else "rgb"
     pixels = Normalization((0.0, 0.0, 0.0), (divisor, divisor, divisor), color)
     return InputForm("uint8" if whole else "float", layout, pixels, exchanged)
+
+
+def _normalization(form: InputForm, mean: np.ndarray, std: np.ndarray) -> Normalization:
+    """Of pixels from 0 to 255, without the last digits, which are those of the fit."""
+    assert form.pixels
+    divisor = form.pixels.std[0]
+    means = [round(float(value) * divisor, _DECIMALS) for value in mean]
+    stds = [float(f"{float(value) * divisor:.{_DIGITS}g}") for value in std]
+    return Normalization((means[0], means[1], means[2]), (stds[0], stds[1], stds[2]))
 
 
 def _before(image: str, makers: dict[str, onnx.NodeProto]) -> list[onnx.NodeProto]:

@@ -115,6 +115,14 @@ def test_a_dry_run_shows_the_graph_and_writes_nothing(scrfdconv, recipe, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("option", ["--jobs=2", "--matrix", "--dry-run"])
+def test_a_cluster_and_what_it_would_not_use_are_refused(in_process, recipe, option):
+    ran = in_process("build", recipe, "--scheduler", "tcp://127.0.0.1:9", option)
+
+    assert ran.code == 2
+    assert "--scheduler" in ran.sentence
+
+
 def test_the_matrix_is_one_line_for_each_checkpoint(scrfdconv, recipe):
     ran = scrfdconv("build", recipe, "--matrix")
 

@@ -127,8 +127,12 @@ BAD = {
     "a mode for result files": (
         ["--results", "found", "--ground-truth", "WIDER", "--mode", 320], {}, 2, "--mode is for",
     ),
-    "workers for an agreement": (
-        ["MODEL", "--images", ".", "--reference", "MODEL", "--workers", 2], {}, 2, "--workers is",
+    "a mode for an agreement": (
+        ["MODEL", "--images", ".", "--reference", "MODEL", "--mode", 320], {}, 2, "--mode is for",
+    ),
+    "workers of two kinds": (
+        ["MODEL", "--images", ".", "--reference", "MODEL", "--workers", 2, "--scheduler",
+         "tcp://h:1"], {}, 2, "--workers is for this machine",
     ),
     "a plot as PDF": (["MODEL", "--widerface", "WIDER", "--plot", "c.pdf"], {}, 2, ".svg or .png"),
     "no ground truth": (
