@@ -25,10 +25,17 @@ from scrfdconv.converters.system.scratch import temporary_files_in
 from scrfdconv.converters.system.workers import THREADS
 from scrfdconv.recipes.artifacts.conversion import Made, SourceOptions, convert, open_source
 from scrfdconv.recipes.artifacts.network import GRAPH, network_in
+from scrfdconv.recipes.build.choice import fastest_of
 from scrfdconv.recipes.build.digests import FileDigest
 from scrfdconv.recipes.build.observer import Observer, latency
-from scrfdconv.recipes.build.plan import Step, library_version, options_of, versions_of
-from scrfdconv.recipes.build.recipe import CheckpointEntry, Recipe
+from scrfdconv.recipes.build.plan import (
+    Step,
+    StepJob,
+    library_version,
+    options_of,
+    versions_of,
+)
+from scrfdconv.recipes.build.recipe import CheckpointEntry
 from scrfdconv.recipes.faces.pictures import synthetic_pictures
 
 logger = logging.getLogger(__name__)
@@ -40,21 +47,11 @@ KEPT_CHECKPOINTS = 2
 
 
 @dataclass(frozen=True)
-class StepJob:
-    """What a worker needs to know."""
-
-    step: Step
-    recipe: Recipe
-    parent: Path | None  # the file of the step's parent
-    float_graph: Path | None  # float graph of the same shape, to compare times with
-    folder: Path  # an empty folder to write to
-
-
-@dataclass(frozen=True)
 class Done:
     """The result of a job: a verified file, or an error."""
 
     path: Path | None = None
+    chosen: Step | None = None  # what a choice became, with the name of its file
     sha256: str = ""  # over all files
     size: int = 0  # bytes of all files
     files: tuple[FileDigest, ...] = ()  # the main one first
@@ -91,13 +88,19 @@ def run(job: StepJob) -> Done:
 
 
 def _made(job: StepJob) -> Done:
-    target, out = job.step.target, job.folder / Path(job.step.name).name
     checkpoint = _checkpoint(job.step.checkpoint)
     observer = Observer()
     demand = _demand(job, observer)
-    made = _convert(job, checkpoint, out, demand)
+    chosen = job.step.entry.choice is not None
+    if chosen:
+        reading = _reading(job.step.checkpoint)
+        job, made = fastest_of(job, checkpoint, reading, demand)
+    else:
+        made = _convert(job, checkpoint, job.folder / Path(job.step.name).name, demand)
+    target, out = job.step.target, made.artifact.path
     whole = Done(
         path=out,
+        chosen=job.step if chosen else None,
         sha256=made.artifact.digest,
         size=made.artifact.size,
         files=tuple(map(FileDigest.of, made.artifact.files)),
@@ -117,7 +120,10 @@ def _made(job: StepJob) -> Done:
         faces=tuple(observer.faces),
         pictures=tuple(observer.pictures),
         latency=paced,
-        manifest=_manifest(job, checkpoint, opened.interface, whole.files),
+        manifest={
+            **_manifest(job, checkpoint, opened.interface, whole.files),
+            **({"reproducible": False} if chosen else {}),  # another day another one is faster
+        },
     )
 
 
@@ -127,19 +133,22 @@ def _made(job: StepJob) -> Done:
 @lru_cache(KEPT_CHECKPOINTS)
 def _checkpoint(entry: CheckpointEntry) -> Checkpoint:
     limit_threads(THREADS)
-    options = SourceOptions(
+    source = open_source(entry.source, _reading(entry))
+    if isinstance(source, Artifact) and source.format == GRAPH.name:
+        source = network_in(source).source
+    if not isinstance(source, Checkpoint):
+        raise InputFileError(f"{entry.source}: is {source.format}; builds start from checkpoints.")
+    return source
+
+
+def _reading(entry: CheckpointEntry) -> SourceOptions:
+    return SourceOptions(
         architecture=entry.architecture,
         config=entry.config,
         groups=entry.norm_groups,
         seed=entry.seed,
         normalization=entry.normalization,
     )
-    source = open_source(entry.source, options)
-    if isinstance(source, Artifact) and source.format == GRAPH.name:
-        source = network_in(source).source
-    if not isinstance(source, Checkpoint):
-        raise InputFileError(f"{entry.source}: is {source.format}; builds start from checkpoints.")
-    return source
 
 
 def _demand(job: StepJob, observer: Observer) -> Demand | None:
