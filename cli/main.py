@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import importlib.util
 import inspect
 import os
+import pkgutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -43,18 +45,24 @@ class Verb:
     short_help: str
     panel: str
     command: Callable[[], Any]
+    bare: Callable[[], object] | None = None  # what runs without arguments, past typer
 
 
 _written: dict[str, Verb] = {}  # the verbs that are written out, by name
 
 
-def verb(panel: str, name: str = "") -> Callable[[Function], Function]:
-    """Declare the verb that a function is; its first line is the short help."""
+def verb(panel: str, name: str = "", *, bare: bool = False) -> Callable[[Function], Function]:
+    """Declare the verb that a function is; its first line is the short help.
+
+    A ``bare`` one is called past typer where it has no arguments: for the first option that typer
+    reads, it imports pydantic, which takes longer than looking something up.
+    """
 
     def declare(function: Function) -> Function:
         own = name or function.__name__
         short = inspect.cleandoc(function.__doc__ or "").partition("\n")[0]
-        _written[own] = Verb(own, short, panel, partial(command_of, function, own))
+        alone = function if bare else None
+        _written[own] = Verb(own, short, panel, partial(command_of, function, own), alone)
         return function
 
     return declare
@@ -131,7 +139,7 @@ class Verbs(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Make the command, only when this command is asked for."""
-        found = _verbs().get(cmd_name)
+        found = _verb_called(cmd_name)
         return found.command() if found else None
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -145,6 +153,10 @@ class Verbs(TyperGroup):
     def _run(self, arguments: list[str], extra: dict[str, Any]) -> int:
         try:
             _require_supported_system()
+            alone = _verb_called(arguments[0]) if len(arguments) == 1 else None
+            if alone and alone.bare:
+                alone.bare()
+                return 0
             code = super().main(arguments, **extra)
         except ScrfdconvError as error:
             report = error.report if isinstance(error, CheckFailed) else None
@@ -175,9 +187,22 @@ def _require_supported_system() -> None:
         )
 
 
+def _verb_called(name: str) -> Verb | None:
+    """The verb of this name, from the module of its name where there is one."""
+    module = f"scrfdconv.cli.verbs.{name}"
+    if name.isidentifier() and importlib.util.find_spec(module):
+        importlib.import_module(module)
+    return _written.get(name) or _verbs().get(name)
+
+
 def _verbs() -> dict[str, Verb]:
+    """All verbs: loading every module of the command line declares those written out."""
+    from scrfdconv import cli
     from scrfdconv.cli.artifacts.verbs import making_verbs
 
+    for module in pkgutil.walk_packages(cli.__path__, f"{cli.__name__}."):
+        if not module.name.endswith("__main__"):  # it runs the application
+            importlib.import_module(module.name)
     made = {
         name: Verb(name, one.short_help, MAKE, partial(_making_command, one))
         for name, one in making_verbs().items()

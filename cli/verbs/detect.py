@@ -60,49 +60,50 @@ def detect(
     from scrfdconv.recipes.artifacts.conversion import open_source
     from scrfdconv.recipes.faces.detection import (
         DetectOptions,
-        Detector,
         faults_of,
         list_pictures,
-        open_runner,
+        open_detectors,
         plan_drawings,
     )
 
     source = open_source(model, reading)
-    detector = Detector(open_runner(source), DetectOptions(size, threshold, nms, max_faces))
-    output.say_if_seeded(source)
-    output.say_if_assumed(detector.runner.interface)
     paths, bad = list_pictures(images)
+    options = DetectOptions(size, threshold, nms, max_faces)
+    detectors = open_detectors(source, options, len(paths))
+    output.say_if_seeded(source)
+    output.say_if_assumed(detectors[0].runner.interface)
     for item in bad:
         output.say(f"scrfdconv: {item.reason}")
     drawings = plan_drawings(draw, paths, files_read(source)) if draw and paths else {}
     with faults_of(model):
-        found, more = _detect(detector, paths, drawings)
+        found, more = _detect(detectors, paths, drawings)
     bad += more
     if json:
-        output.print_json(_to_dict(model, detector, found, bad))
+        output.print_json(_to_dict(model, detectors[0], found, bad))
     if bad:
         raise typer.Exit(InputFileError.exit_code)
 
 
 def _detect(
-    detector: Detector, paths: list[Path], drawings: dict[Path, Path]
+    detectors: Sequence[Detector], paths: list[Path], drawings: dict[Path, Path]
 ) -> tuple[list[dict[str, Any]], list[Unreadable]]:
     """Show each picture as it comes; keep its faces, not its pixels."""
     from scrfdconv.recipes.faces.detection import Unreadable, detect_pictures
     from scrfdconv.recipes.faces.detection import draw as write_drawing
 
+    def write(item: Found) -> None:
+        if item.path in drawings:
+            write_drawing(item, drawings[item.path])
+
     found, bad = [], []
     with output.progress("detecting") as advance:
-        for done, item in enumerate(detect_pictures(detector, paths), start=1):
+        for done, item in enumerate(detect_pictures(detectors, paths, write), start=1):
             if isinstance(item, Unreadable):
                 output.say(f"scrfdconv: {item.reason}")
                 bad.append(item)
             else:
-                if item.path in drawings:
-                    write_drawing(item, drawings[item.path])
-                names = detector.class_names
-                found.append(_picture(item, drawings.get(item.path), names))
-                _show(item, names)
+                found.append(_picture(item, drawings.get(item.path), item.class_names))
+                _show(item, item.class_names)
             advance(done, len(paths))
     return found, bad
 

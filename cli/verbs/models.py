@@ -11,7 +11,7 @@ from scrfdconv.cli.main import LOOK_UP, verb
 from scrfdconv.cli.terminal import output
 
 
-@verb(LOOK_UP)
+@verb(LOOK_UP, bare=True)
 def models(
     name: Annotated[str | None, typer.Argument(help="One model only.")] = None,
     toml: Annotated[
@@ -63,41 +63,29 @@ def _row(name: str) -> dict[str, Any]:
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    table.add_column("model")
-    for title in (
-        "kps",
-        "norm",
-        "params M",
-        "published",
-        "GFLOPs VGA",
-        "published",
-        "AP easy",
-        "medium",
-        "hard",
-    ):
-        table.add_column(title, justify="right", no_wrap=True)
-    for row in rows:
-        aps = [f"{ap:.2f}" for ap in row["widerface_ap"] or ()] or ["-"] * 3
-        params = row["published_parameters_millions"]
-        wrong = "*" if row["note"] and row["published"] else ""
-        table.add_row(
-            output.printable(row["name"]),
-            str(row["keypoints"]),
-            row["head_norm"][:-4],
-            f"{row['parameters'] / 1e6:.3f}",
-            f"{params:.2f}{wrong}" if params else "-",
-            f"{row['gflops']:.4f}",
-            f"{row['published_flops']}{wrong}" if params else "-",
-            *aps,
-        )
-    console = output.tables()
-    console.print(table)
+    headings = (
+        "model", "kps", "norm", "params M", "published", "GFLOPs VGA", "published",
+        "AP easy", "medium", "hard",
+    )  # fmt: skip
+    output.show_columns([headings, *map(_cells, rows)], words=1)
     for row in rows:
         if row["note"] and row["published"]:
-            console.print(f"* {row['published']}: {row['note']}.")
-    console.print(
+            output.show(f"* {row['published']}: {row['note']}.")
+    output.show(
         "AP: WIDER FACE val at VGA, as published. GFLOPs: one multiply-add is one, at 640x480."
+    )
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    params = row["published_parameters_millions"]
+    wrong = "*" if row["note"] and row["published"] else ""
+    return (
+        row["name"],
+        str(row["keypoints"]),
+        row["head_norm"][:-4],
+        f"{row['parameters'] / 1e6:.3f}",
+        f"{params:.2f}{wrong}" if params else "-",
+        f"{row['gflops']:.4f}",
+        f"{row['published_flops']}{wrong}" if params else "-",
+        *([f"{ap:.2f}" for ap in row["widerface_ap"] or ()] or ["-"] * 3),
     )

@@ -99,6 +99,8 @@ class Format(ABC):
     modules: ClassVar[tuple[str, ...]] = ()  # what building and running import
     extra: ClassVar[str] = ""  # the package's extra that installs them
     int8_target: ClassVar[str] = "cpu"  # fastest arrangement of the INT8 graph in this format
+    # True: the search for INT8 judges its candidates in this format, which is built in a second.
+    judges_int8: ClassVar[bool] = False
     reproducible: ClassVar[bool] = True  # the same inputs give the same bytes
     # True: the bytes depend on earlier work of the process, so builds start a new one.
     fresh_process: ClassVar[bool] = False

@@ -77,8 +77,9 @@ def _ancestors(graph: onnx.GraphProto, needed: set[str]) -> list[onnx.NodeProto]
 def _captured(node: onnx.NodeProto) -> Iterator[str]:
     """What branches of an If or a Loop read from the graph around them."""
     for attribute in node.attribute:
-        for inner in (attribute.g, *attribute.graphs):
-            for child in inner.node:
+        branches = [attribute.g] if attribute.HasField("g") else attribute.graphs
+        for branch in branches:
+            for child in branch.node:
                 yield from child.input
                 yield from _captured(child)
 

@@ -5,7 +5,9 @@ Rules 1 and 2 stand at the head of ``formats/onnx/building.py``.
 
 from __future__ import annotations
 
+import importlib
 import re
+import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from io import StringIO
@@ -64,8 +66,8 @@ def pin_output_reshapes(model: onnx.ModelProto, a: Architecture) -> None:
 def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     """A graph with the same outputs and fewer nodes; ArtifactError if there is none."""
     import onnx
-    import onnxsim
 
+    onnxsim = _simplifier()
     try:
         # certify: by default it depends on whether an SMT solver happens to be installed
         with redirect_stdout(StringIO()):  # names of unknown operators would be printed there
@@ -77,6 +79,22 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     assert isinstance(smaller, onnx.ModelProto)
     del smaller.graph.value_info[:]  # inferred shapes, with counters for names; rule 2
     return smaller
+
+
+def _simplifier() -> Any:
+    """The module onnxsim, without torch where nothing else has loaded that.
+
+    Its bridge to the quantizer PPQ, which nobody here uses, would load torch for two seconds; it
+    takes torch for missing here, and goes without.
+    """
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = None  # type: ignore[assignment]  # makes `import torch` an error
+    try:
+        return importlib.import_module("onnxsim")
+    finally:
+        if hidden:
+            del sys.modules["torch"]
 
 
 def constants_as_initializers(graph: onnx.GraphProto) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from scrfdconv.converters.artifact import digest_of
 from scrfdconv.converters.errors import InputFileError, MissingError
 from scrfdconv.recipes.build.manifest import Entry, MadeFrom, digest_result, load_manifest
 
-CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors")
+# Of files that builds start from: checkpoints, and what can be lifted.
+CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors", ".onnx")
 
 
 @dataclass(frozen=True)
@@ -72,20 +73,30 @@ class _Sources:
         return self._last[1]
 
     def _load(self, entry: Entry) -> Any:
-        from scrfdconv.converters.checkpoint.loading import load_checkpoint, load_source
+        from scrfdconv.converters.checkpoint.loading import load_source
 
         wanted = entry.checkpoint
         if wanted.sha256 is None:
             found = load_source(str(wanted.model), seed=wanted.seed or 0)
         else:
             path = self._path(wanted.name, wanted.sha256)
-            found = load_checkpoint(path, architecture=wanted.architecture)
+            found = self._read(path, wanted)
         if found.weights_digest != wanted.weights_sha256:
             raise InputFileError(
                 f"{found.name}: its weights are not those of {entry.path} (sha256 "
                 f"{found.weights_digest[:12]}... not {wanted.weights_sha256[:12]}...)."
             )
         return found
+
+    def _read(self, path: Path, wanted: MadeFrom) -> Any:
+        """The checkpoint at ``path``, lifted from a file that is no checkpoint."""
+        from scrfdconv.converters.checkpoint.loading import load_checkpoint
+        from scrfdconv.recipes.artifacts.network import GRAPH, network_in
+
+        if path.suffix not in GRAPH.suffixes:
+            return load_checkpoint(path, architecture=wanted.architecture)
+        found: Any = network_in(GRAPH.artifact_at(path)).source
+        return replace(found, architecture=wanted.architecture)
 
     def _path(self, name: str, sha256: str) -> Path:
         if self._paths is None:

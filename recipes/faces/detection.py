@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from scrfdconv.checks.faces.decode import DEPLOYMENT_THRESHOLD, NMS_IOU, Faces, decode
 from scrfdconv.checks.faces.draw import draw_faces
-from scrfdconv.checks.faces.images import find_images, network_input, read_ahead
-from scrfdconv.converters.artifact import replacing
+from scrfdconv.checks.faces.images import AHEAD, find_images, network_input, read_image
+from scrfdconv.converters.artifact import Artifact, replacing
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.errors import (
     ArtifactError,
@@ -22,16 +25,21 @@ from scrfdconv.converters.errors import (
     OutputError,
     UsageError,
 )
-from scrfdconv.converters.formats import Source, format_of, open_artifact
+from scrfdconv.converters.formats import Source, format_of, formats, open_artifact
 from scrfdconv.converters.formats.pytorch.runner import EagerRunner
 from scrfdconv.converters.network.architecture import require_shape
 from scrfdconv.converters.runner import Interface, Runner
+from scrfdconv.converters.system.machine import usable_cores
 from scrfdconv.converters.system.permissions import allowing_host_code
+from scrfdconv.converters.system.workers import THREADS
 
 UInt8 = npt.NDArray[np.uint8]
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 # The size that the models were deployed with: its anchors fit faces from 16 to 512 pixels.
 DEFAULT_SIZE = (640, 640)
+FEW = 4  # pictures for each core: for less, opening a model once more takes longer than it saves
 # Written at OpenCV's default quality of 95, which keeps thin lines clean.
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe")
 
@@ -159,25 +167,85 @@ def list_pictures(paths: Sequence[Path]) -> tuple[list[Path], list[Unreadable]]:
     return (find_images(good) if good else []), bad
 
 
-def detect_pictures(detector: Detector, paths: Sequence[Path]) -> Iterator[Found | Unreadable]:
-    """Detect one picture after the other; a bad one does not stop the rest."""
-    waiting: list[tuple[Path, UInt8]] = []
-    for path, image in read_ahead(paths):
-        if isinstance(image, InputFileError):
-            yield Unreadable(path, str(image))
-        else:
-            waiting.append((path, image))
-        if len(waiting) == detector.slots:
-            yield from _detect_batch(detector, waiting)
-            waiting = []
-    if waiting:
-        yield from _detect_batch(detector, waiting)
+def open_detectors(source: Source, options: DetectOptions, pictures: int) -> list[Detector]:
+    """The detectors for a number of pictures: for many, one for each core, on one thread.
+
+    Pictures side by side use all cores all the time, which one run on all of them does not. On a
+    device there is one detector, whose memory the others would take.
+    """
+    cores = usable_cores() if runs_here(source) else 1
+    if cores == 1 or pictures < FEW * cores:
+        return [Detector(open_runner(source), options)]
+    return [Detector(open_runner(source, THREADS), options) for _ in range(cores)]
 
 
-def _detect_batch(detector: Detector, batch: list[tuple[Path, UInt8]]) -> Iterator[Found]:
-    faces = detector.detect([image for _, image in batch])
-    for (path, image), found in zip(batch, faces, strict=True):
-        yield Found(path, image, found, detector.class_names)
+def runs_here(source: Source) -> bool:
+    """Does a model run on this machine's processors, and not on a device?"""
+    on_device = isinstance(source, Artifact) and source.provider
+    return not on_device and formats()[source.format].runs_on_cpu
+
+
+def detect_pictures(
+    detectors: Sequence[Detector],
+    paths: Sequence[Path],
+    finish: Callable[[Found], None] = lambda found: None,
+) -> Iterator[Found | Unreadable]:
+    """Detect many pictures side by side; yield them in their order. A bad one stops no other.
+
+    Each step of one picture (reading, preparing, the run, ``finish``) overlaps with those of its
+    neighbours. A detector runs one batch at a time, and at most ``AHEAD`` batches more than there
+    are detectors are in memory.
+    """
+    free: SimpleQueue[Detector] = SimpleQueue()
+    for detector in detectors:
+        free.put(detector)
+
+    def work(batch: Sequence[Path]) -> list[Found | Unreadable]:
+        items = [_read(path) for path in batch]
+        good = [(path, item) for path, item in items if not isinstance(item, InputFileError)]
+        detector = free.get()
+        try:
+            faces = detector.detect([image for _, image in good]) if good else []
+        finally:
+            free.put(detector)
+        found = {
+            path: Found(path, image, own, detector.class_names)
+            for (path, image), own in zip(good, faces, strict=True)
+        }
+        for one in found.values():
+            finish(one)
+        return [found.get(path) or Unreadable(path, str(item)) for path, item in items]
+
+    slots = detectors[0].slots
+    batches = [paths[at : at + slots] for at in range(0, len(paths), slots)]
+    for results in in_order(work, batches, len(detectors) + AHEAD):
+        yield from results
+
+
+def in_order(
+    function: Callable[[Task], Result], tasks: Iterable[Task], threads: int
+) -> Iterator[Result]:
+    """``function`` of each task in their order, ``threads`` of them at a time."""
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    waiting: deque[Future[Result]] = deque()
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for task in tasks:
+            waiting.append(pool.submit(function, task))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _read(path: Path) -> tuple[Path, UInt8 | InputFileError]:
+    try:
+        return path, read_image(path)
+    except InputFileError as error:
+        return path, error
 
 
 # ---------------------------------------------------------------- drawing

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.errors import InputFileError
 from scrfdconv.converters.formats import Source, formats
 from scrfdconv.converters.runner import Runner
@@ -16,7 +15,7 @@ from scrfdconv.converters.system.workers import THREADS
 from scrfdconv.recipes.artifacts.conversion import SourceOptions, open_source
 from scrfdconv.recipes.build.plan import MEASURERS
 from scrfdconv.recipes.cluster import Common
-from scrfdconv.recipes.faces.detection import open_runner
+from scrfdconv.recipes.faces.detection import open_runner, runs_here
 
 
 @dataclass(frozen=True)
@@ -53,11 +52,7 @@ def _opened(model: SharedModel, _thread: int) -> Runner:
 
 def default_workers(*sources: Source) -> int:
     """One process for each core; one alone for models on a device, whose memory they share."""
-    for source in sources:
-        on_device = isinstance(source, Artifact) and source.provider
-        if on_device or not formats()[source.format].runs_on_cpu:
-            return 1
-    return usable_cores()
+    return usable_cores() if all(map(runs_here, sources)) else 1
 
 
 def common_to_run(*sources: Source) -> Common:

@@ -12,7 +12,7 @@ import numpy as np
 from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.errors import UsageError
-from scrfdconv.converters.formats import Source
+from scrfdconv.converters.formats import Source, open_artifact
 from scrfdconv.converters.graph.interface.forms import image_range
 from scrfdconv.converters.graph.interface.preamble import preamble_of
 from scrfdconv.converters.graph.kept_float import require_convertible
@@ -25,11 +25,13 @@ from scrfdconv.converters.precision.int8.conversion import (
     kept_for,
     needs_reduced_range,
 )
-from scrfdconv.converters.runner import Interface
+from scrfdconv.converters.runner import Interface, Runner
 from scrfdconv.recipes.order import DEFAULT_SIZE, Order, Progress, Stage
 
 if TYPE_CHECKING:
     import onnx
+
+    from scrfdconv.recipes.artifacts.target import Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,7 @@ class Int8Conversion:
 
     source: Source
     parent: Artifact
+    target: Target
     options: Int8Options
     arrangement: Arrangement
     images: tuple[Path, ...]
@@ -58,6 +61,7 @@ class Int8Conversion:
         found = cls(
             source=order.source,
             parent=order.parent,
+            target=order.target,
             options=options,
             arrangement=options.target or order.target.maker.int8_target,  # type: ignore[arg-type]
             images=order.images,
@@ -74,6 +78,19 @@ class Int8Conversion:
     def batch(self) -> int:
         """Images that the parent takes at once."""
         return self.interface.batch or 1
+
+    def opened(self, path: Path) -> Runner:
+        """A quantized ONNX as it will run: in the format that is made of it, where that is quick.
+
+        Runtimes round in different places, so that a face may be lost in one of them alone.
+        """
+        maker = self.target.maker
+        if not maker.judges_int8:
+            return OnnxRunner(path)
+        graph = maker.chain()[0].artifact_at(path)
+        options = maker.settled_options(graph, self.target.of(maker.options))
+        out = path.with_suffix(maker.suffix)
+        return open_artifact(maker.convert(graph, out, options, None, "int8").path)
 
     def model(self) -> onnx.ModelProto:
         """The parent graph, prepared for Q/DQ pairs."""
@@ -96,6 +113,9 @@ class Int8Conversion:
 
     def notes(self) -> Iterator[str]:
         """Notes for users before anything is measured."""
+        maker = self.target.maker
+        if maker.judges_int8 and self.trained:
+            yield f"the accuracy budget is judged in {maker.title} itself"
         if not self.trained:
             yield (
                 "the weights are seeded, not trained: limits of raw outputs apply, and nothing is "

@@ -120,7 +120,7 @@ def _searched(
         return search(
             conversion.parent,
             [conversion.settings(table) for table in calibrated.tables],
-            Judge.of(reference, held.canvases, conversion.options.max_face_loss),
+            Judge.of(reference, held.canvases, conversion.options.max_face_loss, conversion.opened),
             calibrated.canvases,
             conversion.options.max_rounds,
             progress,

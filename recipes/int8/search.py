@@ -29,12 +29,14 @@ from scrfdconv.converters.precision.int8.conversion import (
     int8_from_float,
 )
 from scrfdconv.converters.precision.int8.sensitivity import layer_sqnr
+from scrfdconv.converters.runner import Runner
 from scrfdconv.converters.system.scratch import scratch_folder
 from scrfdconv.recipes.faces.pictures import batches, views
 
 CHECK = "budget"
 SENSITIVITY_IMAGES = 4  # the order of the layers' SQNR hardly changes with more
 Progress = Callable[[int, int], None]
+Open = Callable[[Path], Runner]
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,19 @@ class Judge:
     canvases: tuple[UInt8, ...]  # all views
     reference: tuple[Faces, ...]
     budget: float  # share of the faces that may be lost, and of the found faces that may be new
+    opened: Open = OnnxRunner  # a quantized ONNX, in the runtime that it is made for
 
     @classmethod
-    def of(cls, reference: OnnxRunner, pictures: Sequence[UInt8], budget: float) -> Judge:
+    def of(
+        cls,
+        reference: OnnxRunner,
+        pictures: Sequence[UInt8],
+        budget: float,
+        opened: Open = OnnxRunner,
+    ) -> Judge:
         """Let the reference find its faces."""
         seen = tuple(view for picture in pictures for view in views(picture))
-        return cls(seen, tuple(faces_on_canvas(reference, v) for v in seen), budget)
+        return cls(seen, tuple(faces_on_canvas(reference, v) for v in seen), budget, opened)
 
     def judge(self, content: bytes) -> Agreement:
         """Compare a model, given as the bytes of its file, with the reference.
@@ -60,7 +69,7 @@ class Judge:
         with scratch_folder() as folder:
             path = Path(folder, "int8.onnx")
             path.write_bytes(content)
-            runner = OnnxRunner(path)
+            runner = self.opened(path)
             found = [faces_on_canvas(runner, view) for view in self.canvases]
         pairs = zip(self.reference, found, strict=True)
         return agreement(pairs, margin=LIMITS["int8"].margin)

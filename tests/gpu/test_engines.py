@@ -24,7 +24,6 @@ from scrfdconv.converters.errors import ArtifactError
 from scrfdconv.converters.formats import formats, open_artifact
 from scrfdconv.converters.formats.onnx import OnnxOptions
 from scrfdconv.converters.formats.tensorrt import TensorRTOptions
-from scrfdconv.converters.formats.tensorrt.progress import listening
 from scrfdconv.converters.formats.tensorrt.sidecar import read_sidecar, sidecar_path
 from scrfdconv.recipes.artifacts.conversion import convert, plan_only
 from scrfdconv.recipes.artifacts.target import Target
@@ -126,19 +125,14 @@ def test_the_timing_cache_makes_the_second_build_faster(source, tmp_path):
     assert seconds[1] < seconds[0]
 
 
-def test_progress_is_reported_and_ctrl_c_cancels(source, tmp_path):
-    seen = []
+def test_ctrl_c_cancels_a_build(source, tmp_path):
     main = threading.main_thread().ident
+    begun = threading.Timer(1.0, signal.pthread_kill, (main, signal.SIGINT))  # it takes longer
 
-    def listener(*event):
-        seen.append(event)
-        if len(seen) == 5:
-            signal.pthread_kill(main, signal.SIGINT)
-
-    with pytest.raises(KeyboardInterrupt), listening(listener):
+    begun.start()
+    with pytest.raises(KeyboardInterrupt):
         build_engine(source, tmp_path / "m.engine", None, options=replace(SMALL, level=5))
 
-    assert len(seen) >= 5
     assert [p.name for p in tmp_path.iterdir()] == []
 
 

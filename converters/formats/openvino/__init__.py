@@ -51,6 +51,7 @@ class OpenVino(Format):
     extra = "openvino"
     modules = ("openvino",)
     int8_target = "openvino"
+    judges_int8 = True  # its kernels round in other places than those of ONNX Runtime
     serving = Serving(backend="openvino", file="model.xml", cpu_only=True)
 
     def recognises(self, path: Path, head: bytes) -> bool:

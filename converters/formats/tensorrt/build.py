@@ -7,6 +7,7 @@ instead of numbers, one strongly typed network whose precision is the ONNX's.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,9 +31,9 @@ from scrfdconv.converters.formats.tensorrt.api import (
     take_errors,
     tensorrt,
 )
+from scrfdconv.converters.formats.tensorrt.cancellation import cancellable, monitor_for
 from scrfdconv.converters.formats.tensorrt.plan import HARDWARE, EnginePlan
 from scrfdconv.converters.formats.tensorrt.profile import nchw
-from scrfdconv.converters.formats.tensorrt.progress import Progress, cancellable, monitor_for
 
 logger = logging.getLogger(__name__)
 
@@ -61,17 +62,17 @@ def engine_from_onnx(model: bytes, plan: EnginePlan) -> bytes:
     if needs_gpu:
         require_gpu()
     device = torch.cuda.current_device() if needs_gpu else None
-    progress = Progress()
+    cancelled = threading.Event()
 
     def work() -> bytes:
         if device is not None:
             torch.cuda.set_device(device)  # a new thread starts on device 0
-        return _build(model, plan, progress)
+        return _build(model, plan, cancelled)
 
-    return cancellable(work, progress)
+    return cancellable(work, cancelled)
 
 
-def _build(model: bytes, plan: EnginePlan, progress: Progress) -> bytes:
+def _build(model: bytes, plan: EnginePlan, cancelled: threading.Event) -> bytes:
     package, options = plan.package, plan.options
     trt = tensorrt(package)
     parsed = parsed_network(model, package)
@@ -88,11 +89,11 @@ def _build(model: bytes, plan: EnginePlan, progress: Progress) -> bytes:
         shapes.set_shape(plan.facts.input, nchw(profile.min), nchw(profile.opt), nchw(profile.max))
         if config.add_optimization_profile(shapes) < 0:
             raise ArtifactError(f"{package.title} refuses the profile {profile}: {_said(package)}.")
-    monitor = monitor_for(trt, progress)  # kept alive here: the config only borrows it
+    monitor = monitor_for(trt, cancelled)  # kept alive here: the config only borrows it
     config.progress_monitor = monitor
     with _timing_cache(config, options):
         serialized = builder.build_serialized_network(network, config)
-        if progress.cancelled:
+        if cancelled.is_set():
             raise KeyboardInterrupt
         if serialized is None:
             raise ArtifactError(f"{package.title} could not build the engine: {_said(package)}.")

@@ -131,3 +131,31 @@ def test_where_the_network_is_needed_the_error_names_the_node(scrfdconv, odd):
 
     assert ran.code == 3
     assert "odd/Sqrt" in ran.sentence
+
+
+@pytest.mark.slow
+def test_a_build_starts_from_a_released_file(scrfdconv, released, tmp_path):
+    (tmp_path / "recipe.toml").write_text(
+        f"""
+        latency = false
+        [checkpoints.detector]
+        path = "{released}"
+        [[targets]]
+        format = "onnx"
+        shape = [64, 96]
+        batch = "dynamic"
+        [[targets]]
+        format = "torchscript"
+        """
+    )
+
+    ran = scrfdconv("build", "recipe.toml", "-o", "out", "--json")
+
+    assert ran.code == 0, ran.err
+    (graph,) = (tmp_path / "out/detector").glob("*.onnx")
+    assert input_dims(graph) == ["batch", 3, 64, 96]
+    manifest = tmp_path / "out/manifest.json"
+    lost = scrfdconv("verify", manifest, "--rerun")
+    again = scrfdconv("verify", manifest, "--rerun", "--reference", released)
+    assert again.code == 0, again.err
+    assert lost.code == 3

@@ -11,9 +11,9 @@ import pytest
 from scrfdconv.converters.errors import MissingError
 from scrfdconv.converters.formats.tensorrt import api as tensorrt_api
 from scrfdconv.converters.formats.tensorrt import build as tensorrt_build
+from scrfdconv.converters.formats.tensorrt import cancellation as tensorrt_cancellation
 from scrfdconv.converters.formats.tensorrt import inspect as tensorrt_inspect
 from scrfdconv.converters.formats.tensorrt import parser as tensorrt_parser
-from scrfdconv.converters.formats.tensorrt import progress as tensorrt_progress
 from scrfdconv.converters.formats.tensorrt import runner as tensorrt_runner
 
 MODULES = (
@@ -21,7 +21,7 @@ MODULES = (
     tensorrt_build,
     tensorrt_inspect,
     tensorrt_parser,
-    tensorrt_progress,
+    tensorrt_cancellation,
     tensorrt_runner,
 )
 # What variables and attributes of these modules hold. Every attribute of theirs is looked up.

@@ -14,7 +14,6 @@ from scrfdconv.converters.errors import ArtifactError, InputFileError, MissingEr
 from scrfdconv.converters.formats import formats, open_artifact
 from scrfdconv.converters.formats.tensorrt import TensorRTOptions
 from scrfdconv.converters.formats.tensorrt.engine_file import engine_plan
-from scrfdconv.converters.formats.tensorrt.progress import listening
 from scrfdconv.converters.formats.tensorrt.sidecar import read_sidecar, sidecar_path
 
 SMALL = TensorRTOptions(min=("1x64x64",), opt=("1x64x96",), max=("3x96x128",))
@@ -163,17 +162,7 @@ def test_without_tensorrt_nothing_is_built(monkeypatch, build, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-# ---------------------------------------------------------------- progress and cancellation
-
-
-def test_progress_reaches_the_listener(machine, build):
-    seen = []
-
-    with listening(lambda *event: seen.append(event)):
-        build()
-
-    assert seen[0] == ("Building", None, 0, 3)
-    assert ("Timing", "Building", 2, 2) in seen
+# ---------------------------------------------------------------- cancellation
 
 
 def test_ctrl_c_cancels_the_build_and_leaves_the_old_engine(machine, build, tmp_path):
@@ -198,14 +187,6 @@ def _interrupt(main, machine):
     if len(machine.steps) == 1:
         signal.pthread_kill(main, signal.SIGINT)
         time.sleep(0.5)  # until the main thread noticed
-
-
-def test_a_listener_that_fails_stops_the_build_with_its_error(newest_machine, build):
-    def broken(*event):
-        raise ZeroDivisionError
-
-    with listening(broken), pytest.raises(ZeroDivisionError):
-        build()
 
 
 # ---------------------------------------------------------------- timing cache

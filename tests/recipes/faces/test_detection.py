@@ -22,6 +22,7 @@ from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.options import SizeOptions
 from scrfdconv.converters.runner import Interface
 from scrfdconv.recipes.faces.detection import (
+    AHEAD,
     DetectOptions,
     Detector,
     Found,
@@ -152,13 +153,34 @@ def pictures(tmp_path):
 def test_a_bad_picture_is_reported_and_the_rest_goes_on(tiny, pictures):
     paths, bad = list_pictures([pictures, pictures.parent / "none.jpg"])
 
-    results = list(detect_pictures(Detector(EagerRunner(tiny), SMALL), paths))
+    results = list(detect_pictures([Detector(EagerRunner(tiny), SMALL)], paths))
 
     assert [item.path.name for item in bad] == ["none.jpg"]
     by_name = {item.path.name: item for item in results}
     assert by_name.keys() == {"a.png", "b.png", "c.jpg"}
     assert isinstance(by_name["b.png"], Unreadable)
     assert len(by_name["a.png"].faces) > 0
+
+
+@pytest.mark.parametrize("detectors", [1, 3])
+def test_many_pictures_keep_their_order_and_few_are_in_memory(tiny, tmp_path, detectors):
+    paths = []
+    for i in range(20):
+        paths.append(tmp_path / f"{i:02}.png")
+        cv2.imwrite(str(paths[-1]), noise(i))
+    finished = set()
+    eager = [Detector(EagerRunner(tiny), SMALL) for _ in range(detectors)]
+
+    seen, ahead = [], []
+    for item in detect_pictures(eager, paths, lambda found: finished.add(found.path)):
+        seen.append(item)
+        ahead.append(len(finished) - len(seen))
+
+    assert [item.path for item in seen] == paths
+    assert max(ahead) <= detectors + AHEAD + 1
+    for item, path in zip(seen, paths, strict=True):
+        (alone,) = eager[0].detect([read_image(path)])
+        np.testing.assert_array_equal(item.faces.boxes, alone.boxes)
 
 
 # --- drawing -----------------------------------------------------------------------------------

@@ -24,9 +24,11 @@ from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.recipes.artifacts.conversion import convert
 from scrfdconv.recipes.artifacts.target import target_of
 from scrfdconv.recipes.faces.pictures import load_pictures, mosaics, views
+from scrfdconv.recipes.int8.conversion import Int8Conversion
 from scrfdconv.recipes.int8.measuring import split
 from scrfdconv.recipes.int8.plan import load_plan
 from scrfdconv.recipes.int8.search import Judge, search
+from scrfdconv.recipes.order import Order, silent
 
 SHAPE = (96, 128)
 
@@ -129,6 +131,62 @@ def test_layers_go_back_to_float_until_the_budget_holds(trained, images, tmp_pat
     assert found.rounds[-1].found.recall == found.rounds[-1].found.precision == 1
     assert len(found.options.sensitive) == len(found.rounds) - 1
     assert [r.sqnr for r in found.rounds[1:]] == sorted(r.sqnr for r in found.rounds[1:])
+
+
+@pytest.fixture
+def parent(trained, tmp_path):
+    """The float graph of ``trained``."""
+    path = tmp_path / "parent.onnx"
+    path.write_bytes(serialised(onnx_from_checkpoint(trained, OnnxOptions(shape=SHAPE))))
+    return formats()["onnx"].artifact_at(path)
+
+
+class Blind(OnnxRunner):
+    """A runtime in which no score is high enough for a face."""
+
+    def _run(self, images):
+        return [value * np.float32(0.01) for value in super()._run(images)]
+
+
+def test_faces_that_the_final_runtime_alone_loses_put_layers_back(
+    trained, parent, images, tmp_path
+):
+    plan = tmp_path / "plan.json"
+    int8(trained, tmp_path / "a.onnx", images, max_face_loss=1.0, plan=plan)
+    opened = []
+
+    def in_the_final_runtime(path):
+        opened.append(path)
+        return (Blind if len(opened) < 3 else OnnxRunner)(path)
+
+    canvases = load_pictures(images[:2], SHAPE).canvases
+    judge = Judge.of(OnnxRunner(parent.path), canvases, 0.9, in_the_final_runtime)
+    found = search(parent, [load_plan(plan).options], judge, canvases, 100)
+
+    assert found.holds
+    assert [one.found.found == 0 for one in found.rounds] == [True, True, False]
+    assert len(found.options.sensitive) == 2
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_candidates_are_judged_in_the_format_that_is_made(name, trained, parent, images, tmp_path):
+    if missing := formats()[name].why_not_built():
+        pytest.skip(missing)
+    quantized = tmp_path / "int8.onnx"
+    int8(trained, quantized, images[:3], max_face_loss=1.0)
+    target = target_of(name, "int8", {"shape": SHAPE})
+    order = Order(
+        source=trained, parent=parent, target=target, precision="int8", images=images,
+        demand=None, stage=silent,
+    )  # fmt: skip
+
+    conversion = Int8Conversion.of(order)
+
+    runner = conversion.opened(quantized)
+    assert isinstance(runner, OnnxRunner) == (name == "onnx")
+    assert runner.run(np.zeros((1, 3, *SHAPE), np.float32))["score_8"].shape == (1, 384, 1)
+    told = any(f"judged in {formats()[name].title} itself" in note for note in conversion.notes())
+    assert told == (name != "onnx")
 
 
 def test_a_plan_repeats_the_bytes_without_pictures(tiny, images, tmp_path):
