@@ -12,6 +12,7 @@ from scrfdconv.checks.arithmetic import notes_on_twin
 from scrfdconv.checks.batches import batch_results
 from scrfdconv.checks.faces.compare import FacesComparison, model_input
 from scrfdconv.checks.faces.in_graph import in_graph_results
+from scrfdconv.checks.functions import compare_functions
 from scrfdconv.checks.parity import CHECK as PARITY
 from scrfdconv.checks.parity import (
     Observe,
@@ -29,7 +30,7 @@ from scrfdconv.checks.results import CheckResult, Report
 from scrfdconv.checks.tolerances import bias_limits_for, growth_of_one_sum, limits_for
 from scrfdconv.checks.weights import compare_weights
 from scrfdconv.converters.checkpoint.loading import Checkpoint
-from scrfdconv.converters.errors import ArtifactError, UsageError
+from scrfdconv.converters.errors import ArtifactError
 from scrfdconv.converters.formats import Source, format_of, open_artifact
 from scrfdconv.converters.formats.pytorch.runner import EagerRunner
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
@@ -92,21 +93,16 @@ def verify(reference: Source, path: Path, demand: Demand | None = None) -> Repor
 
 
 def verify_simplified(source: Path, path: Path, demand: Demand | None = None) -> Report:
-    """Compare a simplified model with the one it came from, whatever its outputs mean.
-
-    Photographs of ``demand`` are for an SCRFD only; raises UsageError for another model.
-    """
+    """Compare a simplified model with the one it came from, whatever it takes and returns."""
     demand = demand or Demand()
     try:
         want, got = OnnxRunner(source), OnnxRunner(path)
-    except ArtifactError:  # no SCRFD: outputs have names of their own and unknown units
-        want, got = OnnxRunner(source, scrfd=False), OnnxRunner(path, scrfd=False)
-        if demand.images:
-            raise UsageError(f"--images is for detectors, and {source} is no SCRFD.") from None
+    except ArtifactError:  # no SCRFD
+        report = compare_functions(source, path, demand.images, demand.loosen)
+        return Report.of(report.results, [*report.notes, *_loosened(demand)])
     results = compare_opened(want, got, demand, "fp32")
-    if got.by_image:
-        results += batch_results(got, demand.loosen)
-        results += in_graph_results(got, demand.images)
+    results += batch_results(got, demand.loosen)
+    results += in_graph_results(got, demand.images)
     return Report.of(results, _loosened(demand))
 
 

@@ -142,7 +142,8 @@ def compare_weights(
         matches = matches_of(convolution, expected)
         found.update(match.name for match in matches)
         if not matches:
-            strangers.append(convolution.name)
+            if not _is_mean(convolution, checkpoint.architecture.box_bins):
+                strangers.append(convolution.name)
             continue
         match = max(matches, key=lambda m: m.difference)
         singly += sum(m.singly for m in matches)
@@ -157,6 +158,12 @@ def compare_weights(
         worst=worst,
         singly=singly,
     )
+
+
+def _is_mean(convolution: Convolution, bins: int) -> bool:
+    """True for the mean over bins (DFL): MNN makes a convolution of the matrix product."""
+    weight = convolution.weight.ravel()
+    return bool(bins) and np.array_equal(weight, np.arange(bins)) and not convolution.bias.any()
 
 
 def _result(precision: str, worst: Match) -> CheckResult:
@@ -239,7 +246,7 @@ def _away(convolution: Convolution, own: Convolution) -> Any:
 
     Some converters (pnnx) store zero for what lies below the smallest normal number.
     """
-    smallest = ROUNDING[convolution.precision].smallest
+    smallest = ROUNDING[convolution.precision].smallest * convolution.storage.factor
     size = np.abs(own.weight)
     away = np.abs(own.weight - convolution.weight) / np.maximum(size, smallest)
     flushed = (convolution.weight == 0) & (size < smallest)

@@ -122,7 +122,6 @@ class Runner(ABC):
 
     arithmetic_setting: ClassVar[str] = ""  # what a deployer sets to choose the arithmetic
     one_long_sum = False  # norms add a whole map up in one float32 sum: the error grows with size
-    by_image = True  # outputs have one entry for each image; False for models that are no SCRFD
     face_names: tuple[str, ...] = ()  # the outputs of a file that ends with faces
 
     def __init__(self, interface: Interface, metadata: Mapping[str, str] | None = None) -> None:
@@ -196,8 +195,6 @@ class Runner(ABC):
                 f"The model returns {len(values)} outputs, where {len(names)} are declared."
             )
         found = dict(zip(names, map(np.asarray, values), strict=True))
-        if not self.by_image:
-            return found
         if all(value.ndim == MAP_RANK for value in found.values()):
             found = rows_of_maps(found)
         return {name: _by_image(value, name, images) for name, value in found.items()}

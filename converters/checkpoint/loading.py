@@ -26,6 +26,7 @@ from scrfdconv.converters.checkpoint.mmdet_config import (
     described_in_text,
 )
 from scrfdconv.converters.checkpoint.recognise import (
+    BINS,
     LIKENESS,
     closest,
     keypoints_in,
@@ -199,6 +200,7 @@ def load_checkpoint(
         class_names=network.class_names or _names_in(content, network.classes),
     )
     require_fit(needed(shapes), network, f"{path} ({how})")
+    _require_whole_bins(tensors, network, path)
     weights = {name: tensors[name] for name in parameter_shapes(network)}
     weights = _float32(weights, path, notes)
     notes += [] if said else [ASSUMED]
@@ -288,6 +290,15 @@ def _float32(weights: Mapping[str, Tensor], path: Path, notes: list[str]) -> dic
     if below:
         raise CheckpointError(f"{path}: {counted(below, 'negative, and variances are not')}.")
     return result
+
+
+def _require_whole_bins(tensors: Mapping[str, Tensor], a: Architecture, path: Path) -> None:
+    """Raise CheckpointError for distributions over other bins than 0, 1, 2 ..."""
+    stored = tensors.get(BINS)
+    if a.box_bins and stored is not None and stored.tolist() != list(range(a.box_bins)):
+        raise CheckpointError(
+            f"{path}: {BINS} is not 0 to {a.box_bins - 1}, as boxes over {a.box_bins} bins have it."
+        )
 
 
 def _is_plain(tensor: Tensor) -> bool:

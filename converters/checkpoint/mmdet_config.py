@@ -19,7 +19,12 @@ from scrfdconv.converters.checkpoint.config_data import (
 )
 from scrfdconv.converters.checkpoint.pipelines import normalization_in
 from scrfdconv.converters.errors import CheckpointError, UsageError
-from scrfdconv.converters.network.architecture import FIRST_STAGE_STRIDE, Architecture, Block
+from scrfdconv.converters.network.architecture import (
+    FIRST_STAGE_STRIDE,
+    Architecture,
+    Block,
+    NeckKind,
+)
 from scrfdconv.converters.network.bounds import MOST_VALUES
 from scrfdconv.converters.normalization import STANDARD, Normalization
 
@@ -28,7 +33,10 @@ _NAMES = ("CLASSES", "classes", "class_names")  # how configs call the list of t
 _COUNTS = ("num_kps", "NK")  # how forks call it, where theirs is an option
 DEFAULT_NORM = {"type": "GN", "num_groups": 32}  # default of upstream's head
 
+REG_MAX = 8  # default of upstream's head
+
 _BLOCKS: Mapping[str, Block] = {"BasicBlock": "basic", "Bottleneck": "bottleneck"}
+_NECKS: Mapping[str, NeckKind] = {"PAFPN": "pafpn", "FPN": "fpn"}
 
 
 @dataclass(frozen=True)
@@ -126,7 +134,7 @@ def _architecture(values: Mapping[str, Any], name: str, where: str) -> Architect
 def _assemble(model: _Table, name: str) -> Architecture:
     backbone, neck, head = model.sub("backbone"), model.sub("neck"), model.sub("bbox_head")
     head.expect("type", None, "SCRFDHead")
-    _refuse_dfl(head)
+    kind = _neck(neck)
     strides = _strides(neck, head)
     shared = bool(head.get("strides_share", True))
     groups = _groups(head)
@@ -149,6 +157,8 @@ def _assemble(model: _Table, name: str) -> Architecture:
         anchors=_anchors(anchors),
         classes=int(head.need("num_classes")),
         shared_tower=bool(head.get("cls_reg_share", False)),
+        neck=kind,
+        box_bins=_bins(head),
     )
 
 
@@ -177,19 +187,20 @@ def _backbone(backbone: _Table) -> dict[str, Any]:
     }
 
 
-def _refuse_dfl(head: _Table) -> None:
-    # upstream: any truthy loss_dfl switches stride_reg to a distribution over reg_max + 1 bins
-    if head.get("loss_dfl"):
+def _neck(neck: _Table) -> NeckKind:
+    kind = neck.get("type")
+    if kind not in _NECKS:
         raise CheckpointError(
-            f"{head.where}.loss_dfl: boxes as distributions (DFL) cannot be converted: the "
-            "deployed interface has four distances per anchor, and upstream's export refuses it, "
-            "too. Train with loss_dfl=False."
+            f"{neck.where}.type = {kind!r} is not supported ({', '.join(_NECKS)})."
         )
+    # Neither an activation nor the way of enlarging leaves a trace in the weights.
+    neck.expect("act_cfg", None, None)
+    if neck.get("upsample_cfg") is not None:
+        neck.sub("upsample_cfg").expect("mode", None, "nearest")
+    return _NECKS[kind]
 
 
 def _strides(neck: _Table, head: _Table) -> tuple[int, ...]:
-    neck.expect("type", None, "PAFPN")
-    neck.expect("act_cfg", None, None)  # an activation leaves no trace in the weights
     start, count = int(neck.get("start_level", 0)), int(neck.need("num_outs"))
     if not (0 <= start < MOST_VALUES and 0 < count <= MOST_VALUES):
         raise CheckpointError(f"{neck.where}: {count} levels from {start} on are impossible.")
@@ -207,6 +218,14 @@ def _strides(neck: _Table, head: _Table) -> tuple[int, ...]:
             f"{head.where}: strides {strides!s:.80} do not fit the neck, which makes {made}."
         )
     return strides
+
+
+def _bins(head: _Table) -> int:
+    """Upstream's rule: any ``loss_dfl`` that is true makes distributions of the boxes."""
+    largest = int(head.get("reg_max", REG_MAX))
+    if head.get("loss_dfl") and largest < 1:
+        raise CheckpointError(f"{head.where}.reg_max = {largest} leaves no bins to loss_dfl.")
+    return largest + 1 if head.get("loss_dfl") else 0
 
 
 def _groups(head: _Table) -> int:

@@ -1,7 +1,8 @@
 """Tell from the names and shapes of a state_dict which SCRFD it belongs to.
 
 Names and shapes tell everything except GroupNorm's number of groups; pooling and strides follow
-from the block type. Box distributions (DFL) look like many anchors.
+from the block type. Boxes as distributions (DFL) look like many anchors: `integral.project` and
+the numbers of scores and keypoints tell them apart.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from scrfdconv.converters.network.bounds import LARGEST
 
 Shapes = Mapping[str, tuple[int, ...]]
 
+_BOTTOM_UP = ("neck.downsample_convs.", "neck.pafpn_convs.")
+
 # Share of identical names and shapes from which a network is "like" a known one: the models
 # differ in far more than a tenth of their tensors, damaged files in less.
 LIKENESS = 0.9
@@ -32,9 +35,11 @@ LIKENESS = 0.9
 # GroupNorm's numbers of groups in public configs (mmdet's default is 32), in rising order.
 USUAL_GROUPS = (8, 16, 32, 36)
 
+BINS = "bbox_head.integral.project"
+
 # Tensors of a checkpoint that no output depends on, and why.
 IGNORED = {
-    "bbox_head.integral.project": "a constant 0..reg_max that only distributions (DFL) use",
+    BINS: "the constant 0..reg_max, which only distributions (DFL) use",
     "num_batches_tracked": "BatchNorm's counter, used in training only",
 }
 
@@ -125,7 +130,7 @@ def _read(shapes: Shapes, name: str, groups: int | None) -> Architecture:
     heads = _heads(shapes)
     shared = heads == ["0"]
     separable = f"bbox_head.cls_stride_convs.{heads[0]}.0.depthwise_conv.conv.weight" in shapes
-    anchors, classes, keypoints = _predictors(shapes, heads[0])
+    anchors, classes, keypoints, bins = _predictors(shapes, heads[0])
     tower = [f"bbox_head.cls_stride_convs.{head}" for head in heads]
     return Architecture(
         name=name,
@@ -144,8 +149,14 @@ def _read(shapes: Shapes, name: str, groups: int | None) -> Architecture:
         strides=_strides(shapes, heads),
         anchors=anchors,
         classes=classes,
-        shared_tower=not any(key.startswith("bbox_head.reg_stride_convs.") for key in shapes),
+        shared_tower=not _has(shapes, "bbox_head.reg_stride_convs."),
+        neck="pafpn" if _has(shapes, *_BOTTOM_UP) or len(_laterals(shapes)) == 1 else "fpn",
+        box_bins=bins,
     )
+
+
+def _has(shapes: Shapes, *prefixes: str) -> bool:
+    return any(key.startswith(prefixes) for key in shapes)
 
 
 def _backbone(
@@ -199,30 +210,48 @@ def _strides(shapes: Shapes, heads: list[str]) -> tuple[int, ...]:
             )
         return tuple(_stride(head) for head in heads)
     # A shared head names no strides: they follow from the stages that the neck reads.
-    start = STAGES - _count(shapes, "neck.lateral_convs")
+    start = STAGES - len(_laterals(shapes))
     return tuple(FIRST_STAGE_STRIDE << (start + i) for i in range(levels))
 
 
-def _predictors(shapes: Shapes, head: str) -> tuple[int, int, int]:
-    """Anchors, classes and keypoints per cell, from the rows of the last convs."""
+def _predictors(shapes: Shapes, head: str) -> tuple[int, int, int, int]:
+    """Anchors, classes and keypoints per cell, and bins (0: no DFL), from rows of the last convs.
+
+    Raises CheckpointError where the rows fit no network, or more than one.
+    """
     scores = shapes[f"bbox_head.stride_cls.{head}.weight"][0]
     boxes = shapes[f"bbox_head.stride_reg.{head}.weight"][0]
-    anchors = boxes // BOX_SIDES
-    kps = shapes.get(f"bbox_head.stride_kps.{head}.weight", (0,))[0]
-    bins = shapes.get("bbox_head.integral.project", (0,))[0]
-    # 4 * bins rows per anchor is a distribution over the bins (DFL), unless scores or keypoints
-    # contradict; nobody trains as many anchors as there are bins.
-    if bins > 1 and boxes % (BOX_SIDES * bins) == 0 and (not kps or kps % (2 * anchors) != 0):
-        raise CheckpointError(
-            f"boxes are distributions over {bins} bins (DFL), which cannot be converted: the "
-            "deployed interface has four distances per anchor; train with loss_dfl=False"
-        )
-    if not anchors or boxes % BOX_SIDES or scores % anchors:
+    points = shapes.get(f"bbox_head.stride_kps.{head}.weight", (0,))[0]
+    stored = shapes.get(BINS, (0,))[0]
+    readings = [(boxes // BOX_SIDES, 0)]
+    if stored > 1:  # upstream stores them always, and uses them with DFL only
+        readings.append((boxes // BOX_SIDES // stored, stored))
+    found = [r for r in readings if _fits(*r, scores, boxes, points)]
+    if not found and not stored:
+        counts = range(1, scores + 1)
+        readings = [(n, boxes // BOX_SIDES // n) for n in counts if scores % n == 0]
+        found = [r for r in readings if r[1] > 1 and _fits(*r, scores, boxes, points)]
+    if not found and _fits(*readings[0], scores, boxes, 0):
+        keypoints_in(shapes, boxes // BOX_SIDES)  # says what is wrong with them
+    if not found:
         raise ValueError(
-            f"{scores} score and {boxes} box rows do not fit together: four distances per anchor "
-            "are supported, and no distributions (DFL); train with loss_dfl=False"
+            f"{scores} score and {boxes} box rows do not fit together: there are four distances "
+            "for each anchor, or four distributions (DFL)"
         )
-    return anchors, scores // anchors, keypoints_in(shapes, anchors)
+    if len(found) > 1:
+        words = (f"{n} anchors and {f'{b} bins of DFL' if b else 'no DFL'}" for n, b in found)
+        raise CheckpointError(
+            f"{scores} score and {boxes} box rows fit {' as well as '.join(words)}; pass the "
+            "training config with --config"
+        )
+    anchors, bins = found[0]
+    return anchors, scores // anchors, keypoints_in(shapes, anchors), bins
+
+
+def _fits(anchors: int, bins: int, scores: int, boxes: int, points: int) -> bool:
+    """Are the rows those of whole classes, distances and points for this number of anchors?"""
+    rows = anchors * BOX_SIDES * max(bins, 1)
+    return anchors > 0 and rows == boxes and scores % anchors == points % (2 * anchors) == 0
 
 
 def unused_levels(shapes: Shapes) -> set[str]:
@@ -234,11 +263,16 @@ def unused_levels(shapes: Shapes) -> set[str]:
     heads = {key.split(".")[2] for key in shapes if key.startswith("bbox_head.stride_cls.")}
     if heads == {"0"}:
         heads = {key.split(".")[2] for key in shapes if key.startswith("bbox_head.scales.")}
-    backbone = {key.split(".")[2] for key in shapes if key.startswith("neck.lateral_convs.")}
+    backbone = _laterals(shapes)
     if len(heads) < len(backbone) or not backbone:
         return set()
     parts = (key.split(".") for key in shapes if key.startswith("neck.fpn_convs."))
     return {".".join(p) for p in parts if p[2].isdecimal() and int(p[2]) >= len(heads)}
+
+
+def _laterals(shapes: Shapes) -> set[str]:
+    """Numbers of the convolutions through which the neck reads the backbone."""
+    return {key.split(".")[2] for key in shapes if key.startswith("neck.lateral_convs.")}
 
 
 def keypoints_in(shapes: Shapes, anchors: int) -> int:

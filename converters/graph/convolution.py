@@ -19,6 +19,7 @@ class Storage:
     step: np.ndarray | float = 0.0  # (out, 1, 1, 1)
     bias_step: np.ndarray | float = 0.0  # (out,)
     reach: float = 0.0  # the largest value of the input, where the input is bytes, too
+    factor: float = 1.0  # by which the file's own weights were multiplied since they were read
 
 
 @dataclass(frozen=True)

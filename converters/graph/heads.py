@@ -23,14 +23,18 @@ class Heads:
         self._makers = {name: node for node in self._nodes for name in node.output}
         self._floats = float_tensors(model)
         self.behind: set[str] = set()  # names of the nodes between convolutions and outputs
-        found = {
-            canonical: {node.name for node in self._before(value.name)}
-            for canonical, value in zip(outputs, model.graph.output, strict=True)
-        }
-        self.convolutions: set[str] = set().union(*found.values())
-        self.scores: set[str] = set().union(
-            *(names for output, names in found.items() if output.startswith(OUTPUT_KINDS[0]))
-        )
+        self.convolutions: set[str] = set()
+        self.scores: set[str] = set()
+        self.distributions: set[str] = set()  # convolutions before a softmax (DFL)
+        for canonical, value in zip(outputs, model.graph.output, strict=True):
+            passed = list(self._before(value.name))
+            last = {node.name for node in passed if node.op_type == "Conv"}
+            self.convolutions |= last
+            self.behind |= {node.name for node in passed} - last
+            if canonical.startswith(OUTPUT_KINDS[0]):
+                self.scores |= last
+            if any(node.op_type == "Softmax" for node in passed):
+                self.distributions |= last
 
     def siblings(self) -> list[list[onnx.NodeProto]]:
         """Last convolutions that read the same tensor in the same way as a score convolution."""
@@ -45,14 +49,12 @@ class Heads:
         ]
 
     def _before(self, name: str) -> Iterator[onnx.NodeProto]:
+        """The nodes before a value, back to the last convolutions."""
         node = self._makers.get(name)
         if node is None:
             return
-        if node.op_type == "Conv":
-            yield node
-            return
-        self.behind.add(node.name)
-        for source in node.input:
+        yield node
+        for source in node.input if node.op_type != "Conv" else ():
             if source in self._floats:
                 yield from self._before(source)
 

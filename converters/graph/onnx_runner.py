@@ -43,47 +43,37 @@ _MATRIX = 2  # rank of outputs without a batch axis
 class OnnxRunner(Runner):
     """A model in ONNX Runtime, on the CPU or on another execution provider.
 
-    ``scrfd=False`` keeps the outputs' own names and takes any model with one image input.
+    Raises ArtifactError for a graph that is no SCRFD; `graph.function` runs any graph.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        threads: int | None = None,
-        *,
-        scrfd: bool = True,
-        provider: str = CPU,
-    ) -> None:
-        self.path, self.by_image = path, scrfd
-        self._open = partial(_session, path, threads, provider)
+    def __init__(self, path: Path, threads: int | None = None, *, provider: str = CPU) -> None:
+        self.path = path
+        self._open = partial(session_of, path, threads, provider)
         self._session, placed = self._open()
-        self._metadata = own_metadata(_interface_of(self._session, path)[2])
+        self._metadata = own_metadata(interface_of(self._session, path)[2])
         self._declared = tuple(o.name for o in self._session.get_outputs())
-        self.face_names = self._faces_first() if scrfd else ()
-        inputs, named, _ = _interface_of(self._session, path)
+        self.face_names = self._faces_first()
+        inputs, named, _ = interface_of(self._session, path)
         outputs = [o for o in named if o.name not in self.face_names]
         if len(inputs) != 1 or len(inputs[0].shape) != IMAGE_RANK:
             raise ArtifactError(f"{path}: is not an SCRFD: expected one image input (N, 3, H, W).")
         self._input = inputs[0]
-        self._form, prepares = _form_of(path, scrfd=scrfd)
+        self._form, prepares = _form_of(path)
         self.output_names = tuple(output.name for output in outputs)
         metadata = self._metadata
         batch, channels, height, width = self._size = self._form.sizes(
             tuple(d if isinstance(d, int) and d > 0 else None for d in self._input.shape)
         )
-        if scrfd and channels not in (CHANNELS, None):
+        if channels not in (CHANNELS, None):
             raise ArtifactError(f"{path}: is not an SCRFD: its input has {channels} channels.")
         a = architecture_from_metadata(metadata)
-        naming = self._naming([output.shape for output in outputs]) if scrfd else None
-        names = naming.canonical if naming else self.output_names
-        extras: tuple[str, ...] = ()
-        if naming:
-            own = list(zip(self.output_names, naming.names, strict=True))
-            extras = tuple(name for name, canonical in own if canonical is None)
-            self.output_names = tuple(name for name, canonical in own if canonical)
+        naming = self._naming([output.shape for output in outputs])
+        own = list(zip(self.output_names, naming.names, strict=True))
+        extras = tuple(name for name, canonical in own if canonical is None)
+        self.output_names = tuple(name for name, canonical in own if canonical)
         super().__init__(
             Interface(
-                names,
+                naming.canonical,
                 batch,
                 height,
                 width,
@@ -94,7 +84,7 @@ class OnnxRunner(Runner):
             ),
             metadata,
         )
-        remarks = [naming.remark if naming else "", prepares, placed]
+        remarks = [naming.remark, prepares, placed]
         self.remark = "; ".join(filter(None, remarks))
 
     def _faces_first(self) -> tuple[str, ...]:
@@ -198,15 +188,10 @@ class OnnxRunner(Runner):
             ) from error
 
 
-def _form_of(path: Path, *, scrfd: bool) -> tuple[InputForm, str]:
+def _form_of(path: Path) -> tuple[InputForm, str]:
     """The form in which a file takes pictures, and what it does with them before its network."""
     model = load_onnx(path)
-    try:
-        form = form_of(model)
-    except ArtifactError:
-        if scrfd:
-            raise
-        return PLAIN, ""  # any other model gets the type that it declares
+    form = form_of(model)
     first = ", ".join(node.op_type for node in preamble_of(model).nodes)
     return form, "" if form == PLAIN else f"its graph prepares pictures itself ({first})"
 
@@ -218,7 +203,7 @@ def _of_one(shape: tuple[int, ...], batch: int) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _session(
+def session_of(
     path: Path, threads: int | None, provider: str, content: bytes | None = None
 ) -> tuple[Any, str]:
     """The session of a file, or of ``content`` in its place, and a remark on where it computes."""
@@ -245,7 +230,7 @@ def _session(
         ) from error
 
 
-def _interface_of(session: Any, path: Path) -> tuple[list[Any], list[Any], dict[str, str]]:
+def interface_of(session: Any, path: Path) -> tuple[list[Any], list[Any], dict[str, str]]:
     """Inputs, outputs and metadata; their names are texts."""
     try:
         inputs, outputs = session.get_inputs(), session.get_outputs()

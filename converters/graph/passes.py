@@ -42,25 +42,36 @@ def use_own_axis_names(model: onnx.ModelProto, a: Architecture) -> None:
 
 
 def pin_output_reshapes(model: onnx.ModelProto, a: Architecture) -> None:
-    """Give the last Reshape of every output the constant shape (0, -1, width).
+    """Give the last Reshapes of every output constant shapes (0, -1, width).
 
-    The exporters compute this shape from the batch at run time (Shape, Gather, Concat). 0 means "as
-    the input" and serves every batch, so that these nodes are not needed.
+    The exporters compute these shapes from the batch at run time (Shape, Gather, Concat). 0 means
+    "as the input" and serves every batch, so that these nodes are not needed.
     """
-    from onnx import numpy_helper
-
     makers = {output: node for node in model.graph.node for output in node.output}
     for name in a.output_names:
-        node = makers[name]
-        while node.op_type != "Reshape":
-            if node.op_type not in ("Sigmoid", "Identity"):
-                raise AssertionError(f"{name}: {node.op_type} behind the last Reshape")
-            node = makers[node.input[0]]
-        width = a.widths[name.partition("_")[0]]
-        shape = numpy_helper.from_array(np.array([0, -1, width]), f"{name}.shape")
-        model.graph.initializer.append(shape)
-        node.input[1] = shape.name
-        del node.attribute[:]  # dynamo's allowzero=1, under which 0 means an empty axis
+        kind = name.partition("_")[0]
+        last = _reshape_before(name, makers)
+        _pin(model, last, a.widths[kind], f"{name}.shape")
+        if kind == "bbox" and a.box_bins:
+            _pin(model, _reshape_before(last.input[0], makers), a.box_bins, f"{name}.bins")
+
+
+def _reshape_before(name: str, makers: Mapping[str, onnx.NodeProto]) -> onnx.NodeProto:
+    node = makers[name]
+    while node.op_type != "Reshape":
+        if node.op_type not in ("Sigmoid", "Identity", "MatMul", "Softmax"):
+            raise AssertionError(f"{name}: {node.op_type} behind the last Reshape")
+        node = makers[node.input[0]]
+    return node
+
+
+def _pin(model: onnx.ModelProto, node: onnx.NodeProto, width: int, name: str) -> None:
+    from onnx import numpy_helper
+
+    shape = numpy_helper.from_array(np.array([0, -1, width]), name)
+    model.graph.initializer.append(shape)
+    node.input[1] = shape.name
+    del node.attribute[:]  # dynamo's allowzero=1, under which 0 means an empty axis
 
 
 def simplify(model: onnx.ModelProto) -> onnx.ModelProto:

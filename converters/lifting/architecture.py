@@ -48,6 +48,7 @@ def architecture_of(
     walk.see(*(node for one in heads for unit in _towers(one) for node in unit.nodes))
     separable = stored[0].tower[0].depthwise
     anchors, classes, keypoints = _counts(walk, stored[0])
+    bins = stored[0].outputs["reg"].bins
     try:
         architecture = Architecture(
             name=name,
@@ -67,6 +68,8 @@ def architecture_of(
             anchors=anchors,
             classes=classes,
             shared_tower=stored[0].boxes_tower is None,
+            neck=pyramid.kind,
+            box_bins=bins,
         )
     except UsageError as error:
         raise ArtifactError(f"{walk.graph.where}: cannot be lifted: {error}") from error
@@ -188,7 +191,8 @@ def _groups(walk: Walk, heads: Sequence[FoundHead]) -> int:
 
 def _counts(walk: Walk, one: FoundHead) -> tuple[int, int, int]:
     """Anchors per cell, classes and keypoints."""
-    anchors = one.outputs["reg"].unit.width // BOX_SIDES
+    boxes = one.outputs["reg"]
+    anchors = boxes.unit.width // (BOX_SIDES * max(boxes.bins, 1))
     per_anchor: dict[Kind, int] = {}
     for kind, output in one.outputs.items():
         width = output.unit.width // anchors

@@ -8,18 +8,20 @@ from typing import Literal
 from scrfdconv.converters.lifting.backbone import Walk, require_doubling
 from scrfdconv.converters.lifting.graph import Node
 from scrfdconv.converters.lifting.units import Unit
-from scrfdconv.converters.network.architecture import BOX_SIDES, FIRST_STAGE_STRIDE
+from scrfdconv.converters.network.architecture import BOX_SIDES, FIRST_STAGE_STRIDE, NeckKind
 
 # (N, C, H, W) to (N, H, W, C), and to (H, W, N, C) as files from before October 2021 have it.
 _LAST = ((0, 2, 3, 1), (2, 3, 0, 1))
 _TO_ROWS = ("Transpose", "Reshape")
+_LAST_AXIS = (-1, 2)  # of (N, rows of anchors and sides, bins)
 Kind = Literal["cls", "reg", "kps"]
 
 
 @dataclass(frozen=True)
 class Neck:
-    """Width, the stride of the finest map, and the maps for the heads, finest first."""
+    """Kind, width, strides, and the maps for the heads, finest first."""
 
+    kind: NeckKind
     channels: int
     strides: tuple[int, ...]
     maps: tuple[str, ...]
@@ -35,6 +37,7 @@ class Output:
     factor: float | None  # a multiplication, on boxes
     width: int | None  # last dimension, where the graph says it
     is_map: bool  # (N, C, H, W) as from the convolution, not rows of anchors
+    bins: int = 0  # of the distributions (DFL) whose means are the output
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,15 @@ def neck(walk: Walk, levels: tuple[str, ...]) -> Neck:
     first = [units[0] for units in laterals[start:]]
     for i, unit in enumerate(first):
         walk.name(unit, f"neck.lateral_convs.{i}.conv")
-    maps = _bottom_up(walk, _top_down(walk, [unit.out for unit in first]))
+    maps = _top_down(walk, [unit.out for unit in first])
+    kind: NeckKind = "pafpn"
+    if len(maps) > 1 and not _downs(walk, maps, 0):
+        kind = "fpn"
+    else:
+        maps = _bottom_up(walk, maps)
+    maps = _extended(walk, maps)
     strides = tuple(FIRST_STAGE_STRIDE << (start + i) for i in range(len(maps)))
-    return Neck(first[0].width, strides, tuple(maps))
+    return Neck(kind, first[0].width, strides, tuple(maps))
 
 
 def _top_down(walk: Walk, x: list[str]) -> list[str]:
@@ -85,11 +94,11 @@ def _top_down(walk: Walk, x: list[str]) -> list[str]:
 
 
 def _bottom_up(walk: Walk, x: list[str]) -> list[str]:
-    """The maps for the heads; ``x`` are the results of the top-down path."""
+    """Results of both paths; ``x`` are those of the top-down path."""
     maps = x[:1]
     for i in range(len(x) - 1):
-        downs = [u for u in walk.reading(x[i], relu=False) if _adds_to(walk, u, x[i + 1])]
-        down = walk.name(_single(walk, x[i], downs), f"neck.downsample_convs.{i}.conv")
+        down = _single(walk, x[i], _downs(walk, x, i))
+        walk.name(down, f"neck.downsample_convs.{i}.conv")
         (add,) = walk.graph.readers(down.out)
         walk.see(add)
         x[i + 1] = add.output
@@ -97,6 +106,16 @@ def _bottom_up(walk: Walk, x: list[str]) -> list[str]:
         units = [u for u in walk.reading(value, relu=False) if u not in walk.named]
         unit = walk.name(_single(walk, value, units), f"neck.pafpn_convs.{i}.conv")
         maps.append(unit.out)
+    return maps
+
+
+def _downs(walk: Walk, x: list[str], i: int) -> list[Unit]:
+    """Convolutions of the bottom-up path that halve level ``i``."""
+    return [u for u in walk.reading(x[i], relu=False) if _adds_to(walk, u, x[i + 1])]
+
+
+def _extended(walk: Walk, maps: list[str]) -> list[str]:
+    """``maps`` and those of strides beyond the backbone's."""
     count = len(maps)
     while extra := [u for u in walk.reading(maps[-1], relu=False) if u not in walk.named]:
         unit = _single(walk, maps[-1], extra)
@@ -133,11 +152,11 @@ def head(walk: Walk, value: str) -> FoundHead:
         )
     others = sorted((o for o in outputs if not o.score), key=_boxes_first)
     boxes = others[0]
-    if boxes.width not in (None, BOX_SIDES) or boxes.unit.width % BOX_SIDES:
+    if boxes.width not in (None, BOX_SIDES) or boxes.unit.width % (BOX_SIDES * max(boxes.bins, 1)):
         walk.graph.refuse(
             boxes.unit.node,
             f"makes boxes of {boxes.width or boxes.unit.width} numbers, not of {BOX_SIDES} "
-            "distances (distributions, DFL, cannot be converted)",
+            "distances",
         )
     kinds: tuple[Kind, ...] = ("cls", "reg", "kps")
     return FoundHead(
@@ -164,7 +183,7 @@ def _tower(walk: Walk, first: Unit) -> tuple[Unit, ...]:
 def _output(walk: Walk, unit: Unit) -> Output:
     """Follow a last convolution to its output."""
     graph, value = walk.graph, unit.out
-    score, factor, width = False, None, None
+    score, factor, width, bins = False, None, None, 0
     moved: list[str] = []
     walk.see(*unit.nodes)
     while value not in graph.outputs:
@@ -172,19 +191,22 @@ def _output(walk: Walk, unit: Unit) -> Output:
         if len(readers) != 1:
             walk.refuse(value, f"should lead to one output, but is read {len(readers)} times")
         node = readers[0]
-        if node.operator == "Mul":
+        if node.operator == "Mul" and not bins:
             factor = (1.0 if factor is None else factor) * _scalar(walk, node)
         elif node.operator == "Reshape":
             shape = graph.constant(node, 1)
             width = int(shape[-1]) if shape is not None and shape.ndim == 1 and len(shape) else None
         elif node.operator == "Sigmoid":
             score = True
+        elif node.operator == "Softmax" and not bins:
+            walk.see(node)
+            node, bins = _means(walk, node, width)
         elif node.operator != "Transpose" or node.ints("perm", ()) not in _LAST:
             graph.refuse(node, "is not known behind a last convolution")
         moved += [node.operator] if node.operator in _TO_ROWS else []
         walk.see(node)
         value = node.output
-    if moved and moved != list(_TO_ROWS):
+    if moved and moved != [*_TO_ROWS, *_TO_ROWS[1 : 1 + bool(bins)]]:
         walk.refuse(value, f"should make rows of anchors by {' and '.join(_TO_ROWS)}, both")
     index = graph.outputs.index(value)
     declared = graph.declared[index]
@@ -197,7 +219,19 @@ def _output(walk: Walk, unit: Unit) -> Output:
         factor=factor,
         width=width if width and width > 0 else None,
         is_map=not moved,
+        bins=bins,
     )
+
+
+def _means(walk: Walk, softmax: Node, width: int | None) -> tuple[Node, int]:
+    """The product that makes a mean of each distribution over 0, 1, 2 ..., and how many bins."""
+    product = walk.graph.only_reader(softmax.output, "MatMul")
+    bins = walk.graph.constant(product, 1)
+    if bins is None or bins.ravel().tolist() != list(range(bins.size)):
+        walk.graph.refuse(product, "should weigh each bin of a distribution by its number")
+    if width not in (None, bins.size) or softmax.attributes.get("axis") not in _LAST_AXIS:
+        walk.graph.refuse(softmax, f"should make distributions over {bins.size} bins")
+    return product, bins.size
 
 
 def _scalar(walk: Walk, node: Node) -> float:

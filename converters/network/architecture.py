@@ -33,6 +33,7 @@ CHANNELS = 3  # of the image
 TRACE_CELLS = (2, 3)
 
 Block = Literal["separable", "basic", "bottleneck"]
+NeckKind = Literal["pafpn", "fpn"]
 OUTPUT_KINDS = ("score", "bbox", "kps")
 
 
@@ -64,6 +65,8 @@ class Architecture:
     shared_tower: bool = True  # mmdet's cls_reg_share: one tower feeds scores, boxes, keypoints
     class_names: tuple[str, ...] = ()  # of several classes, where a config names them
     normalization: Normalization = STANDARD  # of the pictures that the network was trained on
+    neck: NeckKind = "pafpn"  # "fpn": the top-down path alone
+    box_bins: int = 0  # DFL: each distance is a distribution over 0 ... box_bins - 1; 0: no DFL
 
     def __post_init__(self) -> None:
         """Refuse rows that no SCRFD can have, before torch reports them as a shape error."""
@@ -75,6 +78,8 @@ class Architecture:
         rules = {
             "block must be separable, basic or bottleneck": self.block
             in ("separable", "basic", "bottleneck"),
+            "neck must be pafpn or fpn": self.neck in ("pafpn", "fpn"),
+            "box_bins must be 0 or at least 2": self.box_bins != 1,
             f"stem_channels needs {stem} entries": len(self.stem_channels) == stem,
             f"stage_blocks needs {STAGES} entries": len(self.stage_blocks) == STAGES,
             f"stage_channels needs {STAGES} entries": len(self.stage_channels) == STAGES,

@@ -26,6 +26,7 @@ LARGEST = {
     "strides": 256,  # 32, 128 with two more levels
     "anchors": 32,  # 2
     "classes": 1000,  # 1
+    "box_bins": 64,  # 17 in GFL, whose reg_max is 16
 }
 MOST_VALUES = 8  # of a list; there are four stages, and at most six strides
 LONGEST_NAME = 200  # characters; it becomes a part of file names
@@ -72,5 +73,5 @@ def parameters(architecture: Architecture) -> int:
         2 * 9 * convs * max(c, a.neck_channels) * c
         for convs, c in zip(a.head_convs, a.head_channels, strict=False)
     )
-    rows = a.anchors * (a.classes + 4 + 2 * a.keypoints)
+    rows = a.anchors * (a.classes + 4 * max(a.box_bins, 1) + 2 * a.keypoints)
     return stages + neck + towers + 9 * rows * sum(a.head_channels)

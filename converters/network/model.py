@@ -27,7 +27,7 @@ class SCRFD(nn.Module):
         self.architecture = architecture
         separable = architecture.block == "separable"
         self.backbone = MobileNet(architecture) if separable else ResNet(architecture)
-        self.neck = PAFPN(architecture)
+        self.neck = PAFPN(architecture) if architecture.neck == "pafpn" else FPN(architecture)
         self.bbox_head = Head(architecture)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -187,8 +187,8 @@ class BiasConv(nn.Module):
         return self.conv(x)  # type: ignore[no-any-return]
 
 
-class PAFPN(nn.Module):
-    """Feature pyramid with a bottom-up path. No norm and no activation anywhere."""
+class FPN(nn.Module):
+    """Feature pyramid, from the coarsest level down. No norm and no activation anywhere."""
 
     def __init__(self, a: Architecture) -> None:
         super().__init__()
@@ -197,8 +197,6 @@ class PAFPN(nn.Module):
         self.lateral_convs = nn.ModuleList(BiasConv(i, c, 1) for i in used)
         convs = [BiasConv(c, c, 3) for _ in used] + [BiasConv(c, c, 3, 2) for _ in range(extra)]
         self.fpn_convs = nn.ModuleList(convs)
-        self.downsample_convs = nn.ModuleList(BiasConv(c, c, 3, 2) for _ in used[1:])
-        self.pafpn_convs = nn.ModuleList(BiasConv(c, c, 3) for _ in used[1:])
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
         x = [conv(level) for conv, level in zip(self.lateral_convs, levels, strict=True)]
@@ -206,12 +204,29 @@ class PAFPN(nn.Module):
             # A factor and no size: Resize then has constant scales, which OpenCV reads right.
             x[i - 1] = x[i - 1] + F.interpolate(x[i], scale_factor=2.0, mode="nearest")
         x = [conv(level) for conv, level in zip(self.fpn_convs, x, strict=False)]
-        for i, down in enumerate(self.downsample_convs):  # bottom-up, before the last convs
-            x[i + 1] = x[i + 1] + down(x[i])
-        x[1:] = [conv(level) for conv, level in zip(self.pafpn_convs, x[1:], strict=True)]
+        x = self.bottom_up(x)
         for conv in list(self.fpn_convs)[len(x) :]:  # strides beyond the backbone's
             x.append(conv(x[-1]))
         return x  # each (N, neck_channels, H/stride, W/stride)
+
+    def bottom_up(self, x: list[Tensor]) -> list[Tensor]:
+        return x
+
+
+class PAFPN(FPN):
+    """A second path, from the finest level up, before the strides beyond the backbone's."""
+
+    def __init__(self, a: Architecture) -> None:
+        super().__init__(a)
+        pairs, c = len(self.lateral_convs) - 1, a.neck_channels
+        self.downsample_convs = nn.ModuleList(BiasConv(c, c, 3, 2) for _ in range(pairs))
+        self.pafpn_convs = nn.ModuleList(BiasConv(c, c, 3) for _ in range(pairs))
+
+    def bottom_up(self, x: list[Tensor]) -> list[Tensor]:
+        for i, down in enumerate(self.downsample_convs):
+            x[i + 1] = x[i + 1] + down(x[i])
+        x[1:] = [conv(level) for conv, level in zip(self.pafpn_convs, x[1:], strict=True)]
+        return x
 
 
 # ---------------------------------------------------------------- head
@@ -275,7 +290,7 @@ class Head(nn.Module):
         if not a.shared_tower:
             self.reg_stride_convs = nn.ModuleDict({k: self._tower(*v) for k, v in shape.items()})
         self.stride_cls = self._predictors(a.classes)
-        self.stride_reg = self._predictors(BOX_SIDES)
+        self.stride_reg = self._predictors(BOX_SIDES * max(a.box_bins, 1))
         if a.keypoints:
             self.stride_kps = self._predictors(2 * a.keypoints)
         if a.box_scales:
@@ -303,10 +318,20 @@ class Head(nn.Module):
             reg = cls if self.a.shared_tower else self.reg_stride_convs[key](x)
             box = self.stride_reg[key](reg)
             scores.append(rows(self.stride_cls[key](cls), self.a.classes).sigmoid())
-            boxes.append(rows(self.scales[i](box) if self.a.box_scales else box, BOX_SIDES))
+            boxes.append(self._distances(self.scales[i](box) if self.a.box_scales else box))
             if self.a.keypoints:
                 keypoints.append(rows(self.stride_kps[key](reg), 2 * self.a.keypoints))
         return (*scores, *boxes, *keypoints)
+
+    def _distances(self, x: Tensor) -> Tensor:
+        """(N, anchors*4[*bins], h, w) -> (N, h*w*anchors, 4), in units of the stride."""
+        if not self.a.box_bins:
+            return rows(x, BOX_SIDES)
+        # The mean of a distribution (Li et al. 2020, Generalized Focal Loss, equation 5).
+        logits = rows(x, self.a.box_bins)  # (N, h*w*anchors*4, bins)
+        bins = torch.arange(self.a.box_bins, dtype=x.dtype)
+        mean = logits.softmax(-1) @ bins[:, None]
+        return mean.reshape(x.shape[0], -1, BOX_SIDES)
 
 
 def rows(x: Tensor, width: int) -> Tensor:

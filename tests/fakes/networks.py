@@ -36,4 +36,8 @@ NETWORKS = {
         TINY, strides=(4, 8, 16, 32), head_channels=(8,) * 4, head_convs=(1,) * 4),
     "one stride": replace(TINY, strides=(32,), head_channels=(8,), head_convs=(1,)),
     "three strides from 16": replace(TINY, strides=(16, 32, 64)),
+    "top-down neck": replace(TINY, neck="fpn"),
+    "top-down neck with more strides": replace(TINY, neck="fpn", strides=(16, 32, 64)),
+    "distributions": replace(TINY, box_bins=9),
+    "shared distributions": replace(TINY, **SHARED, box_bins=17, keypoints=0, neck="fpn"),
 }  # fmt: skip

@@ -11,6 +11,7 @@ from scrfdconv.converters.normalization import STANDARD, Normalization
 UNSCALED = Normalization(std=(1.0, 1.0, 1.0))
 BLUE_FIRST = Normalization(color="bgr")
 NAMES = ("face", "plate")
+VARIANCE = 0.5  # of distributions, in bins: 1 is missed by 0.02, whole and half numbers above less
 
 
 def twin(checkpoint: Checkpoint, normalization: Normalization) -> Checkpoint:
@@ -40,4 +41,28 @@ def twice(checkpoint: Checkpoint) -> Checkpoint:
 
     weights = {k: repeated(v) if ".stride_cls." in k else v for k, v in checkpoint.weights.items()}
     architecture = replace(checkpoint.architecture, classes=2, class_names=NAMES)
+    return replace(checkpoint, weights=weights, architecture=architecture)
+
+
+def distributed(checkpoint: Checkpoint, bins: int) -> Checkpoint:
+    """Boxes as distributions (DFL) around the same distances.
+
+    A normal distribution around d has the logits -(x - d)^2 / 2v at the bins x. Without what is
+    the same for all bins, these are (2xd - x^2) / 2v: linear in d, so that the last convolution
+    makes them. Its mean over whole numbers is d again, but for the tails that 0 ... bins - 1 cut.
+    """
+    import torch
+
+    places = torch.arange(float(bins))
+
+    def spread(key: str, tensor: Any) -> Any:  # rows: anchor, side, bin
+        if ".stride_reg." not in key:
+            return tensor
+        rows = places.repeat(len(tensor)) / VARIANCE
+        spread = tensor.repeat_interleave(bins, dim=0) * rows.reshape(-1, *[1] * (tensor.dim() - 1))
+        return spread if key.endswith("weight") else spread - VARIANCE / 2 * rows**2
+
+    assert not checkpoint.architecture.box_scales
+    weights = {key: spread(key, tensor) for key, tensor in checkpoint.weights.items()}
+    architecture = replace(checkpoint.architecture, box_bins=bins)
     return replace(checkpoint, weights=weights, architecture=architecture)

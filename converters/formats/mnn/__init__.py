@@ -28,7 +28,7 @@ class Mnn(Format):
     extra = "mnn"
     modules = ("MNN",)
     why_no_input_forms = "MNN's own ImageProcess prepares pictures"
-    why_no_faces = "a file of MNN does not show the rows that its faces are checked against"
+    why_no_faces = "its converter does not keep the rows that faces are checked against"
 
     def recognises(self, path: Path, head: bytes) -> bool:
         """True for a flatbuffer whose root has layers where MNN has them."""

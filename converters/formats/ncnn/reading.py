@@ -36,7 +36,9 @@ _DIGEST = re.compile(r"scrfdconv-bin-sha256-([0-9a-f]{64})")
 # Numbers of the parameters, as the format assigns them.
 _OUT, _KERNEL, _BIAS, _WEIGHTS, _GROUP, _KERNEL_H = 0, 1, 5, 6, 7, 11
 _CHANNELS, _AFFINE = 1, 3  # of GroupNorm
+_CONSTANT, _COLUMNS, _ROWS = 5, 8, 9  # of Gemm's second factor
 CONVOLUTIONS = ("Convolution", "ConvolutionDepthWise")
+_MARKED = (*CONVOLUTIONS, "Gemm")  # before their weights stands a mark of the number type
 # Layers without weights are not listed here. Weights of an unknown layer would stay unread, and
 # `require_end` finds unread weights.
 _MEMORY_SIDES = (0, 1, 2, 11)  # w, h, c, d of MemoryData
@@ -190,6 +192,8 @@ class _Weights:
             elif layer.kind == "GroupNorm" and layer.number(_AFFINE, 1):
                 yield self._floats(layer.number(_CHANNELS))
                 yield self._floats(layer.number(_CHANNELS))
+            elif layer.kind == "Gemm" and layer.number(_CONSTANT):
+                yield self._flagged(layer.number(_COLUMNS) * layer.number(_ROWS))
             elif layer.kind == "MemoryData":
                 yield self._floats(math.prod(max(layer.number(k), 1) for k in _MEMORY_SIDES))
         except ValueError:
@@ -230,7 +234,7 @@ class _Weights:
 
 
 def half_weights(network: NcnnNetwork) -> bytes:
-    """The .bin of ``network`` with the weights of convolutions in float16, all else in float32.
+    """The .bin of ``network`` with weights that have a mark in float16, all else in float32.
 
     Raises ArtifactError for weights beyond float16.
     """
@@ -238,7 +242,7 @@ def half_weights(network: NcnnNetwork) -> bytes:
         part
         for layer in network.layers
         for at, values in enumerate(network.weights[layer.name])
-        for part in _stored(layer, values, half=at == 0 and layer.kind in CONVOLUTIONS)
+        for part in _stored(layer, values, half=at == 0 and layer.kind in _MARKED)
     )
 
 

@@ -108,7 +108,7 @@ class OpenVino(Format):
         return convolutions_of(path)
 
     def layers(self, path: Path) -> Layers | None:
-        """The file in pieces, with float or half weights."""
+        """The file in pieces."""
         from scrfdconv.converters.formats.openvino.layers import OpenVinoLayers
 
-        return None if self.precision_of(path) == "int8" else OpenVinoLayers(path)
+        return OpenVinoLayers(path)

@@ -14,7 +14,6 @@ from scrfdconv.converters.formats.openvino.reading import (
     CONVOLUTIONS,
     bias_add,
     convolution_of,
-    stored_precision,
 )
 from scrfdconv.converters.formats.openvino.runner import OpenVinoRunner
 from scrfdconv.converters.layers import Layer, Layers
@@ -46,15 +45,15 @@ class OpenVinoLayers(Layers):
         self._by_name = {layer.name: layer for layer in self.all}
 
     def _convolutions(self) -> Iterator[Layer]:
-        precision = stored_precision(self._model)
         for node in self._model.get_ordered_ops():
             convolution = convolution_of(node)
             if convolution is not None:
-                last = bias_add(node) or node
+                add = bias_add(node, len(convolution.weight))
+                last = add[0] if add else node
                 yield Layer(
                     name=convolution.name,
                     value=last.get_friendly_name(),
-                    convolution=convolution.stored_in(precision),
+                    convolution=convolution,
                 )
 
     def _outputs(self) -> Iterator[Layer]:

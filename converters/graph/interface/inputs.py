@@ -61,7 +61,7 @@ def as_trained(convolution: Convolution, form: InputForm, network: Normalization
     return replace(
         convolution,
         weight=weight[:, ::-1] if exchange else weight,
-        storage=replace(storage, step=storage.step * most, reach=storage.reach / most),
+        storage=replace(storage, step=storage.step * most, reach=storage.reach / most, factor=most),
     )
 
 

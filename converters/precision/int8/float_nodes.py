@@ -38,6 +38,7 @@ OPERATORS = ("Conv", "Relu", "Add", "MaxPool", "AveragePool", "Resize")
 ASKED_FOR = "asked for (--keep-float)"
 SCORE_REASON = "score convolution: a poor calibration set would cut its scores off"
 JOINED_REASON = "joined with the score convolution, which costs no time"
+DISTRIBUTION_REASON = "convolution of distributions (DFL): a softmax makes small errors large"
 BEHIND_REASON = "behind the last convolution of a head"
 AFFINE_REASON = "scale or shift of a normalisation"
 LEAN_REASON = "too few multiply-adds per value: bytes would not be faster"
@@ -66,6 +67,7 @@ def float_nodes(
         (ASKED_FOR, nodes_asked_for(model, keep_float)),
         (SCORE_REASON, sorted(heads.scores)),
         (JOINED_REASON, sorted(node.name for group in siblings for node in group)),
+        (DISTRIBUTION_REASON, sorted(heads.distributions)),
         (BEHIND_REASON, sorted(heads.behind)),
         (AFFINE_REASON, list(_affine(model))),
         (LEAN_REASON, list(_lean(model, target))),

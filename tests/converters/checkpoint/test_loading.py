@@ -61,6 +61,17 @@ def test_every_container_gives_the_same_weights(container, tiny, tmp_path):
     assert loaded.name == "model"
 
 
+def test_other_bins_than_whole_numbers_are_refused(tiny, tmp_path):
+    network = seeded_checkpoint(replace(tiny.architecture, box_bins=9))
+    key = "bbox_head.integral.project"
+    right = saved(tmp_path, {**network.weights, key: torch.arange(9.0)}, "right.pth")
+    wrong = saved(tmp_path, {**network.weights, key: torch.arange(9.0) / 2}, "wrong.pth")
+
+    assert load_checkpoint(right).architecture.box_bins == 9
+    with pytest.raises(CheckpointError, match=rf"{key} is not 0 to 8"):
+        load_checkpoint(wrong)
+
+
 def test_old_pickle_files_load(tiny, tmp_path):
     path = tmp_path / "old.pth"
     torch.save({"state_dict": dict(tiny.weights)}, path, _use_new_zipfile_serialization=False)

@@ -70,6 +70,22 @@ def test_levels_that_the_head_does_not_use_change_nothing(extra):
     assert read(text) == read(CONFIG)
 
 
+@pytest.mark.parametrize("more", ["", ", upsample_cfg=dict(mode='nearest')"])
+def test_a_top_down_neck_is_read(more):
+    found = read(CONFIG.replace("type='PAFPN'", f"type='FPN'{more}"))
+
+    assert found == replace(read(CONFIG), neck="fpn")
+
+
+@pytest.mark.parametrize(
+    ("said", "bins"), [("loss_dfl=True, reg_max=16", 17), ("loss_dfl=dict(type='X')", 9)]
+)
+def test_boxes_as_distributions_are_read(said, bins):
+    text = CONFIG.replace("loss_dfl=False, reg_max=8", said)
+
+    assert read(text) == replace(read(CONFIG), box_bins=bins)
+
+
 def test_levels_that_are_used_stay_strict():
     text = CONFIG.replace("num_outs=3", "num_outs=5").replace("[8, 16, 32]", "[8, 16, 32, 64]")
 
@@ -81,11 +97,13 @@ def test_levels_that_are_used_stay_strict():
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("loss_dfl=False", "loss_dfl=dict(type='DistributionFocalLoss')", "DFL"),
+        ("loss_dfl=False, reg_max=8", "loss_dfl=True, reg_max=0", "reg_max = 0 leaves no bins"),
+        ("loss_dfl=False, reg_max=8", "loss_dfl=True, reg_max=-1", "reg_max = -1"),
         ("type='ResNetV1e'", "type='ResNet'", "is no SCRFD backbone"),
         ("block='BasicBlock'", "block='SEBlock'", "known are BasicBlock, Bottleneck"),
         ("type='SCRFDHead'", "type='GFLHead'", "only 'SCRFDHead' is"),
-        ("type='PAFPN'", "type='FPN'", "only 'PAFPN' is"),
+        ("type='PAFPN'", "type='GhostPAN'", "'GhostPAN' is not supported (PAFPN, FPN)"),
+        ("type='PAFPN'", "type='FPN', upsample_cfg=dict(mode='bilinear')", "only 'nearest' is"),
         ("strides=[8, 16, 32]", "strides=[4, 8, 16]", "do not fit the neck"),
         ("type='GN'", "type='IN'", "not supported (BN, SyncBN, GN)"),
         ("num_classes=1", "num_classes=len(CLASSES)", "line"),

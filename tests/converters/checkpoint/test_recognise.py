@@ -16,7 +16,8 @@ from scrfdconv.converters.errors import CheckpointError
 from scrfdconv.converters.network.architecture import BUILTIN
 
 KPS = BUILTIN["scrfd_2.5g_kps"]
-INTEGRAL = {"bbox_head.integral.project": (9,)}
+INTEGRAL_KEY = "bbox_head.integral.project"
+INTEGRAL = {INTEGRAL_KEY: (9,)}
 
 VARIANTS = {
     "wider": replace(KPS, stage_channels=(32, 64, 64, 96), neck_channels=32),
@@ -38,6 +39,12 @@ VARIANTS = {
     "bottleneck": replace(BUILTIN["scrfd_34g"], head_groups=0, head_shared=False,
                           head_channels=(256,) * 3, head_convs=(2,) * 3),
     "separable": replace(BUILTIN["scrfd_1gbn"], keypoints=5, head_separable=True),
+    "fpn": replace(KPS, neck="fpn"),
+    "fpn_five_strides": replace(KPS, neck="fpn", strides=(8, 16, 32, 64, 128),
+                                head_channels=(64,) * 5, head_convs=(2,) * 5),
+    "dfl": replace(KPS, box_bins=9),
+    "dfl_shared": replace(KPS, box_bins=9, head_shared=True, head_channels=(64,),
+                          head_convs=(2,), classes=2, anchors=1),
 }  # fmt: skip
 
 
@@ -97,17 +104,28 @@ def with_rows(shapes, predictor, factor):
     return {k: (v[0] * factor, *v[1:]) if predictor in k else v for k, v in shapes.items()}
 
 
-def test_distributions_over_bins_are_refused_with_the_reason():
-    shapes = with_rows(parameter_shapes(KPS) | INTEGRAL, ".stride_reg.", 9)
+@pytest.mark.parametrize("bins", [9, 17])
+def test_one_anchor_tells_the_bins_without_their_constant(bins):
+    dfl = replace(KPS, name="dfl", anchors=1, box_bins=bins)
 
-    with pytest.raises(CheckpointError, match="DFL"):
-        recognise(shapes, "dfl")
+    assert recognise(parameter_shapes(dfl), "dfl") == dfl
+
+
+def test_as_many_anchors_as_bins_could_be_either():
+    nine_anchors = parameter_shapes(replace(KPS, anchors=9, keypoints=0)) | INTEGRAL
+
+    with pytest.raises(CheckpointError, match="9 anchors and no DFL as well as 1 anchors and 9"):
+        recognise(nine_anchors, "file")
 
 
 REFUSED = {
     "distributions without their constant": (
         lambda shapes: with_rows(shapes, ".stride_reg.", 9),
-        "2 score and 72 box rows do not fit together.*loss_dfl=False",
+        "fit 1 anchors and 18 bins of DFL as well as 2 anchors and 9 bins of DFL; pass .* --config",
+    ),
+    "rows of nothing": (
+        lambda shapes: with_rows(shapes | {INTEGRAL_KEY: (5,)}, ".stride_reg.", 9),
+        "2 score and 72 box rows do not fit together",
     ),
     "half a point": (
         lambda shapes: {k: (21, *v[1:]) if ".stride_kps." in k else v for k, v in shapes.items()},

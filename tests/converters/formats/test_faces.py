@@ -11,6 +11,7 @@ import pytest
 from scrfdconv.checks.faces.in_graph import in_graph_results
 from scrfdconv.checks.stimuli import stimuli
 from scrfdconv.checks.verification import Demand
+from scrfdconv.checks.weights import compare_weights
 from scrfdconv.converters.errors import ArtifactError, UsageError
 from scrfdconv.converters.formats import formats, open_artifact
 from scrfdconv.converters.formats.onnx import OnnxOptions
@@ -93,13 +94,31 @@ def test_int8_faces_are_decoded_in_float(int8_onnx):
     assert open_artifact(int8_onnx).precision == "int8"
 
 
-def test_openvino_takes_int8_faces(int8_onnx, tmp_path):
+def test_openvino_takes_int8_faces(int8_onnx, tiny, tmp_path):
     maker, source = usable("openvino"), formats()["onnx"].artifact_at(int8_onnx, "int8")
 
     maker.convert(source, tmp_path / "faces.xml", maker.options(), None, "int8")
 
     assert judged(tmp_path / "faces.xml")["faces", "compared"] > 50
     assert open_artifact(tmp_path / "faces.xml").precision == "int8"
+    at_rest = compare_weights(tiny, tmp_path / "faces.xml", "int8")
+    assert at_rest.results()
+    assert all(result.passed for result in at_rest.results()), at_rest.results()
+
+
+def test_a_weight_of_8_bits_that_was_changed_is_found_in_openvino(int8_onnx, tiny, tmp_path):
+    maker, model = usable("openvino"), onnx.load(int8_onnx)
+    tensor = next(t for t in model.graph.initializer if t.name.endswith("weight_quantized"))
+    weights = onnx.numpy_helper.to_array(tensor).copy()
+    weights.flat[0] += 5 if weights.flat[0] < 0 else -5  # steps
+    tensor.CopyFrom(onnx.numpy_helper.from_array(weights, tensor.name))
+    onnx.save(model, tmp_path / "other.onnx")
+    source = formats()["onnx"].artifact_at(tmp_path / "other.onnx", "int8")
+    maker.convert(source, tmp_path / "other.xml", maker.options(), None, "int8")
+
+    at_rest = compare_weights(tiny, tmp_path / "other.xml", "int8")
+
+    assert any(not result.passed for result in at_rest.results())
 
 
 @pytest.mark.parametrize(

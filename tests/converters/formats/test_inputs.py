@@ -204,3 +204,22 @@ def test_openvino_says_what_a_foreign_graph_takes(tiny, tiny_onnx, tmp_path):
 
     for name, values in EagerRunner(tiny).run(images).items():
         np.testing.assert_allclose(got[name], values, atol=ROUNDED)
+
+
+def test_halves_of_multiplied_weights_are_those_of_training(tiny, tmp_path):
+    """Weights that absorbed 1 / 128 fall below the smallest normal number of FP16."""
+    maker = formats()["openvino"]
+    if missing := maker.why_not_built():
+        pytest.skip(missing)
+    key = next(key for key, value in tiny.weights.items() if value.ndim == 4)
+    small = tiny.weights[key].clone()
+    small[0, 0] = 1.03e-4
+    checkpoint = replace(tiny, weights={**tiny.weights, key: small})
+    source = formats()["onnx"].artifact_at(written(checkpoint, tmp_path / "frame.onnx", **FRAME))
+
+    maker.convert(source, tmp_path / "frame.xml", maker.options(), None, "fp16")
+
+    runner = maker.open(tmp_path / "frame.xml")
+    at_rest = compare_weights(checkpoint, tmp_path / "frame.xml", "fp16", runner.interface.form)
+    assert runner.interface.form.type == "uint8"
+    assert not at_rest.differ

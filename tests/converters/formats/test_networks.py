@@ -14,7 +14,15 @@ from scrfdconv.recipes.artifacts.target import target_of
 from scrfdconv.recipes.faces.pictures import synthetic_pictures
 
 # What formats may stumble over; each network goes through those that convert an ONNX.
-CHOSEN = ("shared GroupNorm", "five strides", "classes and anchors", "two keypoints", "separable")
+CHOSEN = (
+    "shared GroupNorm",
+    "five strides",
+    "classes and anchors",
+    "two keypoints",
+    "separable",
+    "top-down neck",
+    "distributions",
+)
 CASES = [
     (name, network, precision)
     for name, one in formats().items()

@@ -150,6 +150,8 @@ VARIANTS = {
     "unequal towers": {"head_channels": (8, 16, 24), "head_convs": (1, 2, 1)},
     "bottleneck": {"block": "bottleneck"},
     "separable": {"block": "separable", "stem_channels": (4, 8), "head_separable": True},
+    "top-down neck": {"neck": "fpn"},
+    "distributions": {"box_bins": 9},
 }  # fmt: skip
 
 

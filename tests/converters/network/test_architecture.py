@@ -83,7 +83,7 @@ def test_a_recipe_states_only_what_differs_from_its_base(tmp_path):
         ("[architecture", "is not TOML"),
         ("[model]\n", "has no [architecture] table"),
         ('[architecture]\nbase = "scrfd_11g"\n', "base 'scrfd_11g'"),
-        ('[architecture]\nbase = "scrfd_10g"\nneck = 3\n', "unknown key 'neck'; known are base"),
+        ('[architecture]\nbase = "scrfd_10g"\nnecks = 3\n', "unknown key 'necks'; known are base"),
         (
             '[architecture]\nbase = "scrfd_10g"\nanchors = true\n',
             "$.anchors: expected int, got bool",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -36,6 +37,7 @@ from scrfdconv.converters.precision.int8.conversion import (
 from scrfdconv.converters.precision.int8.float_nodes import (
     AFFINE_REASON,
     BEHIND_REASON,
+    DISTRIBUTION_REASON,
     JOINED_REASON,
     LEAN_REASON,
     RELU_REASON,
@@ -140,6 +142,23 @@ def test_tensorrt_gets_symmetric_pairs_and_float_biases(tiny_onnx, table, tmp_pa
     assert zeros
     assert all(zero.dtype == np.int8 and not zero.any() for zero in zeros)
     assert Counter(n.op_type for n in model.graph.node)["Relu"] > 0
+
+
+@pytest.mark.parametrize("target", ["cpu", "openvino", "tensorrt"])
+def test_distributions_of_boxes_stay_float(target, tiny, tmp_path):
+    network = seeded_checkpoint(replace(tiny.architecture, box_bins=9))
+    model = quantizable(load_onnx(exported(network, tmp_path / "dfl.onnx")))
+
+    kept = float_nodes(model, network.architecture.output_names, target)
+
+    floats = {name for entry in kept for name in entry.nodes}
+    rows = {tensor.name: tensor.dims[0] for tensor in model.graph.initializer if tensor.dims}
+    logits = (n for n in model.graph.node if n.op_type == "Conv" and rows[n.input[1]] == 2 * 4 * 9)
+    last = {node.name for node in logits}
+    assert len(last) == 3
+    assert last <= floats
+    told = [len(entry.nodes) for entry in kept if entry.reason == DISTRIBUTION_REASON]
+    assert told == ([] if target == "cpu" else [3])
 
 
 def test_group_norm_stays_float(tiny_gn, tmp_path):

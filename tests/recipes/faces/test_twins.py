@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import onnx
 import pytest
-from twins import BLUE_FIRST, UNSCALED, twin
+from twins import BLUE_FIRST, UNSCALED, distributed, twin
 
 from scrfdconv.checks.faces.compare import faces_on_canvas
 from scrfdconv.checks.faces.images import letterbox, read_image
@@ -110,3 +110,23 @@ def test_a_twin_of_a_released_detector_finds_its_six_faces(data, normalization):
 
     assert len(wanted) == 6
     same(found, wanted)
+
+
+BINS = 17  # its faces are at most 7 strides wide
+PIXELS = 0.5  # of the photograph; measured: 0.24
+
+
+def test_a_twin_with_distributions_finds_the_six_faces(data, tmp_path):
+    checkpoint = load_checkpoint(data / "checkpoints/scrfd_500m_bnkps.pth")
+    other = distributed(checkpoint, BINS)
+    runner = OnnxRunner(exported(other, tmp_path / "twin.onnx"))
+    image = read_image(data / "images/test/insightface_t1.jpg")
+
+    (wanted,) = Detector(EagerRunner(checkpoint)).detect([image])
+    (eager,) = Detector(EagerRunner(other)).detect([image])
+    (found,) = Detector(runner).detect([image])
+
+    assert len(wanted) == 6
+    same(found, eager)
+    np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-5)
+    np.testing.assert_allclose(found.boxes, wanted.boxes, atol=PIXELS)
