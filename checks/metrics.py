@@ -80,10 +80,17 @@ class Bias:
 
     slope: float  # distance from 1
     offset: float  # mean error, at the mean of the reference
+    growth: float = 0.0  # how far it is above 1
+    skew: float = 0.0  # distance of a column's slope from the median slope of all columns
 
     def worst(self, other: Bias) -> Bias:
-        """The larger slope and the larger offset of both."""
-        return Bias(max(self.slope, other.slope), max(self.offset, other.offset))
+        """The larger value of both for every measure."""
+        return Bias(
+            max(self.slope, other.slope),
+            max(self.offset, other.offset),
+            max(self.growth, other.growth),
+            max(self.skew, other.skew),
+        )
 
 
 @dataclass
@@ -121,9 +128,12 @@ class LineFit:
         rows = self._weight**2 / self._squares
         deviation = np.sqrt(np.divide(rest, spread, out=np.zeros_like(x), where=varied))
         by_chance = CHANCE / np.sqrt(rows)
+        uneven = np.abs(slope - np.median(slope[varied])) if varied.any() else np.zeros_like(x)
         return Bias(
             float(np.maximum(np.abs(slope - 1) - by_chance * deviation, 0).max()),
             float(np.maximum(np.abs(y - x) - by_chance * np.sqrt(rest), 0).max()),
+            float(np.maximum(slope - 1 - by_chance * deviation, 0).max()),
+            float(np.maximum(uneven - by_chance * deviation, 0)[varied].max(initial=0)),
         )
 
 

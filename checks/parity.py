@@ -303,19 +303,13 @@ class _OutputComparison:
         worst = Bias(0.0, 0.0)
         for fit in self.fits.values():
             worst = worst.worst(fit.bias())
-        yield CheckResult(
-            check=CHECK,
-            subject=self.name,
-            metric="slope",
-            measured=worst.slope,
-            limit=limits.slope,
-            detail=_WORST,
-        )
-        yield CheckResult(
-            check=CHECK,
-            subject=self.name,
-            metric="offset",
-            measured=worst.offset,
-            limit=limits.offset,
-            detail=_WORST,
-        )
+        for metric in ("slope", "offset", "growth", "skew"):
+            if np.isfinite(limit := getattr(limits, metric)):
+                yield CheckResult(
+                    check=CHECK,
+                    subject=self.name,
+                    metric=metric,
+                    measured=getattr(worst, metric),
+                    limit=limit,
+                    detail=_WORST,
+                )

@@ -26,6 +26,7 @@ from scrfdconv.checks.parity import (
     strong_samples,
 )
 from scrfdconv.checks.precision import audit as audit_onnx
+from scrfdconv.checks.preparation import PreparationComparison
 from scrfdconv.checks.results import CheckResult, Report
 from scrfdconv.checks.tolerances import bias_limits_for, growth_of_one_sum, limits_for
 from scrfdconv.checks.weights import compare_weights
@@ -117,18 +118,28 @@ def compare_opened(
     """
     agree_on_pictures(want, got)
     faces = FacesComparison(precision if isinstance(precision, str) else got.precision)
+    preparation = PreparationComparison(want) if _hides_in_noise(precision, demand) else None
 
     def observe(sample: Sample, wanted: Outputs, gotten: Outputs) -> None:
         if sample.path:
             height, width = sample.images.shape[2:]
             faces.add(sample.name, (height, width), wanted, gotten)
+        if preparation:
+            preparation.add(sample.images, wanted, gotten)
         if demand.observe:
             demand.observe(sample, wanted, gotten)
 
     samples = _samples(want, got, demand)
     loosen = demand.loosen * _growth(want, got, precision)
     results = compare(want, got, samples, precision=precision, loosen=loosen, observe=observe)
-    return [*results, *faces.results()]
+    more = preparation.results(loosen) if preparation else ()
+    return [*results, *faces.results(), *more]
+
+
+def _hides_in_noise(precision: str | Mapping[str, str], demand: Demand) -> bool:
+    """True for INT8 that no photographs judge: faces show what limits on noise do not."""
+    judged = {precision} if isinstance(precision, str) else set(precision.values())
+    return "int8" in judged and not demand.images
 
 
 def _growth(want: Runner, got: Runner, precision: str | Mapping[str, str]) -> float:

@@ -95,6 +95,19 @@ def test_one_wrong_column_shows_its_slope_and_its_offset(factor, offset, slope, 
     assert found.offset == pytest.approx(moved, abs=0.01)
 
 
+@pytest.mark.parametrize(
+    ("factors", "growth", "skew"),
+    [((1.1,) * 4, 0.1, 0), ((0.95,) * 4, 0, 0), ((0.96, 0.96, 1.06, 0.96), 0.06, 0.1)],
+)
+def test_growth_and_skew_are_told_apart_from_what_all_columns_lose(factors, growth, skew):
+    want = columns()
+
+    found = fitted(want, want * np.array(factors))
+
+    assert found.growth == pytest.approx(growth, abs=1e-6)
+    assert found.skew == pytest.approx(skew, abs=1e-6)
+
+
 def test_rows_count_as_much_as_their_weights():
     want = columns(100)
     got = want.copy()

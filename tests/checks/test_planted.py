@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnx
 import pytest
-from faults import FAULTS, OF_ALL_STRIDES, OF_ONE_STRIDE, fits, plant, weights_noisy
+from faults import FAULTS, OF_ALL_STRIDES, OF_ONE_STRIDE, OF_THE_INPUT, plant, weights_noisy
 from tables import every
 
 from scrfdconv.checks import parity
@@ -26,9 +26,9 @@ from scrfdconv.recipes.artifacts.target import target_of
 from scrfdconv.recipes.faces.pictures import synthetic_pictures
 
 SHAPE = (96, 128)
+CALIBRATED = 2  # every so many photographs are enough for these tests, and save a minute
 CUT_OFF = "cut off"  # does nothing where no score is that high
 KINDS = ("fp16", "int8", "mixed")
-CHECKPOINTS = ("scrfd_500m_bnkps", "scrfd_2.5g_bnkps", "scrfd_500m")
 
 
 class Remembering(Runner):
@@ -120,6 +120,15 @@ def test_a_fault_of_a_mixed_model_fails_without_photographs(
     assert {r.subject for r in report.failures} >= set(fault.touches or ("score_8", "bbox_16"))
 
 
+@pytest.mark.parametrize("fault", OF_THE_INPUT[:2], ids=str)
+def test_wrong_pictures_fail_in_int8_without_photographs(
+    fault, models, reference, small_pictures, tmp_path
+):
+    report = report_on(reference, plant(models["int8"], fault), tmp_path)
+
+    assert "preparation" in {r.check for r in report.failures}
+
+
 def test_noise_on_every_weight_fails(models, reference, small_pictures, tmp_path):
     noisy = plant(models["fp16"], weights_noisy(0.05))
 
@@ -133,7 +142,7 @@ def test_noise_on_every_weight_fails(models, reference, small_pictures, tmp_path
 def real_models(data, name, folder):
     """The reference at 320x320, remembered, and its FP16 and INT8 models."""
     source = load_checkpoint(data / "checkpoints" / f"{name}.pth")
-    photographs = find_images([data / "images/calibration"])
+    photographs = find_images([data / "images/calibration"])[::CALIBRATED]
     parent = folder / "fp32.onnx"
     convert(source, target_of("onnx", "fp32", {"shape": (320, 320)}), parent, None)
     return Remembering(OnnxRunner(parent)), {
@@ -144,34 +153,40 @@ def real_models(data, name, folder):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    return {name: tmp_path_factory.mktemp(name) for name in CHECKPOINTS}
+    return {name: tmp_path_factory.mktemp(name) for name in {case[0] for case in REAL}}
 
 
-# Without photographs these stay within the noise of a real INT8 model: known gaps, to be closed.
-UNSEEN_IN_INT8 = {
-    "BGR for RGB",
-    "pictures 10 % too bright",
-    "one keypoint 10 % too far at stride 16",
-}
+# How many faults each model gets, as one of so many: the whole table only where 8 bits hide most.
+REAL = [
+    ("scrfd_500m_bnkps", "int8", 0, 1),
+    ("scrfd_500m_bnkps", "fp16", 0, 5),
+    ("scrfd_500m_bnkps", "int8", 3, 4),
+    ("scrfd_500m_bnkps", "fp16", 3, 7),
+    ("scrfd_2.5g_bnkps", "int8", 0, 5),
+    ("scrfd_2.5g_bnkps", "fp16", 3, 7),
+]
+# What INT8 without photographs hid from limits on errors and slopes.
+HIDDEN = ("BGR for RGB", "pictures 10 % too bright", "one keypoint 10 % too far at stride 16")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("photographs", [0, 3])
-@pytest.mark.parametrize("kind", ["fp16", "int8"])
-@pytest.mark.parametrize("name", CHECKPOINTS)
-def test_real_models_pass_and_their_faults_do_not(name, kind, photographs, data, folders, tmp_path):
+@pytest.mark.parametrize("case", REAL, ids=lambda case: " ".join(map(str, case)))
+def test_real_models_pass_and_their_faults_do_not(case, data, folders, tmp_path):
+    name, kind, photographs, step = case
     reference, models = real_models(data, name, folders[name])
     images = find_images([data / "images/test"])
     images = images[:: max(1, len(images) // photographs)][:photographs] if photographs else []
-    table = [f for f in (FAULTS if not photographs else OF_ALL_STRIDES) if fits(f, models[kind])]
+    table = FAULTS if not photographs else OF_ALL_STRIDES
+    hidden = [fault for fault in FAULTS if fault.name in HIDDEN and not photographs]
+    planted = dict.fromkeys([*table[::step], *hidden])
 
     right = report_on(reference, models[kind], tmp_path, images)
     passed = [
         fault.name
-        for fault in table
+        for fault in planted
         if report_on(reference, plant(models[kind], fault), tmp_path, images).passed
     ]
 
     assert right.passed, right.summary()
-    assert set(passed) <= (UNSEEN_IN_INT8 if kind == "int8" and not photographs else set())
-    assert len(table) >= (14 if photographs else 56)
+    assert passed == []
+    assert len(planted) >= len(table) // step
