@@ -203,8 +203,8 @@ class Format(ABC):
         """What ``--json`` says of an artifact that was just made, beside its files."""
         return {}
 
-    def remark_made(self, precision: str) -> str:
-        """What a user should know of an artifact that was just made."""
+    def remark_made(self, path: Path, precision: str) -> str:
+        """What a user should know of the artifact at ``path``, which was just made."""
         return ""
 
     def settled_options(self, source: Artifact, options: Any) -> Any:

@@ -147,13 +147,13 @@ def convert(
         lines=(*settled.lines, *lines, *told),
         warnings=settled.warnings,
         notes=(*settled.notes, *linted.notes),
-        remarks=tuple(_remarks(source, maker, target.precision or FLOAT)),
+        remarks=tuple(_remarks(source, maker, artifact)),
         not_run=maker.why_not_run() if demand else "",
     )
 
 
-def _remarks(source: Source, maker: Format, precision: str) -> Iterator[str]:
-    if remark := maker.remark_made(precision):
+def _remarks(source: Source, maker: Format, made: Artifact) -> Iterator[str]:
+    if remark := maker.remark_made(made.path, made.precision):
         yield remark
     wanted = source.architecture.normalization if isinstance(source, Checkpoint) else STANDARD
     if wanted != STANDARD and not maker.keeps_metadata:

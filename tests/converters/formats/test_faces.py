@@ -135,6 +135,22 @@ def test_a_file_with_faces_is_a_source(name, precision, faces_onnx, tmp_path):
     assert judged(out)["faces", "faults"] == 0
 
 
+def test_a_file_of_openvino_alone_gives_the_faces_that_were_compared(faces_onnx, tmp_path):
+    """The comparison adds rows to the outputs, which programs do not."""
+    maker, source = usable("openvino"), formats()["onnx"].artifact_at(faces_onnx)
+    maker.convert(source, tmp_path / "faces.xml", maker.options(), None)
+    import openvino
+
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(str(tmp_path / "faces.xml"), "CPU", settings)
+    alone = compiled(IMAGES[:1])
+
+    compared, _ = open_artifact(tmp_path / "faces.xml").faces_and_rows(IMAGES[:1])
+    assert compared["count"].min() > 0
+    for name, values in compared.items():
+        np.testing.assert_allclose(alone[name], values, atol=1e-3)
+
+
 def test_openvino_halves_no_limit_of_faces(faces_onnx, tmp_path):
     """0.5 is a face: the limit in the graph is the float32 below, which FP16 does not have."""
     from scrfdconv.converters.formats.openvino.api import choosers, read_model

@@ -18,7 +18,7 @@ from scrfdconv.checks.parity import compare, samples_for
 from scrfdconv.checks.stimuli import stimuli
 from scrfdconv.converters.checkpoint.loading import load_checkpoint, seeded_checkpoint
 from scrfdconv.converters.errors import ArtifactError, MissingError, UsageError
-from scrfdconv.converters.formats.onnx import DEFAULT_OPSET, Onnx, OnnxOptions
+from scrfdconv.converters.formats.onnx import DEFAULT_OPSET, NOT_FOR_OPENCV, Onnx, OnnxOptions
 from scrfdconv.converters.formats.onnx.building import OPSETS, onnx_from_checkpoint, simplified
 from scrfdconv.converters.formats.pytorch.runner import EagerRunner
 from scrfdconv.converters.graph.model_file import load_onnx, opset_of, serialised
@@ -111,9 +111,11 @@ def test_dynamic_graphs_compute_no_shapes(tiny, tiny_gn, tmp_path):
 
 @pytest.mark.parametrize("opset", [11, DEFAULT_OPSET])
 @pytest.mark.parametrize("size", [(1, 64, 96), (1, 128, 64)])
-def test_opencv_reads_the_dynamic_graph_right(opset, size, tiny, tmp_path):
+@pytest.mark.parametrize("changes", [{}, {"neck": "fpn", "box_bins": 9}])
+def test_opencv_reads_the_dynamic_graph_right(changes, opset, size, tiny, tmp_path):
     """Sizes that are computed from shapes are misread by OpenCV 4, without a word."""
-    path = export(tiny, tmp_path, opset=opset)
+    checkpoint = seeded_checkpoint(replace(tiny.architecture, **changes))
+    path = export(checkpoint, tmp_path, opset=opset)
     images = stimuli(*size, 0)
     network = cv2.dnn.readNetFromONNX(str(path))
     network.setInput(images)
@@ -124,6 +126,13 @@ def test_opencv_reads_the_dynamic_graph_right(opset, size, tiny, tmp_path):
     for values, (name, known) in zip(found, expected.items(), strict=True):
         # OpenCV 4.12 differs by 2.5e-5, where a neck that is misread differs by 0.25
         np.testing.assert_allclose(values, known, atol=1e-4, err_msg=name)
+
+
+def test_what_opencv_4_cannot_read_is_said_of_the_file(tiny, tiny_gn, tmp_path):
+    told = Onnx().remark_made
+
+    assert told(export(tiny_gn, tmp_path), "fp32") == NOT_FOR_OPENCV
+    assert told(export(tiny, tmp_path), "fp32") == ""
 
 
 @pytest.mark.parametrize("shape", [None, (64, 64)])
