@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -54,15 +55,24 @@ def errors(reference: np.ndarray, other: np.ndarray) -> Errors:
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:
-    norm = float(np.linalg.norm(a) * np.linalg.norm(b))
+    norm = math.sqrt(_dot(a, a)) * math.sqrt(_dot(b, b))
     if norm == 0:  # a zero vector has no direction: equal only to another zero vector
         return 1.0 if not a.any() and not b.any() else 0.0
-    return float(a @ b) / norm
+    return _dot(a, b) / norm
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> float:
+    """The sum of products, on one thread.
+
+    BLAS shares ten thousand products among all cores, whose waiting for each other takes a third
+    of the processor time of a verification.
+    """
+    return float(np.einsum("i,i", a, b))
 
 
 def sqnr(signal: np.ndarray, noise: np.ndarray) -> float:
     """10 log10 of signal power by noise power of two flat arrays, at most ``SILENT_SQNR``."""
-    noise_power, power = float(noise @ noise), float(signal @ signal)
+    noise_power, power = _dot(noise, noise), _dot(signal, signal)
     if noise_power == 0:
         return SILENT_SQNR
     if power == 0:
@@ -112,8 +122,9 @@ class LineFit:
         """Add (rows, width) of both models; ``weights`` (rows,) say how much a row counts."""
         x, y, w = (a.astype(np.float64) for a in (want, got, weights))
         self._weight += float(w.sum())
-        self._squares += float(w @ w)
-        self._sums += np.stack([w @ x, w @ y, w @ (x * x), w @ (x * y), w @ (y * y)])
+        self._squares += _dot(w, w)
+        products = np.stack([x, y, x * x, x * y, y * y])
+        self._sums += np.einsum("r,krw->kw", w, products)  # on one thread, as `_dot`
 
     def bias(self) -> Bias:
         """The worst slope and the worst offset; zero where nothing had any weight."""

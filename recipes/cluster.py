@@ -8,6 +8,7 @@ worker, and so do tasks whose error may pass, such as one of a network's disk.
 
 from __future__ import annotations
 
+import logging
 import queue
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ WORKER_SECONDS = 60.0  # a worker that the system starts anew loads its librarie
 POLL_SECONDS = 1.0  # between two looks whether the cluster still lives
 RETRIES = 2  # of a task that fails by an error of its worker's system
 AHEAD = 2  # tasks for each thread, so that no worker waits for the next one
+_TALKATIVE = ("distributed.client", "distributed.core", "distributed.comm", "distributed.batched")
 SHOWN_DIGITS = 12  # of the code's digest
 
 
@@ -196,6 +198,8 @@ def _client(address: str) -> Any:
         from distributed import Client
     except ImportError as error:
         raise MissingError("--scheduler needs Dask: pip install 'scrfdconv[dask]'.") from error
+    for name in _TALKATIVE:  # with tracebacks, of what is said here in a sentence
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         return Client(address, timeout=CONNECT_SECONDS)
     except (OSError, TimeoutError, ValueError) as error:

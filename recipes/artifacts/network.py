@@ -118,7 +118,7 @@ def _fit_in_words(report: Report) -> str:
 
 
 def _is_wanted(source: Artifact, target: Target) -> bool:
-    """True for a file of ours with the opset, the outputs and the sizes that are asked for."""
+    """True for a file of ours with the opset, the ends and the sizes that are asked for."""
     model = load_onnx(source.path)
     own = own_metadata(metadata_of(model))
     if architecture_from_metadata(own) is None:
@@ -128,6 +128,8 @@ def _is_wanted(source: Artifact, target: Target) -> bool:
         options.opset in (None, opset_of(model))
         and options.outputs in (None, output_kind(own))
         and (not options.asks_for_input or options.form(network_of(model)) == form_of(model))
+        and (form_of(model) == PLAIN or not target.maker.why_no_input_forms)
+        and (output_kind(own) != "faces" or not target.maker.why_no_faces)
         and _takes(model, target)
     )
 

@@ -124,3 +124,19 @@ def test_a_file_keeps_its_pictures_unless_asked(name, options, lifted, tiny_onnx
     assert (opened.lifted is not None) == lifted
     if not lifted:
         assert "it takes uint8 NHWC" in opened.notes[0]
+
+
+@pytest.mark.parametrize("options", [FRAME, {"outputs": "faces"}])
+def test_a_format_that_cannot_have_the_ends_of_a_file_of_ours_gets_the_network(
+    options, tiny, tmp_path
+):
+    path = tmp_path / "ours.onnx"
+    path.write_bytes(serialised(onnx_from_checkpoint(tiny, OnnxOptions(**options))))
+    source = formats()["onnx"].artifact_at(path)
+
+    kept = opened_for(source, target_of("openvino"), verify=False)
+    opened = opened_for(source, target_of("ncnn"), verify=False)
+
+    assert kept.source == source
+    assert opened.lifted == source
+    assert opened.source.architecture.strides == tiny.architecture.strides
