@@ -6,6 +6,7 @@ runs of the same round. A process for each model keeps their thread pools and me
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import time
@@ -22,13 +23,21 @@ import numpy.typing as npt
 from scrfdconv.checks.faces.compare import faces_on_input, model_input
 from scrfdconv.checks.faces.decode import DEPLOYMENT_THRESHOLD, Faces, candidates
 from scrfdconv.checks.faces.images import normalise
-from scrfdconv.converters.errors import ArtifactError, CheckFailed, MissingError
+from scrfdconv.converters.errors import (
+    ArtifactError,
+    CheckFailed,
+    MissingError,
+    ScrfdconvError,
+    reason_of,
+)
 from scrfdconv.converters.formats import formats
 from scrfdconv.converters.metadata import installed_version
 from scrfdconv.converters.normalization import Normalization
 from scrfdconv.converters.runner import Interface, Runner
 from scrfdconv.converters.system.machine import cpu_name
 from scrfdconv.converters.system.workers import Died, Worker
+
+logger = logging.getLogger(__name__)
 
 Seconds = npt.NDArray[np.float64]
 
@@ -38,11 +47,16 @@ DEFAULT_WARM_UP = 5  # the first runs allocate, choose kernels and wake threads
 # down where all processors are in use: 24 ms with ONNX Runtime, 10 ms with torch's OpenMP
 # (processor time after a run of the 2.5G model with two threads).
 PAUSE_SECONDS = 0.03
+# For one answer of a model's process: opening a file and one run. 34G at 1280x1280 on one core
+# takes seconds, and runtimes compile for a minute or two. What is longer silent hangs.
+PATIENCE_SECONDS = 600.0
 SEED = 0  # of the noise images; the time of a model does not depend on the seed
 # Distributions of ONNX Runtime other than the plain one, and what prepares the images.
 _BESIDE_FORMATS = ("onnxruntime-openvino", "onnxruntime-gpu", "numpy")
 
 Open = Callable[[], Runner]  # picklable: it is called in the model's own process
+GiveUp = Callable[[str, str], None]  # called with a model that failed, and the reason
+Choose = Callable[[Mapping[str, Interface]], "Workload"]  # what each model accepts -> what all run
 _Call = tuple[Callable[..., Any], tuple[Any, ...]]  # a function and its arguments
 
 
@@ -113,17 +127,20 @@ class Workload:
 @contextmanager
 def contest(
     models: Mapping[str, Open],
-    choose: Callable[[Sequence[Interface]], Workload],
+    choose: Choose,
     threads: int | None = None,
     *,
     twins: bool = False,
     photographs: Sequence[Path] = (),
+    give_up: GiveUp | None = None,
 ) -> Iterator[Contest]:
     """Models by name in processes of their own, warmed up; ``choose`` picks the workload.
 
     ``choose`` gets what each model accepts. ``threads`` limits each model's runtime; None leaves
     it to the runtimes. With ``twins``, a file that this machine can compute in two arithmetics
-    runs in both. The faces of ``photographs`` are found before the first measured run.
+    runs in both. The faces of ``photographs`` are found before the first measured run. A model
+    that fails is told to ``give_up`` and left out, unless it is the first one; without
+    ``give_up`` its error is raised.
     """
     with ExitStack() as stack:
 
@@ -131,59 +148,92 @@ def contest(
             worker = stack.enter_context(Worker[_Call, Any](_answer, threads))
             return _TimedModel(name, model, worker)
 
-        timed, interfaces = list[_TimedModel](), list[Interface]()
+        one = Contest(give_up)
         for name, opening in models.items():
-            timed.append(model_called(name, opening))
-            opened = timed[-1].open(twins=twins)
-            interfaces.append(opened.interface)
-            if opened.has_twin:
-                timed.append(model_called(name, partial(_twin_of, opening)))
-                timed[-1].open()
-        workload = choose(interfaces)
-        for model in timed:
-            # Files of some formats cannot say how pictures are prepared: as for the first model.
-            model.find_faces(photographs, workload.shape, interfaces[0].normalization)
-        for model in timed:
-            model.warm_up(workload)
-        yield Contest(timed, workload)
+            model = one.add(model_called(name, opening))
+            with one.sparing(model):
+                model.open(twins=twins)
+                if model.opened.has_twin:
+                    one.add(model_called(name, partial(_twin_of, opening))).open()
+        one.prepare(choose, photographs)
+        yield one
 
 
 class Contest:
     """Models that take turns; those that leave end with the runs that they have."""
 
-    def __init__(self, models: Sequence[_TimedModel], workload: Workload) -> None:
-        self._models, self.workload = models, workload
-        self._left: dict[_TimedModel, Timing] = {}
+    workload: Workload
+
+    def __init__(self, give_up: GiveUp | None = None) -> None:
+        self._all: list[_TimedModel] = []
+        self._give_up, self._failed = give_up, set[str]()
+        self._left: set[_TimedModel] = set()
+
+    def add(self, model: _TimedModel) -> _TimedModel:
+        """Let ``model`` take part."""
+        self._all.append(model)
+        return model
+
+    def prepare(self, choose: Choose, photographs: Sequence[Path]) -> None:
+        """Choose the workload, find the faces, and warm all models up."""
+        interfaces = {model.name: model.opened.interface for model in self._here()}
+        self.workload = choose(interfaces)
+        # Files of some formats cannot say how pictures are prepared: as for the first model.
+        assumed = next(iter(interfaces.values())).normalization
+        for model in self._here():
+            with self.sparing(model):
+                model.find_faces(photographs, self.workload.shape, assumed)
+        for model in self._here():
+            with self.sparing(model):
+                model.warm_up(self.workload)
+
+    def _here(self) -> Iterator[_TimedModel]:
+        """The models that have not failed so far; both timings of a file fail together."""
+        return (model for model in self._all if model.name not in self._failed)
+
+    @contextmanager
+    def sparing(self, model: _TimedModel) -> Iterator[None]:
+        """Let an error of ``model`` in the block cost that model only, unless it is the first."""
+        try:
+            yield
+        except Exception as error:  # of any library, in the model's own process
+            if self._give_up is None or model.name == self._all[0].name:
+                raise
+            if not isinstance(error, ScrfdconvError):
+                logger.info("%s", model.name, exc_info=error)
+            self._failed.add(model.name)
+            model.end()
+            self._give_up(model.name, reason_of(error))
 
     @property
-    def faces(self) -> list[tuple[Faces, ...]]:
-        """What each model finds on each photograph, before the deployment threshold."""
-        return [model.faces for model in self._models]
+    def faces(self) -> dict[tuple[str, str], tuple[Faces, ...]]:
+        """What each model, by name and precision, finds on each photograph, before a threshold."""
+        return {(model.name, model.opened.precision): model.faces for model in self._here()}
 
     def run(self, times: int, progress: Callable[[int], None] = lambda done: None) -> None:
         """Let every model that is still here run so many times, in turns."""
         for done in range(1, times + 1):
-            for model in self._models:
+            for model in self._here():
                 if model not in self._left:
-                    model.run()
+                    with self.sparing(model):
+                        model.run()
             progress(done)
 
     def leave(self, places: Collection[int]) -> None:
         """End the processes of the models at these places of ``timings``."""
-        for place in places:
-            model = self._models[place]
-            if model not in self._left:
-                self._left[model] = model.timing(self.workload)
-                model.end()
+        here = list(self._here())
+        for model in {here[place] for place in places} - self._left:
+            self._left.add(model)
+            model.end()
 
     def timings(self) -> list[Timing]:
-        """What was measured so far, also of the models that left."""
-        return [self._left.get(model) or model.timing(self.workload) for model in self._models]
+        """What was measured so far of the models that have not failed, also if they left."""
+        return [model.timing(self.workload) for model in self._here()]
 
 
 def measure(
     models: Mapping[str, Open],
-    choose: Callable[[Sequence[Interface]], Workload],
+    choose: Choose,
     threads: int | None = None,
     *,
     twins: bool = False,
@@ -201,16 +251,14 @@ class _TimedModel:
         self.name = name
         self._open, self._worker = model, worker
         self._runs: list[tuple[float, float]] = []  # wall, processor
+        self._peak = 0  # bytes
         self.faces: tuple[Faces, ...] = ()  # of each photograph, before the threshold
         self.opened: _Opened
 
     def _ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        found = self._worker.ask((function, arguments))
+        found = self._worker.ask((function, arguments), PATIENCE_SECONDS)
         if isinstance(found, Died):
-            raise MissingError(
-                f"{self.name}: its process was ended, as systems do when memory runs out; try a "
-                "smaller --shape or --batch."
-            )
+            raise MissingError(f"{self.name}: {found.why}; try a smaller --shape or --batch.")
         return found
 
     def open(self, *, twins: bool = False) -> _Opened:
@@ -234,7 +282,8 @@ class _TimedModel:
             self._ask(_run)
 
     def run(self) -> None:
-        self._runs.append(self._ask(_run))
+        wall, busy, self._peak = self._ask(_run)
+        self._runs.append((wall, busy))
         time.sleep(PAUSE_SECONDS)
 
     def end(self) -> None:
@@ -247,7 +296,7 @@ class _TimedModel:
             name=self.name,
             seconds=wall,
             processor=busy,
-            peak_bytes=self._ask(peak_memory),
+            peak_bytes=self._peak,
             batch=workload.batch,
             precision=self.opened.precision,
             remark=self.opened.remark,
@@ -303,12 +352,12 @@ def _prepare(workload: Workload) -> None:
     candidates(runner.run(images), workload.shape, DEPLOYMENT_THRESHOLD)
 
 
-def _run() -> tuple[float, float]:
+def _run() -> tuple[float, float, int]:
     runner, images = _here["runner"], _here["fed"]
     busy, wall = time.process_time(), time.perf_counter()
     runner.run_fed(images)
     wall, busy = time.perf_counter() - wall, time.process_time() - busy
-    return wall, busy
+    return wall, busy, peak_memory()
 
 
 def peak_memory() -> int:

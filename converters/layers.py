@@ -51,4 +51,7 @@ class Layers(ABC):
 
     @abstractmethod
     def operators(self, name: str, given: Mapping[str, np.ndarray]) -> Counter[str]:
-        """The operators between a layer and the layers of ``given`` that the layer reads."""
+        """The operators between a layer and the layers of ``given`` that the layer reads.
+
+        They have the names that ONNX gives them.
+        """

@@ -13,6 +13,7 @@ from typing import Any
 from scrfdconv.checks.benchmark import (
     DEFAULT_RUNS,
     DEFAULT_WARM_UP,
+    GiveUp,
     Ratio,
     Timing,
     Workload,
@@ -113,25 +114,40 @@ def compare_speed(
     bench: BenchOptions,
     progress: Callable[[int, int], None] = lambda done, total: None,
     losers: Losers = lambda compared: (),
+    give_up: GiveUp | None = None,
+    opened: Mapping[str, Source] | None = None,
 ) -> tuple[list[ComparedModel], Workload]:
     """Time models of any kind, by label, side by side; the others are compared with the first one.
 
     Files of a runtime with execution providers run on the options' provider, too, in a row of their
     own. Each number of threads is a contest of its own: the models take turns within it, and
-    ``losers`` leave between its rounds.
+    ``losers`` leave between its rounds. A model that fails is told to ``give_up`` and left out of
+    all that follows; without ``give_up`` its error is raised. ``opened`` are the models, by label,
+    that the caller has opened already.
     """
-    entries = dict(_entries(models, options))
+    entries = dict(_entries(models, options, opened or {}))
     found: list[ComparedModel] = []
-    agreed: list[Agreement | None] = []
+    agreed: dict[tuple[str, str], Agreement | None] = {}
+
+    def lose(label: str, why: str) -> None:
+        assert give_up is not None
+        del entries[label]
+        give_up(label, why)
+
     total = len(bench.threads) * bench.runs
     for at, threads in enumerate(bench.threads):
         openings = {
             label: partial(_open, one.model, one.options, threads) for label, one in entries.items()
         }
-        choose, photographs = partial(_workload, bench, entries), () if agreed else bench.images
-        with contest(openings, choose, threads, twins=True, photographs=photographs) as one:
-            first = one.faces[0]
-            agreed = agreed or [_agreement(first, faces, bench.margin) for faces in one.faces]
+        with contest(
+            openings,
+            partial(_workload, bench),
+            threads,
+            twins=True,
+            photographs=() if agreed else bench.images,
+            give_up=lose if give_up else None,
+        ) as one:
+            agreed = agreed or _agreements(one.faces, bench.margin)
             for before, after in pairwise((0, *_ends_of_rounds(bench.runs))):
                 done = at * bench.runs + before
                 one.run(after - before, partial(_advance, progress, done, total))
@@ -152,11 +168,11 @@ def _ends_of_rounds(runs: int) -> list[int]:
 
 def _compared(
     timings: Sequence[Timing],
-    agreed: Sequence[Agreement | None],
+    agreed: Mapping[tuple[str, str], Agreement | None],
     entries: Mapping[str, _Entry],
     threads: int | None,
 ) -> Iterator[ComparedModel]:
-    for timing, kept in zip(timings, agreed, strict=True):
+    for timing in timings:
         source = entries[timing.name].source
         yield ComparedModel(
             timing=timing,
@@ -164,7 +180,7 @@ def _compared(
             threads=threads,
             file_bytes=_size(source),
             format=source.format,
-            agreement=kept,
+            agreement=agreed[timing.name, timing.precision],
         )
 
 
@@ -196,10 +212,12 @@ def labels(models: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _entries(models: Mapping[str, str], options: SourceOptions) -> Iterator[tuple[str, _Entry]]:
+def _entries(
+    models: Mapping[str, str], options: SourceOptions, opened: Mapping[str, Source]
+) -> Iterator[tuple[str, _Entry]]:
     plain, on_provider = replace(options, provider=None), False
     for label, model in models.items():
-        source = open_source(model, plain)
+        source = opened.get(label) or open_source(model, plain)
         yield label, _Entry(model=model, options=plain, source=source)
         if options.provider and formats()[source.format].has_providers:
             on_provider = True
@@ -214,6 +232,14 @@ def _entries(models: Mapping[str, str], options: SourceOptions) -> Iterator[tupl
 
 def _open(model: str, options: SourceOptions, threads: int | None) -> Runner:
     return open_runner(open_source(model, options), threads)
+
+
+def _agreements(
+    faces: Mapping[tuple[str, str], Sequence[Faces]], margin: float
+) -> dict[tuple[str, str], Agreement | None]:
+    """How many of the first model's faces each model keeps."""
+    first = next(iter(faces.values()))
+    return {model: _agreement(first, found, margin) for model, found in faces.items()}
 
 
 def _agreement(
@@ -234,16 +260,14 @@ def _size(source: Source) -> int | None:
     return source.path.stat().st_size if source.path else None
 
 
-def _workload(
-    bench: BenchOptions, entries: Mapping[str, _Entry], interfaces: Sequence[Interface]
-) -> Workload:
+def _workload(bench: BenchOptions, interfaces: Mapping[str, Interface]) -> Workload:
     """The shape and batch that all models accept."""
-    shapes = (interface.shape for interface in interfaces)
-    batches = (interface.batch for interface in interfaces)
+    shapes = (interface.shape for interface in interfaces.values())
+    batches = (interface.batch for interface in interfaces.values())
     shape = bench.shape or next(filter(None, shapes), DEFAULT_SIZE)
     batch = bench.batch or next(filter(None, batches), 1)
     require_shape(shape)
-    for name, interface in zip(entries, interfaces, strict=True):
+    for name, interface in interfaces.items():
         if not interface.accepts(batch, *shape):
             takes = [interface.batch, interface.height, interface.width]
             raise UsageError(

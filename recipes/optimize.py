@@ -27,7 +27,7 @@ from scrfdconv.converters.normalization import shown
 from scrfdconv.converters.precision import FLOAT
 from scrfdconv.converters.precision.int8 import DEFAULT_FACE_LOSS
 from scrfdconv.converters.structured import write_json
-from scrfdconv.recipes.artifacts.conversion import SourceOptions, open_source
+from scrfdconv.recipes.artifacts.conversion import SourceOptions
 from scrfdconv.recipes.bench import BenchOptions, ComparedModel, compare_speed
 from scrfdconv.recipes.faces.detection import DEFAULT_SIZE, open_runner
 from scrfdconv.recipes.order import Stage, silent
@@ -89,6 +89,11 @@ class Optimized:
     def is_kept(self, model: ComparedModel) -> bool:
         """True for the winner's row."""
         return self.kept is not None and model is self.kept.model
+
+    def in_two_arithmetics(self, model: ComparedModel) -> bool:
+        """True if this machine computes the same file in another arithmetic, too."""
+        names = [one.timing.name for one in self.deciding]
+        return names.count(model.timing.name) > 1
 
     def draw(self, title: str, path: Path) -> None:
         """The picture of all candidates; raises MissingError without matplotlib."""
@@ -194,6 +199,7 @@ def _pace(model: ComparedModel) -> float:
 
 def optimize(
     model: str,
+    source: Source,
     reading: SourceOptions,
     options: OptimizeOptions,
     out: Path,
@@ -202,13 +208,14 @@ def optimize(
 ) -> Optimized:
     """Build, verify, judge and time every candidate; keep the fastest one in the folder ``out``.
 
-    ``out`` gets the file, its report, the picture, and the plan of INT8; nothing without a
-    candidate within the budget. Raises UsageError for an unknown candidate and OutputError for a
-    folder with files before anything is built, and CheckFailed where the source finds no face.
+    ``source`` is ``model``, as ``reading`` opens it. ``out`` gets the file, its report, the
+    picture, and the plan of INT8; nothing without a candidate within the budget. A candidate that
+    fails, or whose process ends, is left out. Raises UsageError for an unknown candidate and
+    OutputError for a folder with files before anything is built, CheckFailed where the source finds
+    no face or every candidate fails, and MissingError where this machine can make none.
     """
     wanted = candidates_called(options.candidates)
     require_new_folder(out)
-    source = open_source(model, reading)
     own = open_runner(source).interface
     shape = options.shape or own.shape or DEFAULT_SIZE
     batch = own.batch or 1
@@ -231,7 +238,8 @@ def optimize(
         for one in files.made():
             made[one.candidate.name] = one
             tell(f"{one.candidate.name}: {one.why_not or 'made and verified'}")
-        found = _timed(model, reading, options, made, shape, batch, stage)
+        _require_some(made)
+        found = _timed(model, source, reading, options, made, shape, batch, stage)
         return _with_kept(found, made, model, reading, source, out, folder)
 
 
@@ -257,8 +265,21 @@ def _require_faces(source: Source, images: Sequence[Path], shape: tuple[int, int
     )
 
 
+def _require_some(made: Mapping[str, FileForRuntime]) -> None:
+    """Raise the error of the first candidate where there is no file of any."""
+    if any(one.path for one in made.values()):
+        return
+    tried = [one for one in made.values() if not one.missing] or list(made.values())
+    kind = MissingError if tried[0].missing else CheckFailed
+    raise kind(
+        f"None of {len(made)} candidates could be made; the first, {tried[0].candidate.name}: "
+        f"{tried[0].why_not}"
+    )
+
+
 def _timed(
     model: str,
+    source: Source,
     reading: SourceOptions,
     options: OptimizeOptions,
     made: Mapping[str, FileForRuntime],
@@ -276,14 +297,28 @@ def _timed(
     )
     budget = Budget(options.max_face_loss)
     models = {model: model, **{name: str(one.path) for name, one in made.items() if one.path}}
+    left_out = {name: one.why_not for name, one in made.items() if not one.path}
     with stage("timing") as advance:
-        compared, workload = compare_speed(models, reading, bench, advance, budget.losers)
-    return Optimized(
-        compared=tuple(compared),
-        left_out={name: one.why_not for name, one in made.items() if not one.path},
+        compared, workload = compare_speed(
+            models,
+            reading,
+            bench,
+            advance,
+            budget.losers,
+            give_up=left_out.__setitem__,
+            opened={model: source},
+        )
+    found = Optimized(
+        # What failed with one number of threads is not shipped for another.
+        compared=tuple(one for one in compared if one.timing.name not in left_out),
+        left_out=left_out,
         workload=workload,
         budget=budget,
     )
+    if not found.deciding:
+        name, why = next((name, why) for name, why in left_out.items() if name in models)
+        raise CheckFailed(f"Every candidate failed while it was timed; the first, {name}: {why}.")
+    return found
 
 
 # ---------------------------------------------------------------- what is kept

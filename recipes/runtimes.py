@@ -1,8 +1,12 @@
-"""The files of one network for every runtime of this machine, to compare their speed."""
+"""The files of one network for every runtime of this machine, to compare their speed.
+
+A process of its own makes them: one that a library ends costs the file that was being made.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +14,18 @@ from typing import Any
 
 from scrfdconv.checks.verification import Demand
 from scrfdconv.converters.artifact import Artifact
-from scrfdconv.converters.errors import ArtifactError, CheckFailed, ScrfdconvError, UsageError
+from scrfdconv.converters.errors import (
+    ArtifactError,
+    CheckFailed,
+    ScrfdconvError,
+    UsageError,
+    reason_of,
+)
 from scrfdconv.converters.formats import Format, Source, formats
 from scrfdconv.converters.precision import FLOAT, precisions
 from scrfdconv.converters.precision.int8 import DEFAULT_FACE_LOSS
+from scrfdconv.converters.system.scratch import temporary_files_in
+from scrfdconv.converters.system.workers import Died, Worker
 from scrfdconv.recipes.artifacts.conversion import convert
 from scrfdconv.recipes.artifacts.naming import default_output
 from scrfdconv.recipes.artifacts.network import GRAPH, network_in
@@ -21,6 +33,11 @@ from scrfdconv.recipes.artifacts.target import target_of
 from scrfdconv.recipes.faces.pictures import spread
 from scrfdconv.recipes.order import Stage, silent
 
+logger = logging.getLogger(__name__)
+
+# For one file: the search for INT8 of 34G at 640x640 took a quarter of an hour on two cores. What
+# takes longer than this hangs.
+PATIENCE_SECONDS = 3600.0
 # A file's faces are counted on all photographs where the file is timed: its verification, which
 # runs the reference again for each file, needs only some.
 MOST_VERIFIED = 8
@@ -58,6 +75,7 @@ class FileForRuntime:
     path: Path | None = None
     plan: Path | None = None  # what was measured and decided, where that was much
     why_not: str = ""
+    missing: bool = False  # this machine cannot make it, or not run it
 
     @property
     def label(self) -> str:
@@ -105,37 +123,85 @@ class RuntimeFiles:
         """All files; what cannot be made or run comes with the reason."""
         source = _network(self.source)
         wanted = self.candidates or all_candidates()
-        graph = self._made(Candidate(GRAPH, FLOAT), source, None)
-        parent = GRAPH.artifact_at(graph.path) if graph.path else None
-        for one in wanted:
-            if one == graph.candidate:
-                yield graph
-            else:
-                fits = one.format.chain()[0] is GRAPH
-                yield self._made(one, source, parent if fits else None)
+        with Worker[_Order, str](_made, None) as worker:
+            graph = self._file(Candidate(GRAPH, FLOAT), source, None, worker)
+            parent = GRAPH.artifact_at(graph.path) if graph.path else None
+            for one in wanted:
+                if one == graph.candidate:
+                    yield graph
+                else:
+                    fits = one.format.chain()[0] is GRAPH
+                    yield self._file(one, source, parent if fits else None, worker)
 
-    def _made(self, one: Candidate, source: Source, parent: Artifact | None) -> FileForRuntime:
+    def _file(
+        self, one: Candidate, source: Source, parent: Artifact | None, worker: Worker[_Order, str]
+    ) -> FileForRuntime:
         maker, precision = one.format, one.precision
         if missing := maker.why_not_built() or maker.why_not_run():
-            return FileForRuntime(candidate=one, why_not=missing)
+            return FileForRuntime(candidate=one, why_not=missing, missing=True)
         if one.calibrated and not self.images:
             return FileForRuntime(candidate=one, why_not="is calibrated on --images.")
-        name = default_output(source.name, maker.suffix, self.shape, precision)
-        out = self.folder / maker.name / name
+        out = self.folder / maker.name / default_output(
+            source.name, maker.suffix, self.shape, precision
+        )  # fmt: skip
         out.parent.mkdir(exist_ok=True)
         given: dict[str, Any] = {"shape": self.shape, "batch": self.batch}
         plan = self.folder / f"{precision}-{maker.int8_target}.json" if one.calibrated else None
         if plan:
             given |= {"plan": plan, "max_face_loss": self.max_face_loss}
-        try:
-            target = target_of(maker.name, precision, given)
-            demand = Demand(spread(self.images, MOST_VERIFIED), weights=False)
-            convert(
-                source, target, out, demand, images=self.images, parent=parent, stage=self.stage
-            )
-        except ScrfdconvError as error:
-            return FileForRuntime(candidate=one, why_not=str(error).replace(str(out), out.name))
+        order = _Order(
+            name=maker.name,
+            precision=precision,
+            options=given,
+            source=source,
+            parent=parent,
+            images=self.images,
+            out=out,
+        )
+        with self.stage(f"making {one.label}"):
+            why_not = worker.ask(order, PATIENCE_SECONDS)
+        if isinstance(why_not, Died):
+            why_not = f"{why_not.why}."
+        if why_not:
+            return FileForRuntime(candidate=one, why_not=why_not)
         return FileForRuntime(candidate=one, path=out, plan=plan)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Order:
+    """What the process that makes files must know of one."""
+
+    name: str  # of the format
+    precision: str
+    options: Mapping[str, Any]
+    source: Source
+    parent: Artifact | None
+    images: tuple[Path, ...]
+    out: Path
+
+
+def _made(order: _Order) -> str:
+    """Make and verify a file; why there is none, or "" if there is one."""
+    try:
+        target = target_of(order.name, order.precision, order.options)
+        demand = Demand(spread(order.images, MOST_VERIFIED), weights=False)
+        with temporary_files_in(order.out.parent):
+            convert(
+                order.source,
+                target,
+                order.out,
+                demand,
+                images=order.images,
+                parent=order.parent,
+            )
+    except ScrfdconvError as error:
+        return str(error).replace(str(order.out), order.out.name)
+    except MemoryError:
+        return "memory ran out."
+    except Exception as error:  # of any library
+        logger.info("%s", order.out.name, exc_info=True)
+        return f"{type(error).__name__}: {reason_of(error)}."
+    return ""
 
 
 def _network(source: Source) -> Source:

@@ -82,6 +82,15 @@ class Bisection:
         """The layers whose own error is more than rounding, the first one first."""
         return tuple(layer for layer in self.layers if layer.fault)
 
+    @property
+    def sensitive(self) -> tuple[LayerError, ...]:
+        """The layers that compute in 8 bits, those that lose most first.
+
+        Each is measured alone, as the search of ``int8`` does before it puts layers back to float.
+        """
+        rounded = (layer for layer in self.layers if layer.precision == "int8")
+        return tuple(sorted(rounded, key=lambda layer: layer.sqnr))
+
     def line(self) -> str:
         """The answer in one line."""
         if self.faulty:

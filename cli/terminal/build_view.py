@@ -72,7 +72,7 @@ class PlainView:
     def started(self, name: str) -> None:
         """Do nothing: logs do not show started steps."""
 
-    def finished(self, outcome: Outcome) -> None:
+    def finished(self, outcome: Outcome, planned: str = "") -> None:
         """Print the line of the finished step."""
         self.done += 1
         output.say(self.line(outcome))
@@ -106,11 +106,11 @@ class LiveView(PlainView):
         """Show the step among the running ones."""
         self.running[name] = time.monotonic()
 
-    def finished(self, outcome: Outcome) -> None:
+    def finished(self, outcome: Outcome, planned: str = "") -> None:
         """Print the line above the running steps."""
         from rich.text import Text
 
-        self.running.pop(outcome.name, None)
+        self.running.pop(planned or outcome.name, None)
         self.done += 1
         text = Text(output.printable(self.line(outcome)))
         start = text.plain.index("]") + 2

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from scrfdconv.converters.formats import Source
 
 FAILED = 1
-Artifact = Annotated[Path, typer.Argument(help="An ONNX model, in any precision.")]
+MOST_SENSITIVE = 5  # layers that the last line names; --json has all
+Artifact = Annotated[Path, typer.Argument(help="A file whose runtime shows what its layers give.")]
 Reference = Annotated[
     str, typer.Option(help="What ARTIFACT should be: a checkpoint, another ONNX model, or a name.")
 ]
@@ -95,6 +96,7 @@ def _to_dict(found: Bisection, verdict: str, *, passed: bool) -> dict[str, Any]:
         "faulty": [] if passed else [layer.layer for layer in found.faulty],
         "layers": [plain(layer) for layer in found.layers],
         "unaligned": list(found.unaligned),
+        "sensitivity": {layer.layer: to_plain(layer.sqnr) for layer in found.sensitive},
     }
 
 
@@ -117,3 +119,8 @@ def _show_table(found: Bisection) -> None:
         )
     for name in found.unaligned:
         output.show(f"not aligned: {name}")
+    if found.sensitive:
+        most = ", ".join(
+            f"{one.layer} {one.sqnr:.1f} dB" for one in found.sensitive[:MOST_SENSITIVE]
+        )
+        output.show(f"8 bits cost most in: {most}")

@@ -93,7 +93,7 @@ def optimize(
     opened = open_for_making(source, reading)
     tell_source(opened)
     folder = out or Path(f"{opened.name}_fastest")
-    found = search(source, reading, options, folder, output.progress, output.say)
+    found = search(source, opened, reading, options, folder, output.progress, output.say)
     if json:
         output.print_json(found.to_dict())
     else:
@@ -109,7 +109,10 @@ def optimize(
 def _show(found: Optimized) -> None:
     from scrfdconv.recipes.optimize import told
 
-    output.show_columns([HEADINGS, *(_cells(one, found) for one in found.compared)], WORDS)
+    numbers = len(HEADINGS) - 2
+    failed = [(name, "left out", *("-",) * numbers) for name in found.left_out]
+    rows = [_cells(one, found) for one in found.compared]
+    output.show_columns([HEADINGS, *rows, *failed], WORDS)
     judged = found.compared[0].agreement
     assert judged is not None
     allowed = found.budget.allowed(found.compared[0])
@@ -125,7 +128,7 @@ def _show(found: Optimized) -> None:
     if found.kept:
         model = found.kept.model
         output.show(f"{found.kept.path}  {told(model)}, {1e3 * model.timing.median:.2f} ms")
-        if model.timing.setting:
+        if found.in_two_arithmetics(model):
             output.show(f"computed in {model.timing.precision}: set {model.timing.setting}")
         output.show(f"again, without a search: {found.kept.command}")
 

@@ -10,6 +10,7 @@ from scrfdconv.converters.checkpoint.recognise import (
     closest,
     has_group_norm,
     likeness,
+    needed,
     parameter_shapes,
     recognise,
 )
@@ -24,6 +25,7 @@ _WITHOUT_TENSORS = ("name", "class_names", "normalization")
 
 def require_fit(shapes: Shapes, architecture: Architecture, where: str) -> None:
     """Raise CheckpointError unless names and shapes are exactly the architecture's."""
+    whole, shapes = shapes, needed(shapes)
     expected = parameter_shapes(architecture)
     kinds = {
         "missing": [key for key in expected if key not in shapes],
@@ -40,7 +42,7 @@ def require_fit(shapes: Shapes, architecture: Architecture, where: str) -> None:
     like, share = closest(shapes)
     if like != architecture and share > likeness(shapes, architecture):
         faults.append(f"it looks like {like.name} ({share:.0%} of the tensors)")
-    faults = [*_differences(shapes, architecture), *faults]
+    faults = [*_differences(whole, architecture), *faults]
     raise CheckpointError(f"{where} does not fit {architecture.name}: {'; '.join(faults)}.")
 
 
@@ -57,7 +59,7 @@ def _differences(shapes: Shapes, architecture: Architecture) -> list[str]:
         seen = recognise(shapes, architecture.name, groups)
     except CheckpointError:
         return []
-    if parameter_shapes(seen) != shapes:
+    if parameter_shapes(seen) != needed(shapes):
         return []
     pairs = {
         field.name: (getattr(architecture, field.name), getattr(seen, field.name))

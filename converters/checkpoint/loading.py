@@ -199,7 +199,7 @@ def load_checkpoint(
         normalization=said or STANDARD,
         class_names=network.class_names or _names_in(content, network.classes),
     )
-    require_fit(needed(shapes), network, f"{path} ({how})")
+    require_fit(shapes, network, f"{path} ({how})")
     _require_whole_bins(tensors, network, path)
     weights = {name: tensors[name] for name in parameter_shapes(network)}
     weights = _float32(weights, path, notes)
@@ -343,7 +343,7 @@ def _find_architecture(
     except CheckpointError as error:
         like, share = closest(needed(shapes))
         if share >= LIKENESS and not only_groups_are_open(shapes):
-            require_fit(needed(shapes), like, f"{path} (most like {like.name})")
+            require_fit(shapes, like, f"{path} (most like {like.name})")
         raise CheckpointError(f"{path}: {error}.") from error
 
 

@@ -44,6 +44,18 @@ def scratch_folder(beside: Path | None = None) -> Iterator[Path]:
         os.close(lock)
 
 
+@contextmanager
+def temporary_files_in(folder: Path) -> Iterator[None]:
+    """Put temporary files into ``folder``, which whoever starts this process removes."""
+    import tempfile
+
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+
+
 def remove_abandoned(parent: Path) -> None:
     """Remove the temporary folders in ``parent`` whose processes were killed."""
     with suppress(OSError):

@@ -19,7 +19,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
@@ -45,6 +45,18 @@ class Died:
     """A worker ended before it gave its result, as systems do when memory runs out."""
 
     exit_code: int | None
+    waited: float | None = None  # seconds without an answer, after which the worker was ended
+
+    @property
+    def why(self) -> str:
+        """What happened to the process, for users."""
+        if self.waited is not None:
+            return f"its process gave no answer within {self.waited / 60:g} minutes"
+        if self.exit_code in (-signal.SIGKILL, None):
+            return "its process was ended, as systems do when memory runs out"
+        if self.exit_code < 0:
+            return f"its process crashed ({signal.Signals(-self.exit_code).name})"
+        return f"its process ended with code {self.exit_code}"
 
 
 class Workers(Generic[Task, Result]):
@@ -118,10 +130,14 @@ class Worker(Generic[Task, Result]):
     def __exit__(self, *_: object) -> None:
         self.end()
 
-    def ask(self, task: Task) -> Result | Died:
-        """Run one task and wait for its result."""
+    def ask(self, task: Task, patience: float | None = None) -> Result | Died:
+        """Run one task and wait for its result, for ``patience`` seconds at most."""
         self.send(task)
-        return self.receive()
+        if patience is None or self.connection.poll(patience):
+            return self.receive()
+        self._process.kill()
+        late = self.receive()  # the result, if the task was done at the last moment
+        return replace(late, waited=patience) if isinstance(late, Died) else late
 
     def send(self, task: Task) -> None:
         """Begin a task; ``connection`` is ready to read when it is done."""

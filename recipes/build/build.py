@@ -21,6 +21,7 @@ from scrfdconv.checks.reports.files import NAMES as REPORTS
 from scrfdconv.checks.reports.files import make_folder
 from scrfdconv.checks.reports.outcome import BuildResult
 from scrfdconv.converters.artifact import require_distinct, writing_to
+from scrfdconv.converters.errors import UsageError
 from scrfdconv.converters.formats import formats
 from scrfdconv.converters.precision import precisions
 from scrfdconv.converters.system.machine import cpu_name
@@ -79,6 +80,9 @@ def build(
     """
     begun = time.monotonic()
     steps = plan(recipe, options.only)
+    choice = next((step.name for step in steps if step.entry.choice), "")
+    if options.scheduler and choice:
+        raise UsageError(f"--scheduler: {choice} is timed on one machine; build it without.")
     written = [file for step in steps for file in step.files]
     require_distinct([out / name for name in (*written, *REPORTS, MANIFEST)], recipe.files_read())
     with alone_in(out) as cache:

@@ -18,8 +18,9 @@ from typing import Any, Literal
 from scrfdconv.checks.reports.outcome import Latency, Outcome, Picture
 from scrfdconv.converters.artifact import digest_of_files, put_in_place, writing_to
 from scrfdconv.converters.errors import InputFileError, ScrfdconvError
+from scrfdconv.converters.formats import formats
 from scrfdconv.converters.structured import Real, read_json, write_json
-from scrfdconv.recipes.build.plan import STATE_FOLDER, Step
+from scrfdconv.recipes.build.plan import STATE_FOLDER, Step, files_called
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ class Cache:
             return "new"
         if record.key != step.key:
             return _what_changed(record.ingredients, step.ingredients)
-        paths = [self.folder / name for name in step.files]
+        paths = self._files(step, record.outcome)
         if not all(path.is_file() for path in paths):
             return "its file is gone" if len(paths) == 1 else "one of its files is gone"
         try:
@@ -115,15 +116,26 @@ class Cache:
         self, step: Step, made: Path, record: Record, pictures: Iterable[Picture] = ()
     ) -> None:
         """Give ``made`` and its companions their final names, and remember them."""
-        paths = [self.folder / name for name in step.files]
+        before = self.record(step)
+        paths = self._files(step, record.outcome)
         paths[0].parent.mkdir(parents=True, exist_ok=True)
         put_in_place([made.with_name(path.name) for path in paths], paths)
+        for path in set(self._files(step, before.outcome) if before else ()) - set(paths):
+            path.unlink(missing_ok=True)  # what a choice kept before
         for picture in pictures:
             self._write(self._picture_path(picture.name), picture)
         outcome = record.outcome
         self._write(self._times_path(step), Times(outcome.seconds, outcome.latency))
         timeless = replace(outcome, seconds=None, latency=None, why="")
         self._write(self._record_path(step), replace(record, outcome=timeless))
+
+    def _files(self, step: Step, outcome: Outcome) -> list[Path]:
+        """The files of an outcome, the main file first; a choice has those of what it chose."""
+        if not step.entry.choice:
+            return [self.folder / name for name in step.files]
+        maker = formats().get(outcome.format)
+        names = files_called(outcome.name, maker) if maker else ()
+        return [self.folder / name for name in names if name in step.may_write]
 
     def picture(self, name: str) -> Picture | None:
         """A test image that was shown in a former build, or None if it is gone."""

@@ -106,7 +106,7 @@ def write_manifest(
     path = out / NAME
     found = {name: _entry(record) for name, record in records.items()}
     if keep_others and path.is_file():
-        found = {**_others(path), **found}
+        found = {**_others(path, records), **found}
     save_entries(path, recipe, found.values())
 
 
@@ -200,10 +200,23 @@ def _require_digest(sha256: str, size: int) -> None:
         raise ValueError("sha256 has 64 hexadecimal digits, and size is not negative")
 
 
-def _others(path: Path) -> dict[str, Any]:
-    """The entries of the existing manifest, unchanged; none if it is damaged."""
+def _others(path: Path, records: Mapping[str, Record]) -> dict[str, Any]:
+    """The entries of the existing manifest, unchanged; none if it is damaged.
+
+    What a choice kept before, and no longer keeps, is left out.
+    """
+    chosen = {
+        PurePosixPath(record.outcome.name).parent
+        for planned, record in records.items()
+        if planned != record.outcome.name
+    }
     try:
-        return {entry["path"]: entry for entry in _checked(path)["artifacts"]}
+        return {
+            entry["path"]: entry
+            for entry in _checked(path)["artifacts"]
+            if PurePosixPath(entry["path"]).parent not in chosen
+            or (path.parent / entry["path"]).is_file()
+        }
     except InputFileError as error:
         logger.warning("%s", error)
         return {}

@@ -23,15 +23,23 @@ from scrfdconv.converters.formats import Format
 from scrfdconv.converters.metadata import installed_version
 from scrfdconv.converters.network.architecture import PUBLISHED
 from scrfdconv.converters.precision import FLOAT, precisions
+from scrfdconv.converters.system.machine import cpu_name, usable_cores
 from scrfdconv.recipes.artifacts.naming import default_output
-from scrfdconv.recipes.artifacts.target import Target, fields_for
+from scrfdconv.recipes.artifacts.target import Target, fields_for, target_of
 from scrfdconv.recipes.build.digests import (
     code_digest,
     content_digest,
     images_digest,
     source_digest,
 )
-from scrfdconv.recipes.build.recipe import DYNAMIC, CheckpointEntry, Recipe, TargetEntry
+from scrfdconv.recipes.build.recipe import (
+    DYNAMIC,
+    FASTEST,
+    CheckpointEntry,
+    Recipe,
+    TargetEntry,
+)
+from scrfdconv.recipes.runtimes import Candidate, candidates_called
 
 # The version of everything that the build writes besides artifacts and reports.
 STATE_FOLDER = ".scrfdconv"
@@ -52,6 +60,9 @@ class Step:
     content: str
     measured: Mapping[str, str]  # everything else that the measurements depend on
     made_from: Mapping[str, str]  # everything that the content depends on
+    candidates: tuple[str, ...] = ()  # names of the steps of which a choice keeps one
+    left_out: tuple[tuple[str, str], ...] = ()  # candidates without a step, and why
+    may_write: tuple[str, ...] = ()  # all files that a choice may end with
 
     @property
     def target(self) -> Target:
@@ -62,14 +73,13 @@ class Step:
     @property
     def needs(self) -> tuple[str, ...]:
         """Names of the steps whose files must be there."""
-        return tuple(dict.fromkeys(filter(None, (self.parent, self.float_graph))))
+        needed = (self.parent, self.float_graph, *self.candidates)
+        return tuple(dict.fromkeys(filter(None, needed)))
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Names of all files of the step, the main file first."""
-        path = PurePosixPath(self.name)
-        companions = self.target.maker.companions(Path(path))
-        return (self.name, *(companion.as_posix() for companion in companions))
+        """Names of all files of the step, the main file first; of a choice, all possible ones."""
+        return self.may_write or files_called(self.name, self.target.maker)
 
     @property
     def key(self) -> str:
@@ -95,6 +105,34 @@ class Step:
         return published.params if published else 1.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class StepJob:
+    """What a worker needs to know."""
+
+    step: Step
+    recipe: Recipe
+    parent: Path | None  # the file of the step's parent
+    float_graph: Path | None  # float graph of the same shape, to compare times with
+    folder: Path  # an empty folder to write to
+    candidates: tuple[CandidateJob, ...] = ()  # those that were made
+    left_out: tuple[tuple[str, str], ...] = ()  # the others, and why
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateJob:
+    """A candidate of a choice that was made."""
+
+    step: Step
+    file: Path
+    parent: Path | None
+
+
+def files_called(name: str, maker: Format) -> tuple[str, ...]:
+    """The names of all files of an artifact whose main file is called ``name``."""
+    companions = maker.companions(Path(PurePosixPath(name)))
+    return (name, *(companion.as_posix() for companion in companions))
+
+
 def plan(recipe: Recipe, only: Sequence[str] = ()) -> tuple[Step, ...]:
     """All steps, parents before children; ``only`` are patterns of artifact names.
 
@@ -108,7 +146,7 @@ def plan(recipe: Recipe, only: Sequence[str] = ()) -> tuple[Step, ...]:
         for entry in recipe.targets
         if entry.is_for(checkpoint)
     ]
-    names = [artifact_name(checkpoint, entry.target) for checkpoint, entry in wanted]
+    names = [planned_name(checkpoint, entry) for checkpoint, entry in wanted]
     _require_unique(names, recipe.path)
     for pattern in only:
         if not any(fnmatchcase(name, pattern) for name in names):
@@ -119,6 +157,16 @@ def plan(recipe: Recipe, only: Sequence[str] = ()) -> tuple[Step, ...]:
         if not only or any(fnmatchcase(name, pattern) for pattern in only):
             planner.add(checkpoint, entry, frozenset(names))
     return tuple(planner.steps.values())
+
+
+def planned_name(checkpoint: CheckpointEntry, entry: TargetEntry) -> str:
+    """The name of the file; of a choice, what comes before precision and suffix."""
+    choice = entry.choice
+    if choice is None:
+        return artifact_name(checkpoint, entry.target)
+    path = default_output(checkpoint.stem, "", entry.target.shape)
+    threads = [f"threads{choice.threads}"] if choice.threads else []
+    return f"{checkpoint.name}/{FASTEST}/{'_'.join([str(path), *_chosen(entry.target), *threads])}"
 
 
 def artifact_name(checkpoint: CheckpointEntry, target: Target) -> str:
@@ -164,10 +212,12 @@ class _Planner:
 
     def add(self, checkpoint: CheckpointEntry, entry: TargetEntry, wanted: frozenset[str]) -> Step:
         """The step that makes the target; internal unless its name is among ``wanted``."""
-        name = artifact_name(checkpoint, entry.target)
+        name = planned_name(checkpoint, entry)
         if name not in wanted:
             name = f"{PARENTS_FOLDER}/{name}"
-        if name not in self.steps:
+        if name not in self.steps and entry.choice:
+            self.steps[name] = self._choice(name, checkpoint, entry, wanted)
+        elif name not in self.steps:
             before = _needed_by(entry)
             parent = (
                 self.add(checkpoint, self._asked(checkpoint, before), wanted) if before else None
@@ -181,9 +231,53 @@ class _Planner:
         same = (
             entry
             for entry in self._recipe.targets
-            if entry.is_for(checkpoint) and artifact_name(checkpoint, entry.target) == name
+            if entry.is_for(checkpoint) and planned_name(checkpoint, entry) == name
         )
         return next(same, needed)
+
+    def _choice(
+        self, name: str, checkpoint: CheckpointEntry, entry: TargetEntry, wanted: frozenset[str]
+    ) -> Step:
+        """The step that keeps one of several candidates, which are added before."""
+        choice = entry.choice
+        assert choice is not None
+        steps, left_out = [], dict[str, str]()
+        for one in candidates_called(choice.candidates):
+            why = one.format.why_plainly_not_built() or self._uncalibrated(checkpoint, one)
+            if why:
+                left_out[one.name] = why
+            else:
+                asked = self._asked(checkpoint, _candidate(one, entry))
+                steps.append(self.add(checkpoint, asked, wanted))
+        graph = self.add(checkpoint, self._asked(checkpoint, entry_of(entry.target)), wanted)
+        step = self._step(name, checkpoint, entry, None)
+        made_from = {
+            **{step.name: step.content for step in steps},
+            "choice": json.dumps([asdict(choice), entry.budgets.max_face_loss]),
+            "machine": f"{cpu_name()}, {usable_cores()} cores",
+            **_versions(name for step in steps for name in step.target.maker.libraries),
+        }
+        files = {
+            file
+            for one in steps
+            for file in files_called(
+                chosen_name(name, one.target.maker, one.target.precision), one.target.maker
+            )
+        }
+        return replace(
+            step,
+            float_graph=graph.name,
+            made_from=made_from,
+            content=content_digest(made_from),
+            candidates=tuple(one.name for one in steps),
+            left_out=tuple(left_out.items()),
+            may_write=tuple(sorted(files)),
+        )
+
+    def _uncalibrated(self, checkpoint: CheckpointEntry, one: Candidate) -> str:
+        """Why a candidate lacks photographs; "" if it has them, or needs none."""
+        lacks = one.calibrated and not checkpoint.seeded and not self._recipe.calibration
+        return "is calibrated on images.calibration." if lacks else ""
 
     def _step(
         self, name: str, checkpoint: CheckpointEntry, entry: TargetEntry, parent: Step | None
@@ -225,6 +319,27 @@ class _Planner:
         while parent and parent.target.precision != FLOAT:
             parent = self.steps[parent.parent] if parent.parent else None
         return parent.name if parent else None
+
+
+def chosen_name(name: str, maker: Format, precision: str | None) -> str:
+    """The name of a choice's main file, from its planned name and what was chosen."""
+    path = PurePosixPath(name)
+    file = default_output(path.name, maker.suffix, precision=precision or FLOAT)
+    return str(path.with_name(str(file)))
+
+
+def entry_of(target: Target) -> TargetEntry:
+    """An entry without demands of its own."""
+    return TargetEntry(target=target)
+
+
+def _candidate(one: Candidate, entry: TargetEntry) -> TargetEntry:
+    """A candidate in the shape and within the budget of a choice."""
+    target = entry.target
+    given: dict[str, Any] = {"shape": target.shape, "batch": target.batch}
+    if one.calibrated:
+        given["max_face_loss"] = entry.budgets.max_face_loss
+    return entry_of(target_of(one.format.name, one.precision, given))
 
 
 def _needed_by(entry: TargetEntry) -> TargetEntry | None:

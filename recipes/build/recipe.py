@@ -15,6 +15,7 @@ from scrfdconv.converters.precision.int8 import DEFAULT_FACE_LOSS
 from scrfdconv.recipes.artifacts.target import Target
 
 DYNAMIC = "dynamic"
+FASTEST = "fastest"  # in place of a format: the fastest of several on the building machine
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,22 @@ class Budgets:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The fastest file of these is kept, of those that keep the faces."""
+
+    candidates: tuple[str, ...] = ()  # as `optimize` names them; none: all
+    threads: int | None = None  # of each runtime while it is timed; None: all cores
+
+
+@dataclass(frozen=True, kw_only=True)
 class TargetEntry:
-    """One artifact of every matching checkpoint, and the requirements on it."""
+    """One artifact of every matching checkpoint, and the requirements on it.
+
+    With a ``choice`` the format is not known before the build; ``target`` is the float graph then.
+    """
 
     target: Target
+    choice: Choice | None = None
     checkpoints: tuple[str, ...] = ("*",)
     tolerance: Tolerance = Tolerance()
     budgets: Budgets = Budgets()

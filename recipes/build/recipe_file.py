@@ -15,15 +15,19 @@ from scrfdconv.converters.normalization import NormalizationOptions
 from scrfdconv.converters.options import OptionField, option_fields
 from scrfdconv.converters.precision import FLOAT, precisions
 from scrfdconv.converters.precision.int8 import DEFAULT_FACE_LOSS
+from scrfdconv.recipes.artifacts.network import GRAPH
 from scrfdconv.recipes.artifacts.target import Target, fields_for, target_of
 from scrfdconv.recipes.build.recipe import (
     DYNAMIC,
+    FASTEST,
     Budgets,
     CheckpointEntry,
+    Choice,
     Recipe,
     TargetEntry,
     Tolerance,
 )
+from scrfdconv.recipes.runtimes import candidates_called
 from scrfdconv.recipes.toml_table import TomlTable, load_toml
 
 VERSION = 1
@@ -78,12 +82,25 @@ def _require_sense(recipe: Recipe, document: TomlTable) -> None:
         if target.budgets.max_latency_ratio is not None and not recipe.latency:
             raise document.error("latency", "is false, but a budget asks for max_latency_ratio")
         trained = [c.name for c in recipe.checkpoints if target.is_for(c) and not c.seeded]
+        if target.choice:
+            _require_faces(target, recipe, document)
         needy = precisions()[target.target.precision or FLOAT].needs_images
         if needy and trained and not recipe.calibration:
             name = (target.target.precision or "").upper()
             raise document.error(
                 "images.calibration", f"is missing: {name} of {trained[0]} needs photographs"
             )
+
+
+def _require_faces(target: TargetEntry, recipe: Recipe, document: TomlTable) -> None:
+    """Refuse a choice where no face could be lost."""
+    if not recipe.test:
+        raise document.error("images.test", f"is missing: {FASTEST} counts faces on photographs")
+    seeded = [c.name for c in recipe.checkpoints if target.is_for(c) and c.seeded]
+    if seeded:
+        raise document.error(
+            "targets", f"asks for the {FASTEST} file of {seeded[0]}, whose seeded weights find none"
+        )
 
 
 # ---------------------------------------------------------------- checkpoints and images
@@ -158,10 +175,14 @@ def _images(table: TomlTable) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
 
 def _targets(table: TomlTable) -> list[TargetEntry]:
     """All combinations of one ``[[targets]]`` table."""
-    names = tuple(one.name for one in formats().values() if one.source is not None)
+    names = (*(one.name for one in formats().values() if one.source is not None), FASTEST)
     found = table.several("format", _one_of(names), _either(names), ())
     if not found:
         raise table.error("format", f"is missing; it is {_either(names)}")
+    if FASTEST in found:
+        if len(found) > 1:
+            raise table.error("format", f"{FASTEST} is a choice of formats: give it a table alone")
+        return list(_choices(table))
     _require_meaning(table, found)
     every = tuple(precisions())
     wanted = table.several("precision", _one_of(every), _either(every), (FLOAT,))
@@ -183,6 +204,43 @@ def _targets(table: TomlTable) -> list[TargetEntry]:
     for entry in entries:
         _require_possible(entry, table)
     return entries
+
+
+_CHOICE_KEYS = (
+    "format", "shape", "batch", "candidates", "threads", "checkpoints", "tolerance", "budgets",
+)  # fmt: skip
+
+
+def _choices(table: TomlTable) -> Iterator[TargetEntry]:
+    """One choice for each shape and batch of a table."""
+    for key in table.own:
+        if key not in _CHOICE_KEYS:
+            raise table.error(key, f"means nothing for {FASTEST}: its candidates decide")
+    shapes = table.several("shape", _shape, "[height, width]", ())
+    if not shapes or DYNAMIC in shapes:
+        raise table.error("shape", f"must be [height, width] for {FASTEST}: one size is timed")
+    batches = table.several("batch", _positive, "a positive integer", (1,))
+    candidates = table.several("candidates", _text, "a format, or FORMAT-PRECISION", ())
+    try:
+        candidates_called(candidates)
+    except UsageError as error:
+        raise table.error("candidates", f"has a wrong name: {str(error).rstrip('.')}") from error
+    threads = table.value("threads", int, None)
+    if threads is not None and threads < 1:
+        raise table.error("threads", "must be a positive integer; all cores without the key")
+    patterns = table.several("checkpoints", _text, "a name or pattern", ("*",))
+    tolerance, budgets = _tolerance(table.table("tolerance")), _budgets(table.table("budgets"))
+    table.done()
+    for shape, batch in product(shapes, batches):
+        entry = TargetEntry(
+            target=target_of(GRAPH.name, FLOAT, {"shape": shape, "batch": batch}),
+            choice=Choice(candidates=candidates, threads=threads),
+            checkpoints=patterns,
+            tolerance=tolerance,
+            budgets=budgets,
+        )
+        _require_possible(entry, table)
+        yield entry
 
 
 def _require_meaning(table: TomlTable, names: tuple[str, ...]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -13,12 +13,13 @@ from scrfdconv.converters.errors import ScrfdconvError
 from scrfdconv.converters.precision import FLOAT
 from scrfdconv.converters.system.workers import Died, Workers
 from scrfdconv.recipes.build.cache import Cache, Record
-from scrfdconv.recipes.build.plan import Step
-from scrfdconv.recipes.build.recipe import Recipe
-from scrfdconv.recipes.build.step import Done, StepJob, run
+from scrfdconv.recipes.build.plan import CandidateJob, Step, StepJob
+from scrfdconv.recipes.build.recipe import FASTEST, Recipe
+from scrfdconv.recipes.build.step import Done, run
 from scrfdconv.recipes.build.step_cluster import StepCluster
 
 FAILED = 1
+GOOD = ("built", "cached")
 
 
 class View(Protocol):
@@ -30,8 +31,8 @@ class View(Protocol):
     def started(self, name: str) -> None:
         """A step runs."""
 
-    def finished(self, outcome: Outcome) -> None:
-        """An artifact is done."""
+    def finished(self, outcome: Outcome, planned: str) -> None:
+        """An artifact is done, of which ``planned`` is the name among all artifacts."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,13 @@ class Run:
         self._found: dict[str, Outcome] = {}
         self._due: dict[str, Decision] = {}
         self._running: dict[str, Step] = {}
+        self._steps: dict[str, Step] = {}
 
     def outcomes(self, decisions: Sequence[Decision]) -> list[Outcome]:
         """Run all due steps and return the outcomes of all artifacts, in their order."""
         shown = [d.step.name for d in decisions if not d.step.internal]
         self._view.planned(shown)
+        self._steps = {d.step.name: d.step for d in decisions}
         self._due = {d.step.name: d for d in decisions if d.why and not d.blocked}
         for decision in decisions:
             if decision.record and not decision.why:
@@ -95,10 +98,14 @@ class Run:
         return Workers[StepJob, Done](min(self._jobs, len(self._due)), run)
 
     def _next(self) -> Step | None:
-        """The heaviest step whose parent is built."""
+        """The heaviest step whose parent is built; a choice is timed when nothing else runs."""
         waiting = {*self._due, *self._running}
         ready = [d.step for d in self._due.values() if not waiting.intersection(d.step.needs)]
-        return max(ready, key=lambda step: step.weight, default=None)
+        if any(step.entry.choice for step in self._running.values()):
+            return None
+        ordinary = [step for step in ready if not step.entry.choice]
+        wanted = ordinary or ([] if self._running else ready)
+        return max(wanted, key=lambda step: step.weight, default=None)
 
     def _start(self, step: Step, workers: Workers[StepJob, Done] | StepCluster) -> None:
         del self._due[step.name]
@@ -116,8 +123,23 @@ class Run:
             parent=parent,
             float_graph=float_graph,
             folder=folder,
+            candidates=tuple(self._candidates(step)),
+            left_out=(*step.left_out, *self._failed(step).items()),
         )
         workers.start(job, fresh=fresh)
+
+    def _candidates(self, choice: Step) -> Iterator[CandidateJob]:
+        """What was made of the candidates of a choice; none for other steps."""
+        for name in choice.candidates:
+            if name not in self._failed(choice):
+                step = self._steps[name]
+                parent = self._cache.folder / step.parent if step.parent else None
+                yield CandidateJob(step=step, file=self._cache.folder / name, parent=parent)
+
+    def _failed(self, choice: Step) -> dict[str, str]:
+        """The candidates of a choice that were not made, and why."""
+        found = ((name, self._found.get(name)) for name in choice.candidates)
+        return {name: one.why for name, one in found if one and one.state not in GOOD}
 
     # ------------------------------------------------------------ results
 
@@ -135,7 +157,7 @@ class Run:
     def _keep(self, step: Step, done: Done) -> None:
         assert done.path is not None
         outcome = replace(
-            _blank(step, "built"),
+            _blank(done.chosen or step, "built"),
             sha256=done.sha256,
             size=done.size,
             seconds=done.seconds,
@@ -159,7 +181,7 @@ class Run:
         for found in outcome.faces:
             if found.picture not in self.pictures and (kept := self._cache.picture(found.picture)):
                 self.pictures[found.picture] = kept
-        self._view.finished(outcome)
+        self._view.finished(outcome, step.name)
 
     def _fail(self, step: Step, done: Done) -> None:
         # A machine-bound artifact that this machine cannot build is skipped; every other error
@@ -170,7 +192,8 @@ class Run:
             done = replace(done, exit_code=FAILED)
         self._lose(step, state, done.error, done)
         self._drop_children(step, done)
-        if self._fail_fast and not skipped:
+        spared = step.internal and any(step.name in d.step.candidates for d in self._due.values())
+        if self._fail_fast and not skipped and not spared:
             for decision in tuple(self._due.values()):
                 self._drop(decision.step, f"{step.name} failed (--fail-fast)")
 
@@ -185,7 +208,7 @@ class Run:
         )
         self._found[step.name] = outcome
         if not step.internal:
-            self._view.finished(outcome)
+            self._view.finished(outcome, step.name)
 
     def _command(self, step: Step) -> str:
         """The command that repeats one step alone."""
@@ -197,7 +220,7 @@ class Run:
         """Drop all that needs ``parent``, with the first cause as the reason."""
         failed = cause.report.summary() if cause.report and cause.report.failures else cause.error
         why = f"{failed.rstrip('.')}; {parent.name}, from which it is made, failed"
-        for child in [d.step for d in self._due.values() if parent.name in d.step.needs]:
+        for child in [d.step for d in self._due.values() if _dies_with(d.step, parent)]:
             self._drop(child, why, cause.exit_code)
             self._drop_children(child, cause)
 
@@ -206,12 +229,19 @@ class Run:
             self._lose(step, "not run", why, Done(exit_code=exit_code))
 
 
+def _dies_with(step: Step, parent: Step) -> bool:
+    """True if ``step`` cannot be done without ``parent``; a choice does without a candidate."""
+    return parent.name in step.needs and (
+        not step.entry.choice or parent.name in (step.parent, step.float_graph)
+    )
+
+
 def _blank(step: Step, state: State) -> Outcome:
     target = step.target
     return Outcome(
         name=step.name,
         checkpoint=step.checkpoint.name,
-        format=target.format,
+        format=FASTEST if step.entry.choice else target.format,
         precision=target.precision or FLOAT,
         shape=step.entry.size,
         batch=target.batch,
@@ -223,7 +253,4 @@ def _blank(step: Step, state: State) -> Outcome:
 def _death(died: Died) -> str:
     if died.exit_code is None:
         return "each worker of the cluster that did it was lost, as systems end them for memory"
-    return (
-        f"its process ended with code {died.exit_code}, as systems do when memory runs out; try "
-        "fewer --jobs"
-    )
+    return f"{died.why}; try fewer --jobs"

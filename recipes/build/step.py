@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -23,13 +21,21 @@ from scrfdconv.converters.formats import format_of, open_artifact
 from scrfdconv.converters.precision import FLOAT, precisions
 from scrfdconv.converters.runner import Interface, Runner, limit_threads
 from scrfdconv.converters.system.permissions import allowing_host_code
+from scrfdconv.converters.system.scratch import temporary_files_in
 from scrfdconv.converters.system.workers import THREADS
 from scrfdconv.recipes.artifacts.conversion import Made, SourceOptions, convert, open_source
 from scrfdconv.recipes.artifacts.network import GRAPH, network_in
+from scrfdconv.recipes.build.choice import fastest_of
 from scrfdconv.recipes.build.digests import FileDigest
 from scrfdconv.recipes.build.observer import Observer, latency
-from scrfdconv.recipes.build.plan import Step, library_version, options_of, versions_of
-from scrfdconv.recipes.build.recipe import CheckpointEntry, Recipe
+from scrfdconv.recipes.build.plan import (
+    Step,
+    StepJob,
+    library_version,
+    options_of,
+    versions_of,
+)
+from scrfdconv.recipes.build.recipe import CheckpointEntry
 from scrfdconv.recipes.faces.pictures import synthetic_pictures
 
 logger = logging.getLogger(__name__)
@@ -41,21 +47,11 @@ KEPT_CHECKPOINTS = 2
 
 
 @dataclass(frozen=True)
-class StepJob:
-    """What a worker needs to know."""
-
-    step: Step
-    recipe: Recipe
-    parent: Path | None  # the file of the step's parent
-    float_graph: Path | None  # float graph of the same shape, to compare times with
-    folder: Path  # an empty folder to write to
-
-
-@dataclass(frozen=True)
 class Done:
     """The result of a job: a verified file, or an error."""
 
     path: Path | None = None
+    chosen: Step | None = None  # what a choice became, with the name of its file
     sha256: str = ""  # over all files
     size: int = 0  # bytes of all files
     files: tuple[FileDigest, ...] = ()  # the main one first
@@ -75,7 +71,7 @@ def run(job: StepJob) -> Done:
     """Do the step; every failure becomes part of the result."""
     begun = time.monotonic()
     try:
-        with _temporary_files_in(job.folder):
+        with temporary_files_in(job.folder):
             done = _made(job)
     except ScrfdconvError as error:
         report = error.report if isinstance(error, CheckFailed) else None
@@ -91,24 +87,20 @@ def run(job: StepJob) -> Done:
     return replace(done, seconds=round(time.monotonic() - begun, 3))
 
 
-@contextmanager
-def _temporary_files_in(folder: Path) -> Iterator[None]:
-    """Put temporary files into ``folder``; the next build removes those of a killed process."""
-    before, tempfile.tempdir = tempfile.tempdir, str(folder)
-    try:
-        yield
-    finally:
-        tempfile.tempdir = before
-
-
 def _made(job: StepJob) -> Done:
-    target, out = job.step.target, job.folder / Path(job.step.name).name
     checkpoint = _checkpoint(job.step.checkpoint)
     observer = Observer()
     demand = _demand(job, observer)
-    made = _convert(job, checkpoint, out, demand)
+    chosen = job.step.entry.choice is not None
+    if chosen:
+        reading = _reading(job.step.checkpoint)
+        job, made = fastest_of(job, checkpoint, reading, demand)
+    else:
+        made = _convert(job, checkpoint, job.folder / Path(job.step.name).name, demand)
+    target, out = job.step.target, made.artifact.path
     whole = Done(
         path=out,
+        chosen=job.step if chosen else None,
         sha256=made.artifact.digest,
         size=made.artifact.size,
         files=tuple(map(FileDigest.of, made.artifact.files)),
@@ -128,7 +120,10 @@ def _made(job: StepJob) -> Done:
         faces=tuple(observer.faces),
         pictures=tuple(observer.pictures),
         latency=paced,
-        manifest=_manifest(job, checkpoint, opened.interface, whole.files),
+        manifest={
+            **_manifest(job, checkpoint, opened.interface, whole.files),
+            **({"reproducible": False} if chosen else {}),  # another day another one is faster
+        },
     )
 
 
@@ -138,19 +133,22 @@ def _made(job: StepJob) -> Done:
 @lru_cache(KEPT_CHECKPOINTS)
 def _checkpoint(entry: CheckpointEntry) -> Checkpoint:
     limit_threads(THREADS)
-    options = SourceOptions(
+    source = open_source(entry.source, _reading(entry))
+    if isinstance(source, Artifact) and source.format == GRAPH.name:
+        source = network_in(source).source
+    if not isinstance(source, Checkpoint):
+        raise InputFileError(f"{entry.source}: is {source.format}; builds start from checkpoints.")
+    return source
+
+
+def _reading(entry: CheckpointEntry) -> SourceOptions:
+    return SourceOptions(
         architecture=entry.architecture,
         config=entry.config,
         groups=entry.norm_groups,
         seed=entry.seed,
         normalization=entry.normalization,
     )
-    source = open_source(entry.source, options)
-    if isinstance(source, Artifact) and source.format == GRAPH.name:
-        source = network_in(source).source
-    if not isinstance(source, Checkpoint):
-        raise InputFileError(f"{entry.source}: is {source.format}; builds start from checkpoints.")
-    return source
 
 
 def _demand(job: StepJob, observer: Observer) -> Demand | None:

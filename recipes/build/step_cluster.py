@@ -22,9 +22,9 @@ from scrfdconv.converters.errors import InputFileError, MissingError
 from scrfdconv.converters.system.workers import Died, Worker
 from scrfdconv.recipes.build.cache import Cache
 from scrfdconv.recipes.build.digests import images_digest, source_digest
-from scrfdconv.recipes.build.plan import MEASURERS, Step, versions_of
+from scrfdconv.recipes.build.plan import MEASURERS, Step, StepJob, versions_of
 from scrfdconv.recipes.build.recipe import CheckpointEntry, Recipe
-from scrfdconv.recipes.build.step import Done, StepJob, run
+from scrfdconv.recipes.build.step import Done, run
 from scrfdconv.recipes.cluster import Cluster, Common
 
 # Network file systems show a new file on another machine after their caches' time: 3 to 60
@@ -94,7 +94,14 @@ def _for_any_folder(job: StepJob) -> StepJob:
         test=_resolved(job.recipe.test),
     )
     parent, graph = (path and path.resolve() for path in (job.parent, job.float_graph))
-    return StepJob(step, recipe, parent, graph, job.folder.resolve())
+    return replace(
+        job,
+        step=step,
+        recipe=recipe,
+        parent=parent,
+        float_graph=graph,
+        folder=job.folder.resolve(),
+    )
 
 
 def _entry(entry: CheckpointEntry) -> CheckpointEntry:

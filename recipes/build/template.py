@@ -13,6 +13,7 @@ from scrfdconv.converters.formats import Format, formats, reference_format, requ
 from scrfdconv.converters.network.architecture import DEFAULT_MODEL, known_name
 from scrfdconv.converters.options import option_fields
 from scrfdconv.converters.precision import precisions
+from scrfdconv.recipes.build.recipe import FASTEST
 
 HEAD = """\
 # A recipe of `scrfdconv build`: which artifacts a release has, and what is demanded of them.
@@ -74,7 +75,8 @@ def recipe_text(sources: Sequence[str], file: Path) -> str:
     defaults = "\n".join(_keys(graph.options))
     rest = REST.format(defaults=defaults, graph=graph.name)
     others = (one for one in formats().values() if one.source and one is not graph)
-    return "".join([*parts, rest, _precision_keys(graph), *map(_other_target, others)])
+    parts += [rest, _precision_keys(graph), *map(_other_target, others), _choice()]
+    return "".join(parts)
 
 
 def _keys(options: type) -> Iterator[str]:
@@ -105,6 +107,18 @@ def _other_target(one: Format) -> str:
     known = {field.name for before in one.chain()[:-1] for field in option_fields(before.options)}
     lines += [line for line in _keys(one.options) if line.split()[1] not in known]
     return "\n".join([*lines, ""])
+
+
+def _choice() -> str:
+    """A target that is a choice as a comment, with its keys."""
+    names = [one.name for one in formats().values() if one.source]
+    return f"""
+# {"[[targets]]":<28} # what is fastest here and keeps the faces
+# format = "{FASTEST}"
+# shape = [640, 640]
+# candidates = {json.dumps(names)}
+# threads = 1                  # while they are timed; default: all cores
+"""
 
 
 def _checkpoints(sources: Sequence[str], folder: Path) -> Iterator[tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -79,8 +79,8 @@ def measured_speed(reference: Artifact, int8: Path, size: tuple[int, int]) -> Sp
 def _pace(
     path: Path, int8: Path, threads: int | None, size: tuple[int, int]
 ) -> tuple[SpeedWithThreads, Workload]:
-    def choose(interfaces: Sequence[Interface]) -> Workload:
-        first = interfaces[0]
+    def choose(interfaces: Mapping[str, Interface]) -> Workload:
+        first = interfaces["float"]
         return Workload(first.batch or 1, first.shape or size, RUNS, WARM_UP)
 
     models = {

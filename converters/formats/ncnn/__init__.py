@@ -14,6 +14,7 @@ from scrfdconv.converters.system.libraries import missing
 
 if TYPE_CHECKING:
     from scrfdconv.converters.graph.convolution import Convolution
+    from scrfdconv.converters.layers import Layers
     from scrfdconv.converters.runner import Runner
     from scrfdconv.converters.signature import Signature
 
@@ -69,6 +70,12 @@ class Ncnn(Format):
         from scrfdconv.converters.formats.ncnn.reading import convolutions_of, read_network
 
         return convolutions_of(read_network(path))
+
+    def layers(self, path: Path) -> Layers | None:
+        """The network in pieces."""
+        from scrfdconv.converters.formats.ncnn.layers import NcnnLayers
+
+        return NcnnLayers(path)
 
     def precision_of(self, path: Path) -> str:
         """The precision of the stored weights."""

@@ -37,8 +37,8 @@ _DIGEST = re.compile(r"scrfdconv-bin-sha256-([0-9a-f]{64})")
 _OUT, _KERNEL, _BIAS, _WEIGHTS, _GROUP, _KERNEL_H = 0, 1, 5, 6, 7, 11
 _CHANNELS, _AFFINE = 1, 3  # of GroupNorm
 _CONSTANT, _COLUMNS, _ROWS = 5, 8, 9  # of Gemm's second factor
-_CONVOLUTIONS = ("Convolution", "ConvolutionDepthWise")
-_MARKED = (*_CONVOLUTIONS, "Gemm")  # before their weights stands a mark of the number type
+CONVOLUTIONS = ("Convolution", "ConvolutionDepthWise")
+_MARKED = (*CONVOLUTIONS, "Gemm")  # before their weights stands a mark of the number type
 # Layers without weights are not listed here. Weights of an unknown layer would stay unread, and
 # `require_end` finds unread weights.
 _MEMORY_SIDES = (0, 1, 2, 11)  # w, h, c, d of MemoryData
@@ -185,7 +185,7 @@ class _Weights:
     def of(self, layer: Layer) -> Iterator[np.ndarray]:
         """The arrays of one layer."""
         try:
-            if layer.kind in _CONVOLUTIONS:
+            if layer.kind in CONVOLUTIONS:
                 yield self._flagged(layer.number(_WEIGHTS))
                 if layer.number(_BIAS):
                     yield self._floats(layer.number(_OUT))
@@ -260,7 +260,7 @@ def _stored(layer: Layer, values: np.ndarray, *, half: bool) -> Iterator[bytes]:
 def convolutions_of(network: NcnnNetwork) -> Iterator[Convolution]:
     """Every convolution, grouped ones as (out, in / groups, k, k)."""
     for layer in network.layers:
-        if layer.kind in _CONVOLUTIONS:
+        if layer.kind in CONVOLUTIONS:
             weight, *bias = (values.astype(np.float32) for values in network.weights[layer.name])
             out, kernel = layer.number(_OUT), layer.number(_KERNEL)
             sides = (layer.number(_KERNEL_H, kernel), kernel)

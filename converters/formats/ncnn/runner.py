@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,26 +45,33 @@ class NcnnInterface(Interface):
 class NcnnRunner(Runner):
     """A network in ncnn on the CPU; one picture at a time, a batch is a loop."""
 
-    def __init__(self, path: Path, threads: int | None = None, *, trial: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        threads: int | None = None,
+        *,
+        trial: bool = True,
+        keep_blobs: bool = False,  # every blob can be read after a run, which costs memory
+    ) -> None:
         self._path, self._network = path, read_network(path)
         self._ncnn = library("ncnn", "ncnn", "ncnn")
         super().__init__(_interface(self._network))
         if trial:
             require_survival(type(self), (path, path.with_suffix(".bin")))
-        self._net = self._opened(threads or thread_limit())
+        self._net = self._opened(threads or thread_limit(), keep_blobs=keep_blobs)
 
     @property
     def precision(self) -> str:
         """The precision of the stored weights; the arithmetic is float32 here."""
         return self._network.precision
 
-    def _opened(self, threads: int | None) -> Any:
+    def _opened(self, threads: int | None, *, keep_blobs: bool) -> Any:
         net = self._ncnn.Net()
         options = net.opt
         options.use_vulkan_compute = False
         options.use_fp16_packed = options.use_fp16_storage = False
         options.use_fp16_arithmetic = options.use_bf16_storage = False
-        options.lightmode = True
+        options.lightmode = not keep_blobs
         if threads:
             options.num_threads = threads
         weights = self._path.with_suffix(".bin")
@@ -73,14 +80,19 @@ class NcnnRunner(Runner):
         return net
 
     def _run(self, images: np.ndarray) -> Sequence[np.ndarray]:
-        rows = [self._run_one(image) for image in images]
+        rows = [self.blobs(image, self.output_names) for image in images]
         return [np.stack(values) for values in zip(*rows, strict=True)]
 
-    def _run_one(self, image: np.ndarray) -> list[np.ndarray]:
+    def blobs(
+        self, image: np.ndarray, names: Sequence[str], given: Mapping[str, np.ndarray] | None = None
+    ) -> list[np.ndarray]:
+        """The values of blobs for one picture (3, H, W), where those ``given`` are not computed."""
         extractor = self._net.create_extractor()
-        extractor.input(self._network.inputs[0].outputs[0], self._ncnn.Mat(image).clone())
+        fed = {self._network.inputs[0].outputs[0]: image, **(given or {})}
+        for name, value in fed.items():
+            extractor.input(name, self._ncnn.Mat(np.ascontiguousarray(value)).clone())
         found = []
-        for name in self._names:
+        for name in names:
             failed, value = extractor.extract(name)
             array = None if failed else np.array(value, np.float32)
             if array is None or array.ndim not in (_MATRIX, _MAP):
@@ -92,7 +104,8 @@ class NcnnRunner(Runner):
         return found
 
     @property
-    def _names(self) -> tuple[str, ...]:
+    def output_names(self) -> tuple[str, ...]:
+        """The blobs of the outputs, in the order of all formats."""
         return _sorted(self._network.output_names)
 
 

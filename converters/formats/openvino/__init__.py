@@ -31,6 +31,7 @@ from scrfdconv.converters.signature import Serving
 
 if TYPE_CHECKING:
     from scrfdconv.converters.graph.convolution import Convolution
+    from scrfdconv.converters.layers import Layers
     from scrfdconv.converters.runner import Runner
     from scrfdconv.converters.signature import Signature
 
@@ -105,3 +106,9 @@ class OpenVino(Format):
         from scrfdconv.converters.formats.openvino.reading import convolutions_of
 
         return None if self.precision_of(path) == "int8" else convolutions_of(path)
+
+    def layers(self, path: Path) -> Layers | None:
+        """The file in pieces."""
+        from scrfdconv.converters.formats.openvino.layers import OpenVinoLayers
+
+        return OpenVinoLayers(path)

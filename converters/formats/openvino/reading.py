@@ -14,7 +14,7 @@ from scrfdconv.converters.formats.openvino.api import name_of, read_model
 from scrfdconv.converters.graph.convolution import Convolution, Storage
 from scrfdconv.converters.signature import Signature, Tensor
 
-_CONVOLUTIONS = ("Convolution", "GroupConvolution")
+CONVOLUTIONS = ("Convolution", "GroupConvolution")
 _BYTES = ("i8", "u8", "i4", "u4")
 _HALVES = ("f16", "bf16")
 _GROUPED_RANK = 5  # (groups, out, in, k, k)
@@ -55,11 +55,15 @@ def _tensor(port: Any) -> Tensor:
 
 def convolutions_of(path: Path) -> Iterator[Convolution]:
     """Every convolution with constant weights, grouped ones as (out, in / groups, k, k)."""
-    for node in read_model(path).get_ordered_ops():
-        if node.get_type_name() in _CONVOLUTIONS:
-            weight = _numbers(node.input_value(1).get_node())
-            if weight is not None:
-                yield _convolution(node, weight)
+    yield from filter(None, map(convolution_of, read_model(path).get_ordered_ops()))
+
+
+def convolution_of(node: Any) -> Convolution | None:
+    """The convolution that ``node`` is; None for other nodes, and where weights are computed."""
+    if node.get_type_name() not in CONVOLUTIONS:
+        return None
+    weight = _numbers(node.input_value(1).get_node())
+    return None if weight is None else _convolution(node, weight)
 
 
 @dataclass(frozen=True)
@@ -91,13 +95,19 @@ def _convolution(node: Any, weight: _Numbers) -> Convolution:
 
 def _bias(node: Any, channels: int) -> _Numbers:
     """The bias: constants, one for each channel, in the Add that alone reads a convolution."""
+    add = bias_add(node, channels)
+    return _Numbers(np.zeros(channels, np.float32)) if add is None else add[1]
+
+
+def bias_add(node: Any, channels: int) -> tuple[Any, _Numbers] | None:
+    """The Add that alone reads a convolution and adds constants, one for each channel, if any."""
     readers = [target.get_node() for target in node.output(0).get_target_inputs()]
     if len(readers) == 1 and readers[0].get_type_name() == "Add":
         for i in range(2):
             found = _numbers(readers[0].input_value(i).get_node())
             if found is not None and found.values.size == channels:
-                return found
-    return _Numbers(np.zeros(channels, np.float32))
+                return readers[0], found
+    return None
 
 
 def _coarser(*kinds: str) -> str:

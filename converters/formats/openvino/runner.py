@@ -147,17 +147,33 @@ class OpenVinoRunner(Runner):
 
     @cached_property
     def _compiled(self) -> Any:
+        return self._compile(self._model)
+
+    def _compile(self, model: Any) -> Any:
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if not self._by_default:
             settings[self.arithmetic_setting] = _FLOAT
         if self._threads:
             settings["INFERENCE_NUM_THREADS"] = self._threads
         try:
-            return core().compile_model(self._model, "CPU", settings)
+            return core().compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise ArtifactError(
                 f"{self._path}: OpenVINO cannot compile it: {last_sentence(error)}."
             ) from error
+
+    @property
+    def model(self) -> Any:
+        """The graph, whose outputs are faces, if the file has some, and then the rows."""
+        return self._model
+
+    def fed(self, images: np.ndarray) -> np.ndarray:
+        """Images of the network in the form that the file takes."""
+        return self.interface.fed(images)
+
+    def values_of(self, model: Any, feeds: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """All outputs of ``model``, which was made of this one, in this one's arithmetic."""
+        return self._outputs_of(self._compile(model).create_infer_request(), feeds)
 
     def _run(self, images: np.ndarray) -> Sequence[np.ndarray]:
         rows = self._inferred(images)[len(self.face_names) :]
@@ -165,13 +181,15 @@ class OpenVinoRunner(Runner):
 
     def _inferred(self, images: np.ndarray) -> Sequence[np.ndarray]:
         """All outputs in the order of the model."""
+        return self._outputs_of(self._request, [images])
+
+    def _outputs_of(self, request: Any, feeds: Sequence[np.ndarray]) -> list[np.ndarray]:
         try:
-            self._request.infer([images])
+            request.infer(list(feeds))
             # Tensors are buffers of the request: the next run writes into them.
-            tensors = [self._request.get_output_tensor(i) for i in range(len(self._model.outputs))]
-            return [np.array(tensor.data) for tensor in tensors]
+            return [np.array(tensor.data) for tensor in request.output_tensors]
         except RuntimeError as error:
             raise ArtifactError(
-                f"{self._path.name}: fails on images of shape {images.shape}: "
+                f"{self._path.name}: fails on images of shape {feeds[0].shape}: "
                 f"{last_sentence(error)}."
             ) from error

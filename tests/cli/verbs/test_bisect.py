@@ -46,6 +46,34 @@ def test_json_has_every_layer(in_process, faulty, tiny_onnx):
     assert len(ran.json["layers"]) > 30
 
 
+def test_the_layers_that_lose_most_by_8_bits_are_named_last(
+    in_process, tiny_pth, widerface, tmp_path
+):
+    out, photographs = tmp_path / "tiny_int8.onnx", widerface / "WIDER_val/images"
+    made = in_process(
+        "int8",
+        tiny_pth,
+        "--shape",
+        64,
+        96,
+        "--images",
+        photographs,
+        "--max-face-loss",
+        1,
+        "-o",
+        out,
+        "--no-verify",
+    )
+    assert made.code == 0, made.err
+
+    ran = in_process("bisect", out, "--reference", tiny_pth)
+    levels = in_process("bisect", out, "--reference", tiny_pth, "--json").json["sensitivity"]
+
+    assert list(levels.values()) == sorted(levels.values())
+    assert 10 < min(levels.values()) < max(levels.values()) < 90
+    assert f"8 bits cost most in: {next(iter(levels))} {min(levels.values()):.1f} dB, " in ran.out
+
+
 def test_a_right_model_has_no_faulty_layer(in_process, tiny_onnx, tiny_pth):
     ran = in_process("bisect", tiny_onnx, "--reference", tiny_pth, "--json")
 
@@ -62,6 +90,19 @@ def test_verify_ends_a_failure_with_the_layer(in_process, faulty, tiny_pth):
 
     assert ran.code == 1
     assert f"; begins at {name}: scale" in ran.sentence
+
+
+def test_verify_of_a_large_fixed_size_gives_the_advice(in_process, faulty, tiny_pth, tmp_path):
+    path, _ = faulty
+    fixed = tmp_path / "fixed.onnx"
+    made = in_process("simplify", path, "--shape", 512, 512, "--no-verify", "-o", fixed)
+    assert made.code == 0, made.err
+
+    ran = in_process("verify", fixed, "--reference", tiny_pth)
+
+    assert ran.code == 1
+    assert ran.sentence.endswith("; `bisect` names the layer.")
+    assert "begins at" not in ran.err
 
 
 @pytest.mark.parametrize("file", ["tiny.xml", "gone.onnx", "text.onnx", "empty.onnx"])
@@ -83,11 +124,14 @@ def test_another_network_is_no_fault_of_one_layer(in_process, tiny_onnx):
     assert "tiny" in ran.sentence
 
 
-def test_torchscript_shows_no_values(in_process, tiny_pth, tmp_path):
-    made = tmp_path / "tiny.pt"
-    assert in_process("torchscript", tiny_pth, "--no-verify", "-o", made).code == 0
+@pytest.mark.parametrize(("verb", "suffix"), [("torchscript", ".pt"), ("mnn", ".mnn")])
+def test_what_shows_no_values_says_which_file_to_give(verb, suffix, in_process, tiny_pth, tmp_path):
+    out = tmp_path / f"tiny{suffix}"
+    made = in_process(verb, tiny_pth, "--no-verify", "-o", out)
+    if made.code == 4:
+        pytest.skip(made.sentence)
 
-    ran = in_process("bisect", made, "--reference", tiny_pth)
+    ran = in_process("bisect", out, "--reference", tiny_pth)
 
     assert ran.code == 2
-    assert "shows no values between its layers" in ran.sentence
+    assert "which shows no values between its layers; give the ONNX file" in ran.sentence

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+import sys
 
 import pytest
 
@@ -112,17 +113,135 @@ def test_without_photographs_nothing_can_be_judged(in_process, place):
     assert "--images" in ran.sentence
 
 
+FAULTS = """
+import os, signal
+from scrfdconv.recipes import bench, runtimes
+
+make, convert, open_model = runtimes._made, runtimes.convert, bench._open
+
+def die(what): os.kill(os.getpid(), signal.SIGKILL)
+def crash(what): os.kill(os.getpid(), signal.SIGILL)
+def run_out(what): raise MemoryError
+def refuse(what): raise RuntimeError(f"{what}: bad allocation\\nin line 1")
+
+def made_or(fault, name):
+    def made(order):
+        fails = f"{order.name}-{order.precision}" == name
+        runtimes.convert = (lambda *_, **__: fault(name)) if fails else convert
+        return make(order)
+    return made
+
+def opened_or(fault, name):
+    def opened(model, options, threads):
+        return fault(name) if model.endswith(name) else open_model(model, options, threads)
+    return opened
+
+made_or_die, made_or_crash = made_or(die, "onnx-fp16"), made_or(crash, "onnx-fp16")
+made_or_run_out, made_or_refuse = made_or(run_out, "onnx-fp16"), made_or(refuse, "onnx-fp16")
+opened_or_die, opened_or_refuse = opened_or(die, "_fp16.onnx"), opened_or(refuse, "_fp16.onnx")
+for _name, _one in list(vars().items()):
+    if "_or_" in _name:
+        _one.__qualname__ = _name
+def refuse_all(order): return "its faces are not those of the source"
+def opened_or_all_die(model, options, threads):
+    return die(model) if model.endswith(".onnx") else open_model(model, options, threads)
+"""
+
+
+@pytest.fixture
+def faulty(tmp_path_factory, monkeypatch):
+    """Functions for the processes of candidates, of which one fails."""
+    folder = tmp_path_factory.mktemp("modules")
+    (folder / "faulty_candidates.py").write_text(FAULTS)
+    monkeypatch.syspath_prepend(folder)
+    import faulty_candidates
+
+    yield faulty_candidates
+    del sys.modules["faulty_candidates"]
+
+
+@pytest.mark.parametrize(
+    ("where", "fault", "why"),
+    [
+        ("recipes.runtimes._made", "made_or_die", "was ended, as systems do when memory runs out."),
+        pytest.param(
+            "recipes.runtimes._made", "made_or_crash", "its process crashed (SIGILL).",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "recipes.runtimes._made", "made_or_run_out", "memory ran out.", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "recipes.runtimes._made", "made_or_refuse", "RuntimeError: onnx-fp16: bad allocation.",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "recipes.bench._open", "opened_or_die", "ended, as systems do when memory runs out",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "recipes.bench._open", "opened_or_refuse", "_fp16.onnx: bad allocation",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)  # fmt: skip
+def test_a_candidate_whose_process_fails_costs_no_other(
+    where, fault, why, in_process, place, faulty, monkeypatch
+):
+    monkeypatch.setattr(f"scrfdconv.{where}", getattr(faulty, fault))
+
+    ran = in_process("optimize", "tiny.pth", "--images", "photos", *FAST, "--candidates",
+                     "onnx-fp16", "--candidates", "onnx-fp32", "-o", "best", cwd=place)  # fmt: skip
+
+    assert ran.code == 0, ran.err
+    row = next(line for line in ran.out.splitlines() if line.startswith("onnx-fp16"))
+    assert row.split()[:4] == ["onnx-fp16", "left", "out", "-"]
+    assert f"left out: onnx-fp16: {why}" in ran.out or f"{why}" in ran.out
+    assert "best/tiny_shape96x128.onnx  onnx-fp32" in ran.out
+    report = json.loads((place / "best/report.json").read_text())
+    assert why in report["left_out"]["onnx-fp16"]
+
+
+@pytest.mark.parametrize(
+    ("where", "fault", "says"),
+    [
+        ("recipes.runtimes._made", "refuse_all",
+         "None of 3 candidates could be made; the first, onnx-fp32: its faces are not those"),
+        pytest.param(
+            "recipes.bench._open", "opened_or_all_die", "Every candidate failed while it was timed",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)  # fmt: skip
+def test_without_any_candidate_nothing_is_kept(
+    where, fault, says, in_process, place, faulty, monkeypatch
+):
+    monkeypatch.setattr(f"scrfdconv.{where}", getattr(faulty, fault))
+    some = ("onnx",) if fault == "refuse_all" else ("onnx-fp32",)
+
+    ran = in_process("optimize", "tiny.pth", "--images", "photos", *FAST, "--candidates", *some,
+                     "--json", cwd=place)  # fmt: skip
+
+    assert ran.code == 1
+    assert says in ran.sentence
+    assert ran.json["exit_code"] == 1
+    assert not (place / "tiny_fastest").exists()
+
+
 def test_without_a_candidate_within_the_budget_nothing_is_kept(in_process, place, monkeypatch):
-    from scrfdconv.recipes import runtimes
+    from scrfdconv.recipes.artifacts import conversion
+    from scrfdconv.recipes.optimize import Budget
 
-    def refused(*_, **__):
-        raise runtimes.CheckFailed("its faces are not those of the source")
-
-    monkeypatch.setattr(runtimes, "convert", refused)
-    ran = in_process("optimize", "tiny.pth", "--images", "photos", *FAST, "--candidates", "onnx",
-                     cwd=place)  # fmt: skip
+    opened, load = [], conversion.load_source
+    monkeypatch.setattr(
+        conversion, "load_source", lambda *a, **k: opened.append(a) or load(*a, **k)
+    )
+    monkeypatch.setattr(Budget, "holds", lambda budget, model: False)
+    ran = in_process("optimize", "tiny.pth", "--images", "photos", *FAST, "--candidates",
+                     "onnx-fp32", cwd=place)  # fmt: skip
 
     assert ran.code == 1
     assert "no candidate keeps the faces within --max-face-loss 0.01" in ran.sentence
-    assert "left out: onnx-int8: its faces are not those of the source" in ran.out
+    assert "loses too many" in ran.out
+    assert len(opened) == 1
     assert not (place / "tiny_fastest").exists()

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmdet_config import CONFIG
 from safetensors.torch import save_file
 
 from scrfdconv.converters.checkpoint.loading import load_checkpoint, load_source, seeded_checkpoint
@@ -70,6 +71,17 @@ def test_other_bins_than_whole_numbers_are_refused(tiny, tmp_path):
     assert load_checkpoint(right).architecture.box_bins == 9
     with pytest.raises(CheckpointError, match=rf"{key} is not 0 to 8"):
         load_checkpoint(wrong)
+
+
+def test_a_config_without_the_distributions_of_the_weights_names_both(tmp_path):
+    network = seeded_checkpoint(replace(BUILTIN["scrfd_2.5g"], neck="fpn", box_bins=9))
+    weights = {**network.weights, "bbox_head.integral.project": torch.arange(9.0)}
+    path = saved(tmp_path, {"meta": {"config": CONFIG}, "state_dict": weights})
+
+    with pytest.raises(CheckpointError) as error:
+        load_checkpoint(path)
+
+    assert "neck is pafpn, and fpn in the weights; box_bins is 0, and 9" in str(error.value)
 
 
 def test_old_pickle_files_load(tiny, tmp_path):

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from in_this_process import InThisProcess, Silent
 
 from scrfdconv.converters import runner
 from scrfdconv.converters.artifact import digest_of
@@ -32,49 +33,6 @@ DYNAMIC, FIXED = entry("onnx"), entry("onnx", shape=SHAPE)
 HALF = entry("onnx", "fp16", shape=SHAPE)
 ENGINE = entry("tensorrt", shape=SHAPE)
 ONNX, ONNX_FIXED, ONNX_HALF = "a/a.onnx", "a/a_shape64x96.onnx", "a/a_shape64x96_fp16.onnx"
-
-
-class Silent:
-    """A view that remembers what was run."""
-
-    def __init__(self):
-        self.ran, self.done = [], []
-
-    def planned(self, names):
-        self.names = list(names)
-
-    def started(self, name):
-        self.ran.append(name)
-
-    def finished(self, outcome):
-        self.done.append(outcome.name)
-
-
-class InThisProcess:
-    """In place of worker processes: a second each is too much for so many tests."""
-
-    def __init__(self, count, function):
-        self._function, self._task = function, None
-
-    def __class_getitem__(cls, _):
-        return cls
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    @property
-    def idle(self):
-        return int(self._task is None)
-
-    def start(self, task, *, fresh=False):
-        self._task = task
-
-    def finished(self):
-        task, self._task = self._task, None
-        yield task, self._function(task)
 
 
 @pytest.fixture
