@@ -102,10 +102,10 @@ class OpenVino(Format):
         return "half weights; the processor chooses the arithmetic" if precision == "fp16" else ""
 
     def convolutions(self, path: Path) -> Iterator[Convolution] | None:
-        """The weights at rest."""
+        """The weights at rest; None where they have 8 bits."""
         from scrfdconv.converters.formats.openvino.reading import convolutions_of
 
-        return convolutions_of(path)
+        return None if self.precision_of(path) == "int8" else convolutions_of(path)
 
     def layers(self, path: Path) -> Layers | None:
         """The file in pieces."""

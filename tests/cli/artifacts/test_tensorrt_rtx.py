@@ -13,6 +13,7 @@ from pathlib import Path
 import onnx
 import pytest
 from environments import environment_with
+from networks import NETWORKS
 
 from scrfdconv.converters.checkpoint.loading import seeded_checkpoint
 from scrfdconv.converters.errors import ArtifactError
@@ -159,6 +160,35 @@ def test_every_known_network_is_taken_in_its_precision(name, precision, tmp_path
 
     assert all(finding.passed for finding in lint.findings)
     assert {f"convolutions in {precision}", "faults"} <= {f.metric for f in lint.findings}
+
+
+OPSETS = (11, 13, 17, 20)
+# Every kind of small network, each in one opset, and all opsets by turns.
+TURNS = [(name, OPSETS[place % len(OPSETS)]) for place, name in enumerate(NETWORKS)]
+
+
+@pytest.mark.slow
+@with_rtx
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("case", TURNS, ids=lambda case: " ".join(map(str, case)))
+def test_every_kind_of_network_is_taken_in_every_precision(case, precision, tmp_path):
+    name, opset = case
+    source = seeded_checkpoint(NETWORKS[name])
+    pictures = tuple(synthetic_pictures(tmp_path / "pictures")) if precision == "int8" else ()
+    side = 2 * source.architecture.size_multiple
+    values = {"opset": opset}
+    values |= {"target": "tensorrt", "calibration_size": (side, side)} if pictures else {}
+    for at, shape in enumerate([(side, 2 * side), None]):
+        out = tmp_path / f"{at}.onnx"
+        if pictures and shape:
+            values["calibration_size"] = shape
+        target = target_of("onnx", precision, {**values, "shape": shape})
+        convert(source, target, out, None, images=pictures)
+
+        lint = parser_lint(out)
+
+        assert all(f.passed for f in lint.findings), [f for f in lint.findings if not f.passed]
+        assert f"convolutions in {precision}" in {f.metric for f in lint.findings}
 
 
 @with_rtx

@@ -24,6 +24,9 @@ from scrfdconv.converters.formats import format_of, formats, open_artifact
 from scrfdconv.converters.formats.onnx import OnnxOptions
 from scrfdconv.converters.network.architecture import BUILTIN
 from scrfdconv.converters.options import NoOptions
+from scrfdconv.recipes.artifacts.conversion import convert
+from scrfdconv.recipes.artifacts.target import target_of
+from scrfdconv.recipes.faces.pictures import synthetic_pictures
 
 pytest.importorskip("openvino", reason="the openvino extra is not installed")
 
@@ -77,6 +80,18 @@ def test_every_known_network_is_carried(name, tmp_path):
     graph = formats()["onnx"].convert(checkpoint, tmp_path / "m.onnx", OnnxOptions(), None).path
 
     assert verify(checkpoint, made(graph, tmp_path / "m.xml")).passed
+
+
+def test_a_quantized_model_passes_against_its_checkpoint(tiny, tmp_path):
+    """Not only while it is made: `verify` compares weights, too, where there are float ones."""
+    xml, shape = tmp_path / "int8.xml", {"shape": (96, 128)}
+    pictures = tuple(synthetic_pictures(tmp_path / "pictures"))
+    convert(tiny, target_of("openvino", "int8", shape), xml, None, images=pictures)
+
+    report = verify(tiny, xml)
+
+    assert open_artifact(xml).precision == "int8"
+    assert report.passed, report.summary()
 
 
 def test_names_and_metadata_are_those_of_the_graph(tiny, tiny_xml):
