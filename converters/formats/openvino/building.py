@@ -32,7 +32,7 @@ _COUNTED = re.compile(r"[A-Z][A-Za-z]+_[0-9]+")
 
 
 def write_model(source: Path, out: Path, precision: str) -> None:
-    """Write ``out`` (.xml) and its .bin from the ONNX file ``source``."""
+    """Write ``out``, an .xml under any name, and its .bin from the ONNX file ``source``."""
     model = _converted(source)
     metadata = _metadata_of(load_onnx(source))
     if metadata:
@@ -40,13 +40,15 @@ def write_model(source: Path, out: Path, precision: str) -> None:
     _describe(model, metadata)
     # The library halves weights by default: for float32, this is turned off.
     half = precision == "fp16"
-    openvino().save_model(model, str(out), compress_to_fp16=half)
+    xml = out.with_suffix(".xml")  # the library writes no other
+    openvino().save_model(model, str(xml), compress_to_fp16=half)
     if half and choosers(model):
-        model = _with_exact_rules(out, model)
-        openvino().save_model(model, str(out), compress_to_fp16=False)
+        model = _with_exact_rules(xml, model)
+        openvino().save_model(model, str(xml), compress_to_fp16=False)
         half = False  # it is halved already
     model.set_rt_info(digest_of(out.with_suffix(".bin")), [SECTION, WEIGHTS_DIGEST])
-    openvino().save_model(model, str(out), compress_to_fp16=half)
+    openvino().save_model(model, str(xml), compress_to_fp16=half)
+    xml.replace(out)
 
 
 def _with_exact_rules(path: Path, exact: Any) -> Any:

@@ -102,6 +102,15 @@ def test_a_format_is_a_verb_a_key_of_recipes_and_a_part_of_new_ones(made_format)
         assert name.endswith(made_format.suffix)
 
 
+def test_an_artifact_may_have_any_name(buildable, tiny, tmp_path):
+    path = tmp_path / "deployed.model"
+
+    convert(tiny, target_of(buildable.name, "fp32", {"shape": (64, 64)}), path, None)
+
+    assert format_of(path) is buildable
+    assert sorted(tmp_path.iterdir()) == sorted({path, *buildable.companions(path)})
+
+
 def test_all_files_are_there_and_the_artifact_runs(artifact, buildable):
     assert all(path.is_file() and path.stat().st_size for path in artifact.files)
     assert artifact.path.suffix == buildable.suffix
