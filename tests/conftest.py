@@ -8,6 +8,7 @@ import os
 import runpy
 import signal
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,23 +37,20 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# Slow tests that have not run to their end since they were written or since what they test
-# moved, as "file" or "file::test". Whoever sees one pass takes it off.
-UNPROVEN: tuple[str, ...] = ()
-
-
 # Begins first, so that no process ends minutes after the other.
 LONGEST = "tests/test_package.py"
 
 
 def pytest_collection_modifyitems(items):
-    """Keep what nobody has seen pass apart from what everybody relies on; the longest first."""
+    """The longest first; of a sampled test, every n-th case by default and the rest when slow."""
     items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+    seen = Counter()
     for item in items:
-        place = item.nodeid.partition("[")[0]
-        slow = item.get_closest_marker("slow")
-        if slow and place.startswith(UNPROVEN):
-            item.add_marker("unproven")
+        if sampled := item.get_closest_marker("sampled"):
+            test = item.nodeid.partition("[")[0]
+            if seen[test] % sampled.args[0]:
+                item.add_marker("slow")
+            seen[test] += 1
 
 
 @pytest.fixture(scope="session")

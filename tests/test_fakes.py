@@ -24,6 +24,7 @@ def outputs_of(model, tmp_path):
     return OnnxRunner(path).run(stimuli(1, 64, 96, 0))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
 def test_a_fault_changes_the_outputs_that_it_names(fault, model, tmp_path):
     right = outputs_of(model, tmp_path)

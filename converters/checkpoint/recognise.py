@@ -227,12 +227,12 @@ def _predictors(shapes: Shapes, head: str) -> tuple[int, int, int, int]:
     if stored > 1:  # upstream stores them always, and uses them with DFL only
         readings.append((boxes // BOX_SIDES // stored, stored))
     found = [r for r in readings if _fits(*r, scores, boxes, points)]
+    if not found and _fits(*readings[0], scores, boxes, 0):
+        keypoints_in(shapes, boxes // BOX_SIDES)  # says what is wrong with them
     if not found and not stored:
         counts = range(1, scores + 1)
         readings = [(n, boxes // BOX_SIDES // n) for n in counts if scores % n == 0]
         found = [r for r in readings if r[1] > 1 and _fits(*r, scores, boxes, points)]
-    if not found and _fits(*readings[0], scores, boxes, 0):
-        keypoints_in(shapes, boxes // BOX_SIDES)  # says what is wrong with them
     if not found:
         raise ValueError(
             f"{scores} score and {boxes} box rows do not fit together: there are four distances "

@@ -93,6 +93,7 @@ def test_the_verb_makes_both_files_and_every_other_verb_opens_them(toy, tmp_path
     assert timed.json["models"][1]["format"] == "toy"
 
 
+@pytest.mark.slow
 def test_precision_and_its_options_come_from_the_declaration(toy):
     options = ("--precision", "fp16", "--keep-float", "Sigmoid", "--shape", "64", "64")
     made = toy("toy", "tiny.pth", *options, "--json")
@@ -114,6 +115,7 @@ def test_what_is_missing_is_said_with_the_remedy(toy, tmp_path):
     assert not list(tmp_path.glob("*.toy"))
 
 
+@pytest.mark.slow
 def test_files_that_belong_to_another_are_left_alone(toy, tmp_path):
     main, weights = tmp_path / "m.toy", tmp_path / "m.weights"
     assert toy("toy", "tiny.pth", "--shape", "64", "64", "-o", main).code == 0

@@ -88,6 +88,7 @@ def judged(model, reference, pictures, **spread):
 # --- agreement ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_size_of_a_part_changes_no_digit(other_onnx, tiny_onnx, photographs, monkeypatch):
     found = []
     for size in (1, 5, 32):

@@ -102,10 +102,11 @@ class OpenVino(Format):
         return "half weights; the processor chooses the arithmetic" if precision == "fp16" else ""
 
     def convolutions(self, path: Path) -> Iterator[Convolution] | None:
-        """The weights at rest; None where they have 8 bits."""
+        """The weights at rest, those of 8 bits in steps; None where they cannot be read."""
         from scrfdconv.converters.formats.openvino.reading import convolutions_of
 
-        return None if self.precision_of(path) == "int8" else convolutions_of(path)
+        found = convolutions_of(path)
+        return None if found is None else iter(found)
 
     def layers(self, path: Path) -> Layers | None:
         """The file in pieces."""

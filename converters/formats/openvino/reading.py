@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -53,9 +52,16 @@ def _tensor(port: Any) -> Tensor:
     return Tensor(name=name_of(port), kind=str(port.element_type.to_dtype()), dims=dims)
 
 
-def convolutions_of(path: Path) -> Iterator[Convolution]:
-    """Every convolution with constant weights, grouped ones as (out, in / groups, k, k)."""
-    yield from filter(None, map(convolution_of, read_model(path).get_ordered_ops()))
+def convolutions_of(path: Path) -> list[Convolution] | None:
+    """Every convolution with constant weights, grouped ones as (out, in / groups, k, k).
+
+    None where a quantizer of another tool (FakeQuantize) hides weights.
+    """
+    model = read_model(path)
+    nodes = [node for node in model.get_ordered_ops() if node.get_type_name() in CONVOLUTIONS]
+    found = [one for one in map(convolution_of, nodes) if one is not None]
+    hidden = len(found) < len(nodes) and stored_precision(model) == "int8"
+    return None if hidden else found
 
 
 def convolution_of(node: Any) -> Convolution | None:

@@ -426,6 +426,7 @@ def save_truth(folder, images=("a", "b"), indices=((1, 2), ())):
     return folder
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("where", ["", "ground_truth", "eval_tools/ground_truth"])
 def test_the_ground_truth_is_found_where_people_unpack_it(where, tmp_path):
     save_truth(tmp_path / where, indices=((2,), ()))
@@ -454,6 +455,7 @@ def test_a_missing_ground_truth_file_is_named(tmp_path):
         widerface_truth.load_ground_truth(tmp_path)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", ["wider_face_val.mat", "wider_medium_val.mat"])
 @pytest.mark.parametrize(
     "damage", [lambda b: b"", lambda b: b[:200], lambda b: b"\0" * len(b), lambda b: b"text\n" * 99]
@@ -475,6 +477,7 @@ def test_a_mat_file_of_something_else_is_refused(tmp_path):
         widerface_truth.load_ground_truth(tmp_path)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("indices", [((3,), ()), ((0,), ()), ((1,), (1,))])
 def test_a_subset_that_names_a_face_that_is_not_there_is_refused(indices, tmp_path):
     save_truth(tmp_path, indices=indices)

@@ -41,6 +41,7 @@ def test_a_model_is_quantized_verified_and_timed(scrfdconv, tiny_onnx, folder, t
     assert (tmp_path / "plan.json").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [(), ("--no-verify",)])
 def test_a_note_is_shown_once(scrfdconv, tiny_onnx, folder, options):
     ran = scrfdconv("int8", tiny_onnx, "--images", folder, *SIZE, "--max-face-loss", 0.5, *options)
@@ -49,6 +50,7 @@ def test_a_note_is_shown_once(scrfdconv, tiny_onnx, folder, options):
     assert (ran.out + ran.err).count("judged on the calibration pictures") == 1
 
 
+@pytest.mark.slow
 def test_a_plan_needs_no_pictures(scrfdconv, tiny_onnx, folder):
     options = (*SIZE, "--no-verify", "--max-face-loss", 0.5, "--plan", "p.json", "--json")
     first = scrfdconv("int8", tiny_onnx, "--images", folder, *options)
@@ -70,6 +72,7 @@ def test_an_unreachable_budget_is_exit_1_and_leaves_nothing(scrfdconv, tiny_pth,
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -97,6 +100,7 @@ def test_what_is_wrong_is_said(scrfdconv, tiny_pth, folder, tmp_path, arguments,
     assert not list(tmp_path.glob("*.onnx"))
 
 
+@pytest.mark.slow
 def test_a_quantized_model_is_no_source(scrfdconv, tiny_onnx, folder):
     options = (
         "--images",
@@ -125,6 +129,7 @@ def test_other_kinds_of_models_are_no_source(scrfdconv, tiny_pth, folder):
     assert "float ONNX" in ran.sentence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["identity", "frame"])
 def test_operators_before_the_network_stay_what_they_are(
     in_process, tiny_onnx, folder, tmp_path, kind

@@ -41,6 +41,7 @@ def test_a_lifted_checkpoint_is_verified_and_loads_like_any_other(scrfdconv, tin
     assert scrfdconv("verify", "tiny_lifted.onnx", "--reference", tiny_onnx).code == 0
 
 
+@pytest.mark.slow
 def test_what_weights_leave_open_survives(scrfdconv, grouped_onnx, tiny_gn, tmp_path):
     ran = scrfdconv("lift", grouped_onnx, "--json", "-o", "out.pth")
 
@@ -175,6 +176,7 @@ def test_an_architecture_in_meta_that_is_damaged_is_refused(scrfdconv, tiny, tmp
     assert "bad.pth" in ran.sentence
 
 
+@pytest.mark.slow
 def test_norm_groups_overrule_the_architecture_in_meta(scrfdconv, grouped_onnx):
     assert scrfdconv("lift", grouped_onnx, "--no-verify").code == 0
 

@@ -180,6 +180,7 @@ def test_models_prints_published_beside_computed_and_the_wrong_row(scrfdconv):
     assert [row["name"] for row in rows] == list(BUILTIN)
 
 
+@pytest.mark.slow
 def test_a_printed_model_is_a_recipe(scrfdconv, tmp_path):
     (tmp_path / "mine.toml").write_text(scrfdconv("models", "SCRFD_10G", "--toml").out)
 

@@ -149,6 +149,7 @@ def test_bad_input_gets_one_sentence_and_the_right_exit_code(case, inputs, scrfd
     assert sorted(p.name for p in inputs.iterdir()) == before, "nothing is left behind"
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("case", ["missing file", "NaN", "opset", "unknown option", "unknown verb"])
 def test_with_json_a_failure_is_one_object_too(case, inputs, scrfdconv):
     arguments, code, said = CASES[case]
@@ -212,6 +213,7 @@ def start(inputs, tmp_path):
     return process
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("sent", "code"),
     [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)],

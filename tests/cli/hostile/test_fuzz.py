@@ -160,6 +160,7 @@ def seed_of(name: str, good: Path) -> bytes:
     return path.read_bytes()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", hostile.READERS)
 def test_the_good_file_is_read(name, good, sandbox):
     seed_of(name, good)
@@ -193,6 +194,7 @@ def read_odd_files(name: str, count: int, good: Path, sandbox: hostile.Sandbox) 
     assert not wrong
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.usefixtures("restored")
 @pytest.mark.parametrize("name", hostile.READERS)
 def test_an_odd_file_is_one_of_our_errors(name, good, sandbox):

@@ -89,6 +89,7 @@ STATES = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("case", STATES)
@@ -287,6 +288,7 @@ def test_a_program_in_torchscript_is_refused(line, named, verb, tmp_path, monkey
 # ---------------------------------------------------------------- ground truth
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("place", range(0, 2000, 97))
 def test_damaged_ground_truth_is_named(place, widerface, tmp_path, command):
     for file in (widerface / "ground_truth").iterdir():

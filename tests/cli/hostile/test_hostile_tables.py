@@ -138,6 +138,7 @@ WRITERS = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("verb", WRITERS)
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_an_output_that_cannot_be_written(output, verb, command):
@@ -192,6 +193,7 @@ IN_THE_WAY = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", slow_but(IN_THE_WAY, "report.html", f"{STATE}/lock"))
 def test_a_cached_build_whose_files_cannot_be_written(place, built, command):
     there = Path("built") / place
@@ -262,6 +264,7 @@ READERS_OF_MODELS = {
 DOCUMENTED = (1, 2, 3)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("verb", slow_but(READERS_OF_MODELS, "inspect", "simplify"))
 @pytest.mark.parametrize("model", MODELS)
 def test_an_odd_model(model, verb, command):
@@ -347,6 +350,7 @@ REPORTS = {
 }  # fmt: skip
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("case", REPORTS)
 def test_odd_values_in_a_report(case, command):
     content = json.loads(Path("report.json").read_text())
@@ -412,6 +416,7 @@ TABLES = {
 }  # fmt: skip
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("way", slow_but(("plan", "table"), "plan"))
 @pytest.mark.parametrize("case", TABLES)
 def test_measurements_that_were_made_up(case, way, measured, command):

@@ -54,6 +54,7 @@ def test_models_of_any_kind_stand_side_by_side(scrfdconv, tiny_pth, tiny_onnx, t
     assert first["peak_memory_bytes"] > 1.5 * others[0]["peak_memory_bytes"]
 
 
+@pytest.mark.slow
 def test_the_table_says_machine_versions_and_threads(scrfdconv, tiny_onnx):
     ran = scrfdconv("bench", tiny_onnx, "--runs", 2, "--shape", 64, 64, "--threads", 1,
                     "--threads", "all")  # fmt: skip
@@ -67,6 +68,7 @@ def test_the_table_says_machine_versions_and_threads(scrfdconv, tiny_onnx):
     assert "tiny.onnx" in ran.out
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [

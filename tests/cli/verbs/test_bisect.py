@@ -46,6 +46,7 @@ def test_json_has_every_layer(in_process, faulty, tiny_onnx):
     assert len(ran.json["layers"]) > 30
 
 
+@pytest.mark.slow
 def test_the_layers_that_lose_most_by_8_bits_are_named_last(
     in_process, tiny_pth, widerface, tmp_path
 ):

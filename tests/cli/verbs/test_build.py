@@ -153,6 +153,7 @@ def test_a_package_for_insightface_has_what_it_reads(once):
     assert hashlib.sha256(content).hexdigest() == detection["sha256"]
 
 
+@pytest.mark.slow
 def test_github_gets_a_summary_and_annotations(scrfdconv, recipe, tmp_path):
     recipe.write_text(RECIPE + "budgets = { max_size_mb = 0.001 }\n")
     summary = tmp_path / "summary.md"

@@ -158,6 +158,7 @@ def test_any_changed_byte_changes_the_digest(artifact, buildable):
         path.write_bytes(content)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.99])
 def test_a_cut_file_is_an_error_of_ours_or_fails_to_open(artifact, buildable, keep):
     if buildable.why_not_run():

@@ -121,9 +121,10 @@ def test_a_weight_of_8_bits_that_was_changed_is_found_in_openvino(int8_onnx, tin
     assert any(not result.passed for result in at_rest.results())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "precision"),
-    [pytest.param("onnx", "fp16", marks=pytest.mark.slow), ("openvino", "fp32")],
+    [("onnx", "fp16"), ("openvino", "fp32")],
 )
 def test_a_file_with_faces_is_a_source(name, precision, faces_onnx, tmp_path):
     out = tmp_path / f"out{usable(name).suffix}"

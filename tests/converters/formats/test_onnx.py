@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 import onnx
 import pytest
-from tables import every
 
 from scrfdconv.checks.parity import compare, samples_for
 from scrfdconv.checks.stimuli import stimuli
@@ -46,7 +45,8 @@ def failures(reference, artifact):
     return [r for r in compare(reference, artifact, samples) if not r.passed]
 
 
-@pytest.mark.parametrize("name", every(3, BUILTIN))
+@pytest.mark.sampled(6)
+@pytest.mark.parametrize("name", BUILTIN)
 def test_every_network_exports_with_exact_names_axes_and_shapes(name, tmp_path):
     architecture = BUILTIN[name]
     path = export(seeded_checkpoint(architecture), tmp_path)
@@ -63,6 +63,7 @@ def test_every_network_exports_with_exact_names_axes_and_shapes(name, tmp_path):
     onnx.checker.check_model(model, full_check=True)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", ["scrfd_500m_kps", "scrfd_1g", "scrfd_2.5g"])
 def test_dynamic_exports_are_the_network_at_any_size_and_batch(name, tmp_path):
     checkpoint = seeded_checkpoint(BUILTIN[name])
@@ -109,6 +110,7 @@ def test_dynamic_graphs_compute_no_shapes(tiny, tiny_gn, tmp_path):
         assert not graph.keys() & {*SHAPE_ARITHMETIC, "Constant"}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("opset", [11, DEFAULT_OPSET])
 @pytest.mark.parametrize("size", [(1, 64, 96), (1, 128, 64)])
 @pytest.mark.parametrize("changes", [{}, {"neck": "fpn", "box_bins": 9}])
@@ -135,8 +137,9 @@ def test_what_opencv_4_cannot_read_is_said_of_the_file(tiny, tiny_gn, tmp_path):
     assert told(export(tiny, tmp_path), "fp32") == ""
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("shape", [None, (64, 64)])
-@pytest.mark.parametrize("opset", every(3, OPSETS))
+@pytest.mark.parametrize("opset", OPSETS)
 def test_every_opset_is_written_as_asked_and_runs(opset, shape, tiny_gn, tmp_path):
     path = export(tiny_gn, tmp_path, opset=opset, shape=shape)
 
@@ -164,6 +167,7 @@ VARIANTS = {
 }  # fmt: skip
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("shape", [None, (256, 128)])
 def test_variants_that_people_train_export_and_verify(variant, shape, tiny, tmp_path):
@@ -212,6 +216,7 @@ for shape in (None, (640, 640)):
 """
 
 
+@pytest.mark.slow
 def test_the_same_input_gives_the_same_bytes_in_another_process_and_folder(tmp_path):
     folders = [tmp_path / "a", tmp_path / "other" / "b"]
     for i, folder in enumerate(folders):

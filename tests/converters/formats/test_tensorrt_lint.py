@@ -21,6 +21,7 @@ def fatal(model):
     return {finding.rule for finding in lint(model) if finding.fatal}
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("opset", [11, 13, 17, 20])
 @pytest.mark.parametrize("shape", [None, (64, 96)])
 def test_our_exports_pass(tiny, opset, shape):

@@ -39,6 +39,7 @@ def failures(checkpoint, path):
     return [r for r in compare(reference, artifact, samples) if not r.passed]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", ["scrfd_500m_kps", "scrfd_1g", "scrfd_2.5g"])
 def test_a_traced_network_is_the_network_at_any_size_and_batch(name, tmp_path):
     checkpoint = seeded_checkpoint(BUILTIN[name])
@@ -161,6 +162,7 @@ def test_users_see_no_deprecation_warning(tiny, tmp_path):
         TorchScriptRunner(made(tiny, tmp_path)).run(np.zeros((1, 3, 64, 64)))
 
 
+@pytest.mark.slow
 def test_the_bytes_repeat_in_a_fresh_process(tmp_path):
     code = (
         "import hashlib\n"

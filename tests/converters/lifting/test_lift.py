@@ -94,6 +94,7 @@ def at_rest(checkpoint: Checkpoint, path: Path, precision: str = "fp32") -> list
     ]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_part_of_an_architecture_is_read_from_the_graph(name, tmp_path):
     source = seeded_checkpoint(NETWORKS[name])
@@ -120,6 +121,7 @@ WRITERS = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("head", ["tiny", "tiny_gn"])
 @pytest.mark.parametrize("writer", WRITERS)
 def test_every_writer_s_graph_is_lifted(writer, head, request, tmp_path):

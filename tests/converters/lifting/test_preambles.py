@@ -79,6 +79,7 @@ def test_a_normalisation_beside_that_of_the_graph_is_refused(tiny_onnx, tmp_path
         lifted_from(path, NormalizationOptions(std=(1.0, 1.0, 1.0)))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("options", [FRAME, {"input_color": "bgr"}, {"input": "uint8"}])
 @pytest.mark.parametrize("wanted", [STANDARD, IMAGENET])
 def test_our_own_files_come_back_as_trained(options, wanted, tiny, tmp_path):

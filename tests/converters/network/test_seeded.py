@@ -17,6 +17,7 @@ from scrfdconv.converters.network import seeded
 from scrfdconv.converters.network.architecture import BUILTIN
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", BUILTIN)
 def test_scores_and_boxes_look_like_a_trained_nets(name):
     runner = EagerRunner(seeded_checkpoint(BUILTIN[name]))
@@ -61,6 +62,7 @@ def test_drawing_leaves_the_callers_random_state_alone(tiny):
     assert torch.rand(1) == expected
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("threads", ["1", "2"])
 @pytest.mark.parametrize("instructions", ["avx2", "default"])
 def test_the_digest_does_not_depend_on_threads_or_instructions(threads, instructions, tiny):

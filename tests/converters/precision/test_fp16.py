@@ -100,6 +100,7 @@ def group_norm(tmp_path_factory):
 # ---------------------------------------------------------------- the graph
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("name", "shape"),
     [
@@ -142,6 +143,7 @@ def test_every_network_stays_within_its_limits(name, all_fp16, tmp_path):
     assert not failures(OnnxRunner(path), OnnxRunner(convert(path, all_fp16=all_fp16)))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("name", "opset"),
     [(SMALLEST, OPSETS.start), (SMALLEST, 13), (GROUP_NORM, OPSETS.start), (GROUP_NORM, 18),

@@ -127,6 +127,7 @@ def test_a_task_that_ends_every_worker_costs_no_other(functions):
     assert sorted(found) == [0, 1, 2, 4, 5]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_workers_end_with_their_parent(sent, tmp_path):
     script = tmp_path / "parent.py"

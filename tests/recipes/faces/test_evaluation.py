@@ -71,6 +71,7 @@ def test_a_model_is_scored_as_its_written_detections_are(tiny_onnx, widerface, t
     assert 0.3 < score.evaluation.ap["hard"] < 0.6  # every second face is never found
 
 
+@pytest.mark.slow
 def test_checkpoint_and_export_have_the_same_average_precision(tiny_pth, tiny_onnx, widerface):
     first, second = (run(model, widerface).evaluation for model in (tiny_pth, tiny_onnx))
 
@@ -78,6 +79,7 @@ def test_checkpoint_and_export_have_the_same_average_precision(tiny_pth, tiny_on
     assert first.predictions == second.predictions > 0
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_changes_no_byte(tiny_onnx, widerface, tmp_path):
     run(tiny_onnx, widerface, results=tmp_path / "one")
     run(tiny_onnx, widerface, results=tmp_path / "two", workers=2)
@@ -85,6 +87,7 @@ def test_the_number_of_workers_changes_no_byte(tiny_onnx, widerface, tmp_path):
     assert files(tmp_path / "one") == files(tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_a_fixed_batch_gives_the_faces_of_single_images(tiny_onnx, tiny_batch, widerface, tmp_path):
     run(tiny_onnx, widerface, results=tmp_path / "one")
     run(tiny_batch, widerface, results=tmp_path / "three")  # five images: the last run is not full
@@ -141,6 +144,7 @@ def test_a_finished_run_runs_nothing_and_scores_the_same(
     assert second.evaluation.ap == first.evaluation.ap
 
 
+@pytest.mark.slow
 def test_a_smoke_run_is_continued_by_the_full_one(tiny_onnx, widerface, tmp_path):
     assert run(tiny_onnx, widerface, results=tmp_path / "r", limit=2).evaluation.images == 2
     full = run(tiny_onnx, widerface, results=tmp_path / "r")
@@ -148,6 +152,7 @@ def test_a_smoke_run_is_continued_by_the_full_one(tiny_onnx, widerface, tmp_path
     assert (full.reused, full.evaluation.images) == (2, 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stamped", [False, True])
 def test_what_a_killed_run_left_is_no_foreign_file_and_is_removed(
     stamped, tiny_onnx, widerface, tmp_path
@@ -164,6 +169,7 @@ def test_what_a_killed_run_left_is_no_foreign_file_and_is_removed(
 
 
 # A cut inside the last score leaves as many lines as announced, and a number in each.
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kept", [slice(0), slice(40), slice(-3)], ids=["none", "lines", "digits"])
 def test_a_file_that_a_crash_cut_is_run_again_and_halves_are_removed(
     tiny_onnx, widerface, tmp_path, kept
@@ -180,6 +186,7 @@ def test_a_file_that_a_crash_cut_is_run_again_and_halves_are_removed(
     assert files(tmp_path) == whole
 
 
+@pytest.mark.slow
 def test_another_model_or_mode_does_not_inherit_detections(
     tiny_onnx, tiny_batch, widerface, tmp_path
 ):
@@ -190,6 +197,7 @@ def test_another_model_or_mode_does_not_inherit_detections(
             run(model, widerface, results=tmp_path, mode=mode)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_read_as_another_architecture_does_not_inherit_detections(
     tiny_pth, widerface, tmp_path
 ):
@@ -225,6 +233,7 @@ def test_missing_images_are_counted_before_anything_runs(tiny_onnx, copied):
         run(tiny_onnx, copied)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_damaged_image_is_named_and_finished_ones_stay(tiny_onnx, copied, tmp_path, workers):
     (copied / "WIDER_val/images/1--Handshaking/1_b.jpg").write_bytes(b"\xff\xd8 no picture")
@@ -305,6 +314,7 @@ def test_an_unknown_model_has_no_published_row(tiny_onnx, tiny):
 # --- a cluster ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the library's own, about sockets and ports
 def test_a_cluster_scores_the_same_and_a_lost_worker_loses_nothing(tiny_onnx, widerface, tmp_path):
     distributed = pytest.importorskip("distributed")
@@ -328,6 +338,7 @@ def test_a_cluster_scores_the_same_and_a_lost_worker_loses_nothing(tiny_onnx, wi
     assert files(tmp_path / "dask") == files(tmp_path / "alone")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense://x"])
 def test_a_cluster_that_is_not_there_is_said(tiny_onnx, widerface, monkeypatch, address):
@@ -350,6 +361,7 @@ def test_without_dask_the_extra_is_named(tiny_onnx, widerface, monkeypatch):
 # --- real data ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_published_result_set_keeps_its_average_precision(data):
     if not (data / "wider").is_dir():
         pytest.skip(f"the WIDER FACE ground truth is not here: {data / 'wider'}")

@@ -60,6 +60,7 @@ def trained(tiny_pth):
     return load_checkpoint(tiny_pth)
 
 
+@pytest.mark.slow
 def test_a_seeded_model_is_quantized_without_a_word_about_faces(tiny, images, tmp_path):
     made = int8(tiny, tmp_path / "out.onnx", images, Demand(weights=False))
 
@@ -115,6 +116,7 @@ def test_a_budget_that_cannot_be_kept_fails_with_its_rounds(trained, images, tmp
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_layers_go_back_to_float_until_the_budget_holds(trained, images, tmp_path):
     plan = tmp_path / "plan.json"
     int8(trained, tmp_path / "a.onnx", images, max_face_loss=1.0, plan=plan)
@@ -148,6 +150,7 @@ class Blind(OnnxRunner):
         return [value * np.float32(0.01) for value in super()._run(images)]
 
 
+@pytest.mark.slow
 def test_faces_that_the_final_runtime_alone_loses_put_layers_back(
     trained, parent, images, tmp_path
 ):
@@ -223,6 +226,7 @@ def test_a_calibration_table_is_reused(tiny, images, tmp_path):
     assert first.artifact.digest == again.artifact.digest
 
 
+@pytest.mark.slow
 def test_a_dynamic_model_stays_dynamic(tiny, images, tmp_path):
     out, plan = tmp_path / "out.onnx", tmp_path / "plan.json"
 
