@@ -97,6 +97,7 @@ IN_DISGUISE = [
 ]  # fmt: skip
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("disguise", "lie"), IN_DISGUISE)
 def test_a_disguise_as_another_precision_hides_no_fault(disguise, lie, tiny, model, tmp_path):
     planted = F["plant"](model, F["together"]("both", disguise, lie))

@@ -155,7 +155,7 @@ def planted(path, precision, name, fault, folder):
 CASES = list(product(GRAPHS, ("fp32", "fp16"), FAULTS))
 
 
-@pytest.mark.sampled(28)
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=" ".join)
 def test_a_convolution_with_a_fault_is_named(case, want, built, tmp_path):
     runtime, precision, fault = case

@@ -28,6 +28,7 @@ def grouped_onnx(tiny_gn, tmp_path_factory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_lifted_checkpoint_is_verified_and_loads_like_any_other(scrfdconv, tiny_onnx, tmp_path):
     ran = scrfdconv("lift", tiny_onnx)
 

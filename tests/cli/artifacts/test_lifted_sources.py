@@ -85,7 +85,7 @@ def test_other_formats_and_precisions_follow(verb, scrfdconv, released):
     assert ran.json["lifted"]["fit"]["passed"] is True
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "lifted"),
     [

@@ -120,7 +120,7 @@ COMMANDS = {
 }
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("name", COMMANDS)
 def test_what_is_read_is_not_written_over(name, files, scrfdconv):
     (files / "x").mkdir()

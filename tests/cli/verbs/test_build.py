@@ -191,6 +191,7 @@ def test_a_manifest_verifies_its_folder_and_measures_anew(scrfdconv, recipe, bui
     assert "1 of 5 artifacts failed, first tiny/tiny_fp16.onnx" in bad.sentence
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "content",
     [
@@ -217,6 +218,7 @@ def test_an_empty_manifest_proves_nothing(scrfdconv, tmp_path):
 # ---------------------------------------------------------------- bad input
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("change", "code", "says"),
     [
@@ -246,6 +248,7 @@ def test_a_bad_recipe_is_one_sentence_and_builds_nothing(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("options", "says"),
     [

@@ -97,6 +97,7 @@ def not_an_scrfd(folder):
     return "no.onnx"
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [

@@ -157,6 +157,7 @@ BAD = {
 }  # fmt: skip
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("arguments", "files", "code", "says"), BAD.values(), ids=BAD)
 def test_bad_input_gets_one_sentence(
     arguments, files, code, says, scrfdconv, tiny_onnx, widerface, tmp_path

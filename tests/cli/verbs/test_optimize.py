@@ -160,6 +160,7 @@ def faulty(tmp_path_factory, monkeypatch):
     del sys.modules["faulty_candidates"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "fault", "why"),
     [
@@ -228,6 +229,7 @@ def test_without_any_candidate_nothing_is_kept(
     assert not (place / "tiny_fastest").exists()
 
 
+@pytest.mark.slow
 def test_without_a_candidate_within_the_budget_nothing_is_kept(in_process, place, monkeypatch):
     from scrfdconv.recipes.artifacts import conversion
     from scrfdconv.recipes.optimize import Budget

@@ -102,6 +102,7 @@ def test_a_format_is_a_verb_a_key_of_recipes_and_a_part_of_new_ones(made_format)
         assert name.endswith(made_format.suffix)
 
 
+@pytest.mark.sampled(2)
 def test_an_artifact_may_have_any_name(buildable, tiny, tmp_path):
     path = tmp_path / "deployed.model"
 

@@ -32,7 +32,7 @@ CASES = [
 ]
 
 
-@pytest.mark.sampled(18)
+@pytest.mark.sampled(36)
 @pytest.mark.parametrize("case", CASES, ids=" ".join)
 def test_a_network_goes_through_a_format_and_is_verified(case, tmp_path):
     name, network, precision = case

@@ -117,6 +117,7 @@ def interrupted_after(count):
     return progress
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_continues_with_what_is_missing(tiny_onnx, widerface, tmp_path):
     out = tmp_path / "r"
     with pytest.raises(KeyboardInterrupt):
@@ -169,7 +170,7 @@ def test_what_a_killed_run_left_is_no_foreign_file_and_is_removed(
 
 
 # A cut inside the last score leaves as many lines as announced, and a number in each.
-@pytest.mark.sampled(3)
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [slice(0), slice(40), slice(-3)], ids=["none", "lines", "digits"])
 def test_a_file_that_a_crash_cut_is_run_again_and_halves_are_removed(
     tiny_onnx, widerface, tmp_path, kept
