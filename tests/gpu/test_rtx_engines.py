@@ -65,8 +65,9 @@ def test_the_engine_says_what_it_computes_in(source, tmp_path):
     said = formats()["tensorrt-rtx"].describe(out)
 
     assert said["runs_here"] is True
-    assert said["engine_convolutions"].get("fp16", 0) > 0
-    assert "fp32" not in said["engine_convolutions"]
+    found = said["engine_convolutions"]
+    # Convolutions that would leave FP16's range stay float32.
+    assert found.get("fp16", 0) > found.get("fp32", 0)
 
 
 def test_an_engine_without_its_sidecar_is_a_foreign_one_that_runs(source, tmp_path):
