@@ -112,18 +112,6 @@ def test_nothing_imports_upwards(tmp_path):
     assert "2 kept, 0 broken" in ran.stdout
 
 
-@pytest.mark.slow
-def test_types_hold(tmp_path):
-    command = [sys.executable, "-m", "mypy", "--config-file", ROOT / "pyproject.toml"]
-
-    ran = subprocess.run(
-        [*command, "-p", "scrfdconv"], cwd=linked(tmp_path), capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
-
-    assert ran.returncode == 0, ran.stdout
-
-
 def test_no_function_is_longer_than_a_screen():
     long = [
         f"{path.relative_to(ROOT)}: {node.name}"

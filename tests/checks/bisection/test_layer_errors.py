@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import islice, product
 
 import faults
 import numpy as np
@@ -18,7 +18,8 @@ from scrfdconv.converters.precision.fp16 import Fp16Options
 from scrfdconv.converters.precision.fp16.conversion import Fp16Settings, fp16_from_float
 
 NAMED = 0.95  # share of faults whose layer must be named exactly
-MANY = 15  # convolutions with weights of their own: the small network has more
+MANY = 15  # convolutions with weights of their own: the small network has twice as many
+STEP = {"fp32": 1, "fp16": 2}  # of the convolutions with a fault
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +85,7 @@ def planted(model, edit):
 def test_a_convolution_with_other_weights_is_named(case, want, models, tmp_path):
     kind, precision = case
     exact, cases = 0, 0
-    for name, model in planted(models[precision], WEIGHTS[kind]):
+    for name, model in islice(planted(models[precision], WEIGHTS[kind]), 0, None, STEP[precision]):
         found = found_in(model, want, tmp_path)
 
         cases += 1
