@@ -162,7 +162,7 @@ def test_a_convolution_with_a_fault_is_named(case, want, built, tmp_path):
     path = built(runtime, precision)
     names = [name for name, _, _ in PLACES[runtime](path, precision)]
     assert len(names) >= MANY
-    step = 1 + len(FAULTS)  # another layer for each fault
+    step = 2 * len(FAULTS) + 1  # other layers for each fault
     for name in names[list(FAULTS).index(fault) :: step]:
         faulty = planted(path, precision, name, fault, tmp_path)
         if faulty is None:

@@ -23,7 +23,7 @@ from scrfdconv.converters.structured import to_json
 from scrfdconv.recipes.build.manifest import save_entries
 from scrfdconv.recipes.int8.plan import Int8Plan
 
-FEW, MANY = 12, 150  # files for each reader: in every run, and in the slow ones
+FEW, MANY = 12, 80  # files for each reader: in every run, and in the slow ones
 # Readers with a process or a conversion of their own for each file: 0.1 to 1 s.
 SLOW_READERS = {"ground truth": 2, "ONNX to simplify": 4, "MNN": 4, "OpenVINO": 6, "ncnn": 6}
 MOST_KEPT, LONGEST = 8, 600  # wrong files of a reader, and characters of what came out of each

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("atheris", reason="atheris has no wheel for this Python or system")
 
-SECONDS = 15  # for each reader: a few ten thousand files
+SECONDS = 8  # for each reader: a few ten thousand files
 MOST_SECONDS, MOST_MEGABYTES = 20, 4096  # of one file; of the process, libraries included
 PROGRAM = Path(__file__).parents[2] / "fakes" / "guided.py"
 # Reader, name of its file, a good file to begin with.

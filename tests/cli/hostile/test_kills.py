@@ -23,6 +23,7 @@ pytestmark = pytest.mark.slow
 MOMENTS = 10  # for each verb, the signals in turn
 ENDS = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}
 SIZE = "--shape 64 64"
+MADE_ALIKE = f"{SIZE} --no-verify"  # verified by the code that onnx runs
 RUNTIMES_OWN = ".ses"  # which ONNX Runtime keeps among the temporary files
 PATIENCE = 60  # seconds; an idle machine takes less than one
 RECIPE = """
@@ -44,8 +45,8 @@ class Command:
 
 COMMANDS = {
     "onnx": Command(f"tiny.pth {SIZE} -o out.onnx", "out.onnx"),
-    "torchscript": Command(f"tiny.pth {SIZE} -o out.pt", "out.pt"),
-    "fp16": Command(f"tiny.pth {SIZE} -o out.onnx", "out.onnx"),
+    "torchscript": Command(f"tiny.pth {MADE_ALIKE} -o out.pt", "out.pt"),
+    "fp16": Command(f"tiny.pth {MADE_ALIKE} -o out.onnx", "out.onnx"),
     "int8": Command(
         "tiny.pth --shape 96 128 --images pictures --max-face-loss 1 --no-verify -o out.onnx",
         "out.onnx",
@@ -58,9 +59,9 @@ COMMANDS = {
     "verify": Command("tiny.onnx --reference tiny.pth"),
     "bisect": Command("tiny.onnx --reference tiny.pth"),
     "lift": Command("tiny.onnx -o out.pth", "out.pth"),
-    "openvino": Command(f"tiny.pth {SIZE} -o out.xml", "out.bin"),
-    "ncnn": Command(f"tiny.pth {SIZE} -o out.param", "out.bin"),
-    "mnn": Command(f"tiny.pth {SIZE} -o out.mnn", "out.mnn"),
+    "openvino": Command(f"tiny.pth {MADE_ALIKE} -o out.xml", "out.bin"),
+    "ncnn": Command(f"tiny.pth {MADE_ALIKE} -o out.param", "out.bin"),
+    "mnn": Command(f"tiny.pth {MADE_ALIKE} -o out.mnn", "out.mnn"),
     "pack": Command("triton tiny.onnx -o packed"),
 }
 

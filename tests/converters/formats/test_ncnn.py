@@ -91,8 +91,8 @@ def test_a_norm_with_a_group_for_each_channel_is_carried(tiny_gn, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(BUILTIN))
-def test_every_known_network_is_carried(name, tmp_path):
+@pytest.mark.parametrize("name", ["scrfd_500m", "scrfd_2.5g_kps", "scrfd_10g"])
+def test_known_networks_are_carried(name, tmp_path):
     checkpoint = seeded_checkpoint(BUILTIN[name])
 
     assert verify(checkpoint, made(checkpoint, tmp_path / "m.param")).passed

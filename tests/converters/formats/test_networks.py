@@ -12,16 +12,9 @@ from scrfdconv.recipes.artifacts.conversion import convert
 from scrfdconv.recipes.artifacts.target import target_of
 from scrfdconv.recipes.faces.pictures import synthetic_pictures
 
-# What formats may stumble over; each network goes through those that convert an ONNX.
-CHOSEN = (
-    "shared GroupNorm",
-    "five strides",
-    "classes and anchors",
-    "two keypoints",
-    "separable",
-    "top-down neck",
-    "distributions",
-)
+# What formats may stumble over when they reduce precision; each network goes through all formats
+# that convert an ONNX.
+CHOSEN = ("shared GroupNorm", "classes and anchors", "two keypoints", "distributions")
 CASES = [
     (name, network, precision)
     for name, one in formats().items()
@@ -32,7 +25,7 @@ CASES = [
 ]
 
 
-@pytest.mark.sampled(36)
+@pytest.mark.sampled(17)
 @pytest.mark.parametrize("case", CASES, ids=" ".join)
 def test_a_network_goes_through_a_format_and_is_verified(case, tmp_path):
     name, network, precision = case

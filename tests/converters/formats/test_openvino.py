@@ -73,8 +73,8 @@ def test_a_model_is_its_checkpoint_at_any_size_and_batch(precision, tiny, tiny_o
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(BUILTIN))
-def test_every_known_network_is_carried(name, tmp_path):
+@pytest.mark.parametrize("name", ["scrfd_500m", "scrfd_2.5g_kps", "scrfd_10g"])
+def test_known_networks_are_carried(name, tmp_path):
     checkpoint = seeded_checkpoint(BUILTIN[name])
     graph = formats()["onnx"].convert(checkpoint, tmp_path / "m.onnx", OnnxOptions(), None).path
 
