@@ -172,10 +172,13 @@ def test_a_cluster_without_workers_is_said(monkeypatch):
 
 
 class Watched:
-    """A view that calls a function when the first artifact is finished."""
+    """A view that calls a function with each finished artifact."""
 
     def __init__(self, call):
-        self.finished = call
+        self.call = call
+
+    def finished(self, outcome, planned):
+        self.call(outcome)
 
     def planned(self, names):
         pass
