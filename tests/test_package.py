@@ -262,12 +262,12 @@ def test_public_names_are_there_and_cost_nothing():
 
 @pytest.mark.slow
 def test_every_command_line_in_the_readme_and_docs_runs(tmp_path, tiny_pth):
-    """On a seeded checkpoint under the name that the README uses."""
+    """On a small seeded checkpoint under the name that the README uses."""
     import torch
 
     from scrfdconv.converters.checkpoint.loading import load_source
 
-    weights = load_source("scrfd_2.5g_kps").weights
+    weights = load_source("scrfd_500m_kps").weights
     torch.save({"state_dict": dict(weights)}, tmp_path / "model.pth")
     docs = sorted((ROOT / "docs").glob("*.md"))
     # Tests of `lift` run the commands of its page, on the file that the page is about.

@@ -78,7 +78,7 @@ def test_simplify_tells_node_counts_and_verifies(scrfdconv, tiny_onnx, tmp_path)
 @pytest.mark.slow
 @pytest.mark.parametrize("fixed", [False, True])
 def test_released_models_simplify(fixed, scrfdconv, data):
-    for path in sorted(data.glob("onnx/*.onnx")):
+    for path in sorted(data.glob("onnx/*.onnx"))[fixed::2]:
         size = (320, 320) if "320" in path.name else (640, 640)
         shape = ["--shape", *size] if fixed else []
 

@@ -165,25 +165,11 @@ def faulty(tmp_path_factory, monkeypatch):
     ("where", "fault", "why"),
     [
         ("recipes.runtimes._made", "made_or_die", "was ended, as systems do when memory runs out."),
-        pytest.param(
-            "recipes.runtimes._made", "made_or_crash", "its process crashed (SIGILL).",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            "recipes.runtimes._made", "made_or_run_out", "memory ran out.", marks=pytest.mark.slow
-        ),
-        pytest.param(
-            "recipes.runtimes._made", "made_or_refuse", "RuntimeError: onnx-fp16: bad allocation.",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            "recipes.bench._open", "opened_or_die", "ended, as systems do when memory runs out",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            "recipes.bench._open", "opened_or_refuse", "_fp16.onnx: bad allocation",
-            marks=pytest.mark.slow,
-        ),
+        ("recipes.runtimes._made", "made_or_crash", "its process crashed (SIGILL)."),
+        ("recipes.runtimes._made", "made_or_run_out", "memory ran out."),
+        ("recipes.runtimes._made", "made_or_refuse", "RuntimeError: onnx-fp16: bad allocation."),
+        ("recipes.bench._open", "opened_or_die", "ended, as systems do when memory runs out"),
+        ("recipes.bench._open", "opened_or_refuse", "_fp16.onnx: bad allocation"),
     ],
 )  # fmt: skip
 def test_a_candidate_whose_process_fails_costs_no_other(
