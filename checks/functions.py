@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ _MOST_VALUES = 1 << 26  # of an input: a picture of 4096x4096 in RGB has 2^25.6
 _BYTES = Normalization(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 _FLOATS = {"float": np.float32, "double": np.float64, "float16": np.float16}
 _WHOLE = {f"{sign}int{bits}": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
+_result = partial(CheckResult, CHECK)
 
 
 def compare_functions(
@@ -47,7 +49,7 @@ def compare_functions(
     """
     want, got = GraphFunction(source), GraphFunction(path)
     faults = [*_unlike(want.outputs, got.outputs), *_unlike(_names(want), _names(got))]
-    results = [_result("interface", "faults", len(faults), 0, "; ".join(faults))]
+    results = [_result("interface", "faults", len(faults), 0, detail="; ".join(faults))]
     if faults:
         return Report.of(results)
     drawing = _drawing(want, got)
@@ -57,12 +59,12 @@ def compare_functions(
         try:
             a, b = want(values), got(values)
         except ArtifactError as error:
-            results.append(_result(name, "runs", 1, 0, str(error)))
+            results.append(_result(name, "runs", 1, 0, detail=str(error)))
             continue
         compared += 1
         for output in outputs.values():
             output.add(a[output.name], b[output.name], name)
-    results.append(_result("samples", "compared", compared, 1, reason, at_least=True))
+    results.append(_result("samples", "compared", compared, 1, at_least=True, detail=reason))
     if compared:
         judged = [output for output in outputs.values() if output.judged]
         results.append(_result("outputs", "judged", len(judged), 1, at_least=True))
@@ -78,26 +80,6 @@ def _names(function: GraphFunction) -> tuple[str, ...]:
 def _unlike(want: Sequence[str], got: Sequence[str]) -> Iterator[str]:
     yield from (f"missing {name}" for name in want if name not in got)
     yield from (f"extra {name}" for name in got if name not in want)
-
-
-def _result(
-    subject: str,
-    metric: str,
-    measured: float,
-    limit: float,
-    detail: str = "",
-    *,
-    at_least: bool = False,
-) -> CheckResult:
-    return CheckResult(
-        check=CHECK,
-        subject=subject,
-        metric=metric,
-        measured=measured,
-        limit=limit,
-        at_least=at_least,
-        detail=detail,
-    )
 
 
 # ---------------------------------------------------------------- inputs
@@ -236,7 +218,7 @@ class _Output:
             return
         if not isinstance(got, np.ndarray) or (want.shape, want.dtype) != (got.shape, got.dtype):
             told = f"another type or shape than {want.dtype} {list(want.shape)}"
-            self.faults.append(_result(self.name, "shape", 1, 0, f"{told} on {where}"))
+            self.faults.append(_result(self.name, "shape", 1, 0, detail=f"{told} on {where}"))
             return
         if want.dtype.kind != "f":
             self.different += int((want != got).sum())
@@ -244,7 +226,8 @@ class _Output:
             return
         finite = np.isfinite(want)
         if not np.array_equal(want[~finite], got[~finite], equal_nan=True):
-            self.faults.append(_result(self.name, "finite", 1, 0, f"NaN or infinite on {where}"))
+            told = f"NaN or infinite on {where}"
+            self.faults.append(_result(self.name, "finite", 1, 0, detail=told))
         elif finite.any():
             found = errors(want[finite], got[finite])
             self.worst = self.worst.worst(found) if self.worst else found

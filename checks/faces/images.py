@@ -12,7 +12,6 @@ import glob
 import os
 import re
 import stat
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from scrfdconv.checks.faces.image_faults import (
 )
 from scrfdconv.converters.errors import InputFileError
 from scrfdconv.converters.normalization import Normalization
+from scrfdconv.converters.system.threads import in_order
 
 UInt8 = npt.NDArray[np.uint8]
 Float32 = npt.NDArray[np.float32]
@@ -86,29 +86,17 @@ def read_ahead(paths: Iterable[Path]) -> Iterator[tuple[Path, UInt8 | InputFileE
     Yields the picture, or the error of one that cannot be read. At most ``AHEAD`` pictures wait,
     so that any number of them takes the same memory.
     """
-    from concurrent.futures import Future, ThreadPoolExecutor
-
-    waiting: deque[tuple[Path, Future[UInt8 | InputFileError]]] = deque()
     # One thread: OpenCV decodes outside of Python's lock, but one picture at a time
     # (`decoder_messages`).
-    pool = ThreadPoolExecutor(1)
-    try:
-        for path in paths:
-            waiting.append((path, pool.submit(_read_or_error, path)))
-            if len(waiting) > AHEAD:
-                first, read = waiting.popleft()
-                yield first, read.result()
-        for path, read in waiting:
-            yield path, read.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    yield from in_order(read_or_error, paths, threads=1, ahead=AHEAD)
 
 
-def _read_or_error(path: Path) -> UInt8 | InputFileError:
+def read_or_error(path: Path) -> tuple[Path, UInt8 | InputFileError]:
+    """The path with its picture, or with the error of one that cannot be read."""
     try:
-        return read_image(path)
+        return path, read_image(path)
     except InputFileError as error:
-        return error
+        return path, error
 
 
 def letterbox(image: UInt8, size: tuple[int, int]) -> tuple[UInt8, float]:

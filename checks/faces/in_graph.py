@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ SCORE_LIMIT = 1e-6  # scores are copied, not computed
 UNDECIDED = 0.01
 # Candidates of a seeded picture: enough that suppression works, few enough to be quick.
 _CANDIDATES = 60
+_result = partial(CheckResult, CHECK)
 
 
 def in_graph_results(runner: Runner, photographs: tuple[Path, ...]) -> Iterator[CheckResult]:
@@ -129,26 +131,6 @@ class _Comparison:
         yield _result("faces", "faults", len(self.faults), 0, detail=detail)
         yield _result("positions", "max_abs", self.positions, POSITION_LIMIT, detail="in pixels")
         yield _result("scores", "max_abs", self.scores, SCORE_LIMIT)
-
-
-def _result(
-    subject: str,
-    metric: str,
-    measured: float,
-    limit: float,
-    *,
-    at_least: bool = False,
-    detail: str = "",
-) -> CheckResult:
-    return CheckResult(
-        check=CHECK,
-        subject=subject,
-        metric=metric,
-        measured=measured,
-        limit=limit,
-        at_least=at_least,
-        detail=detail,
-    )
 
 
 def _pairs(want: np.ndarray, got: np.ndarray, same_class: np.ndarray) -> np.ndarray:

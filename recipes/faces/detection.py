@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from scrfdconv.checks.faces.decode import DEPLOYMENT_THRESHOLD, NMS_IOU, Faces, decode
 from scrfdconv.checks.faces.draw import draw_faces
-from scrfdconv.checks.faces.images import AHEAD, find_images, network_input, read_image
+from scrfdconv.checks.faces.images import AHEAD, find_images, network_input, read_or_error
 from scrfdconv.converters.artifact import Artifact, replacing
 from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.errors import (
@@ -31,11 +29,10 @@ from scrfdconv.converters.network.architecture import require_shape
 from scrfdconv.converters.runner import Interface, Runner
 from scrfdconv.converters.system.machine import usable_cores
 from scrfdconv.converters.system.permissions import allowing_host_code
+from scrfdconv.converters.system.threads import in_order
 from scrfdconv.converters.system.workers import THREADS
 
 UInt8 = npt.NDArray[np.uint8]
-Task = TypeVar("Task")
-Result = TypeVar("Result")
 
 # The size that the models were deployed with: its anchors fit faces from 16 to 512 pixels.
 DEFAULT_SIZE = (640, 640)
@@ -201,7 +198,7 @@ def detect_pictures(
         free.put(detector)
 
     def work(batch: Sequence[Path]) -> list[Found | Unreadable]:
-        items = [_read(path) for path in batch]
+        items = [read_or_error(path) for path in batch]
         good = [(path, item) for path, item in items if not isinstance(item, InputFileError)]
         detector = free.get()
         try:
@@ -218,34 +215,9 @@ def detect_pictures(
 
     slots = detectors[0].slots
     batches = [paths[at : at + slots] for at in range(0, len(paths), slots)]
-    for results in in_order(work, batches, len(detectors) + AHEAD):
+    many = len(detectors) + AHEAD
+    for results in in_order(work, batches, threads=many, ahead=many):
         yield from results
-
-
-def in_order(
-    function: Callable[[Task], Result], tasks: Iterable[Task], threads: int
-) -> Iterator[Result]:
-    """``function`` of each task in their order, ``threads`` of them at a time."""
-    from concurrent.futures import Future, ThreadPoolExecutor
-
-    waiting: deque[Future[Result]] = deque()
-    pool = ThreadPoolExecutor(threads)
-    try:
-        for task in tasks:
-            waiting.append(pool.submit(function, task))
-            if len(waiting) > threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _read(path: Path) -> tuple[Path, UInt8 | InputFileError]:
-    try:
-        return path, read_image(path)
-    except InputFileError as error:
-        return path, error
 
 
 # ---------------------------------------------------------------- drawing
