@@ -6,6 +6,7 @@ import os
 import signal
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from operator import mul
 
 import pytest
 
@@ -133,12 +134,9 @@ def test_a_damaged_photograph_on_a_worker_is_named(machines, tiny_onnx, photogra
 # --- broken clusters ---------------------------------------------------------------------------
 
 
-def doubled(job, task):
-    return 2 * task
-
-
 def found_by(address, common):
-    return sorted(result for _, result in on_dask(address, doubled, None, range(9), common))
+    """Twice each number; a worker can load ``mul``, but no function of a module of tests."""
+    return sorted(result for _, result in on_dask(address, mul, 2, range(9), common))
 
 
 def test_a_worker_of_another_version_is_refused(machines):
