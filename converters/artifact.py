@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from scrfdconv.converters.errors import InputFileError, MissingError, OutputError
 from scrfdconv.converters.normalization import NOTHING_SAID, NormalizationOptions
 from scrfdconv.converters.system.scratch import scratch_folder
 
 _CHUNK = 1 << 20  # bytes read at a time
+_REMEMBERED = 2  # files: what is converted, and what it becomes
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,26 @@ def readable(path: Path) -> Path:
     if empty:
         raise InputFileError(f"{path}: is empty.")
     return path
+
+
+def once_per_file(function: Callable[[Path], Answer]) -> Callable[[Path], Answer]:
+    """``function``, which answers anew only for a file that is not one of the last it read.
+
+    Several steps of a conversion ask the same of a file. A file is the same while its place on
+    the disk, its size and its times are. Answers must not be changed, nor depend on other files.
+    """
+
+    @functools.lru_cache(maxsize=_REMEMBERED)
+    def answer(path: Path, identity: tuple[int, ...]) -> Answer:
+        return function(path)
+
+    @functools.wraps(function)
+    def ask(path: Path) -> Answer:
+        found = readable(path).stat()
+        times = (found.st_mtime_ns, found.st_ctime_ns)
+        return answer(path, (found.st_dev, found.st_ino, found.st_size, *times))
+
+    return ask
 
 
 @contextmanager

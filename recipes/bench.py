@@ -28,7 +28,7 @@ from scrfdconv.converters.formats import Source, formats
 from scrfdconv.converters.network.architecture import require_shape
 from scrfdconv.converters.runner import Interface, Runner
 from scrfdconv.converters.system.scratch import scratch_folder
-from scrfdconv.recipes.artifacts.conversion import SourceOptions, open_source
+from scrfdconv.recipes.artifacts.sources import SourceOptions, open_source
 from scrfdconv.recipes.faces.detection import DEFAULT_SIZE, open_runner
 from scrfdconv.recipes.order import Stage
 from scrfdconv.recipes.runtimes import FileForRuntime, RuntimeFiles

@@ -9,7 +9,7 @@ from scrfdconv.converters.artifact import digest_of_files
 from scrfdconv.converters.checkpoint.loading import load_checkpoint
 from scrfdconv.converters.formats import format_of
 from scrfdconv.converters.graph.facts import facts_of_architecture, facts_of_normalization
-from scrfdconv.recipes.artifacts.conversion import SourceOptions
+from scrfdconv.recipes.artifacts.sources import SourceOptions
 
 
 def facts_of_file(path: Path, options: SourceOptions | None = None) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from scrfdconv.converters.normalization import shown
 from scrfdconv.converters.precision import FLOAT
 from scrfdconv.converters.precision.int8 import DEFAULT_FACE_LOSS
 from scrfdconv.converters.structured import write_json
-from scrfdconv.recipes.artifacts.conversion import SourceOptions
+from scrfdconv.recipes.artifacts.sources import SourceOptions
 from scrfdconv.recipes.bench import BenchOptions, ComparedModel, compare_speed
 from scrfdconv.recipes.faces.detection import DEFAULT_SIZE, open_runner
 from scrfdconv.recipes.order import Stage, silent

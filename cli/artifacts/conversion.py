@@ -15,8 +15,9 @@ from scrfdconv.cli.terminal import output
 if TYPE_CHECKING:
     from scrfdconv.checks.verification import Demand
     from scrfdconv.converters.formats import Format, Source
-    from scrfdconv.recipes.artifacts.conversion import Made, Planned, SourceOptions
+    from scrfdconv.recipes.artifacts.conversion import Made, Planned
     from scrfdconv.recipes.artifacts.network import Opened
+    from scrfdconv.recipes.artifacts.sources import SourceOptions
     from scrfdconv.recipes.artifacts.target import Target
 
 

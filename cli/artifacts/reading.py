@@ -15,7 +15,7 @@ from scrfdconv.cli.artifacts import options as o
 from scrfdconv.cli.artifacts.declared import parameter
 
 if TYPE_CHECKING:
-    from scrfdconv.recipes.artifacts.conversion import SourceOptions
+    from scrfdconv.recipes.artifacts.sources import SourceOptions
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class OptionGroup:
     def taken_from(self, values: Mapping[str, Any]) -> SourceOptions:
         """How to read a model, from what typer read."""
         from scrfdconv.converters.normalization import NormalizationOptions
-        from scrfdconv.recipes.artifacts.conversion import SourceOptions
+        from scrfdconv.recipes.artifacts.sources import SourceOptions
 
         own = {name: values[name] for name in self.members}
         said = (own.pop("mean"), own.pop("std"), own.pop("color"))

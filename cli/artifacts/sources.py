@@ -10,13 +10,13 @@ from scrfdconv.cli.terminal import output
 
 if TYPE_CHECKING:
     from scrfdconv.converters.formats import Source
-    from scrfdconv.recipes.artifacts.conversion import SourceOptions
+    from scrfdconv.recipes.artifacts.sources import SourceOptions
 
 
 def open_for_making(source: str | None, options: SourceOptions) -> Source:
     """Open SOURCE; options that mean nothing for this source are refused, not ignored."""
     from scrfdconv.converters.checkpoint.loading import Checkpoint
-    from scrfdconv.recipes.artifacts.conversion import open_source
+    from scrfdconv.recipes.artifacts.sources import open_source
 
     opened = open_source(source, options)
     groups, seed = options.groups, options.seed

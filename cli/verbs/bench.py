@@ -13,7 +13,7 @@ from scrfdconv.cli.terminal import output
 
 if TYPE_CHECKING:
     from scrfdconv.checks.benchmark import Workload
-    from scrfdconv.recipes.artifacts.conversion import SourceOptions
+    from scrfdconv.recipes.artifacts.sources import SourceOptions
     from scrfdconv.recipes.bench import BenchOptions, ComparedModel
 
 MEGABYTE = 1e6
@@ -83,7 +83,7 @@ def bench(
 ) -> None:
     """Time models in turns (A B A B), each in its own process, after a warm-up."""
     from scrfdconv.checks.faces.images import image_files
-    from scrfdconv.recipes.artifacts.conversion import SourceOptions
+    from scrfdconv.recipes.artifacts.sources import SourceOptions
     from scrfdconv.recipes.bench import BenchOptions
 
     both = ["1", o.ALL] if runtimes else [o.ALL]

@@ -57,7 +57,7 @@ def detect(
     A picture that cannot be read is reported, the rest goes on, and the exit code is 3.
     """
     from scrfdconv.converters.formats import files_read
-    from scrfdconv.recipes.artifacts.conversion import open_source
+    from scrfdconv.recipes.artifacts.sources import open_source
     from scrfdconv.recipes.faces.detection import (
         DetectOptions,
         faults_of,

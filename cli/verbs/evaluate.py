@@ -17,7 +17,7 @@ from scrfdconv.cli.terminal import output
 
 if TYPE_CHECKING:
     from scrfdconv.checks.widerface.protocol import Evaluation
-    from scrfdconv.recipes.artifacts.conversion import SourceOptions
+    from scrfdconv.recipes.artifacts.sources import SourceOptions
     from scrfdconv.recipes.faces.agreement import Spread
     from scrfdconv.recipes.faces.evaluation import EvaluationPlan, Score
 

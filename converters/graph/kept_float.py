@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scrfdconv.converters.artifact import Artifact
+from scrfdconv.converters.artifact import Artifact, once_per_file
 from scrfdconv.converters.errors import ArtifactError
 from scrfdconv.converters.graph.model_file import load_onnx, metadata_of
 from scrfdconv.converters.graph.number_types import coarsest_of
@@ -62,6 +62,7 @@ def describe_reduced(
 # ---------------------------------------------------------------- what can be reduced
 
 
+@once_per_file
 def require_convertible(path: Path) -> Interface:
     """The interface of a float SCRFD in ONNX; raises ArtifactError for other files.
 

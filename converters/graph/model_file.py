@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import Message
 
-from scrfdconv.converters.artifact import readable
+from scrfdconv.converters.artifact import once_per_file
 from scrfdconv.converters.errors import ArtifactError, reason_of
 
 if TYPE_CHECKING:
@@ -41,45 +43,76 @@ def load_onnx(path: Path, *, tensors: bool = True) -> onnx.ModelProto:
     """Read an ONNX file, its functions written out; raises ArtifactError for anything else.
 
     All names are text, and every tensor has as many values as its sizes say. Without ``tensors``,
-    those that are stored in other files are not read.
+    those that are stored in other files are not read. The model is the caller's own, to be changed.
     """
     import onnx
-    import onnx.inliner
+    import onnx.external_data_helper
 
-    readable(path)
-    try:
-        model = onnx.load(str(path), load_external_data=tensors)
-        _require_sound(model)
-        if model.functions:  # this package does not look into functions
-            model = onnx.inliner.inline_local_functions(model)
-    except Exception as error:  # onnx and protobuf raise whatever their C++ code raises
-        raise ArtifactError(f"{path}: is no readable ONNX model ({reason_of(error)}).") from error
-    if not model.graph.node or not model.opset_import:
-        raise ArtifactError(f"{path}: is no ONNX model: it has no nodes.")
+    found, outside = _without_other_files(path)
+    model = onnx.ModelProto()
+    model.CopyFrom(found)
+    if tensors and outside:
+        with _named(path):
+            onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
+            list(_sound_tensors(model))
     return model
 
 
-def _require_sound(message: Message) -> None:
-    """Raise ValueError for a text that is no UTF-8, or a tensor of other sizes than its values."""
+@once_per_file
+def _without_other_files(path: Path) -> tuple[onnx.ModelProto, bool]:
+    """The model, and whether some of its tensors are stored in other files."""
+    import onnx
+    import onnx.inliner
+
+    with _named(path):
+        model = onnx.load(str(path), load_external_data=False)
+        outside = [tensor for tensor in _sound_tensors(model) if _is_outside(tensor)]
+        if model.functions:  # this package does not look into functions
+            model = onnx.inliner.inline_local_functions(model)
+    if not model.graph.node or not model.opset_import:
+        raise ArtifactError(f"{path}: is no ONNX model: it has no nodes.")
+    return model, bool(outside)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Raise ArtifactError, with the file's name, for what onnx and protobuf raise."""
+    try:
+        yield
+    except Exception as error:  # whatever their C++ code raises
+        raise ArtifactError(f"{path}: is no readable ONNX model ({reason_of(error)}).") from error
+
+
+def _sound_tensors(message: Message) -> Iterator[onnx.TensorProto]:
+    """Yield every tensor in a message.
+
+    Raises ValueError for a text that is no UTF-8, or a tensor of other sizes than its values.
+    """
     import onnx
 
     if isinstance(message, onnx.TensorProto):
         _require_values(message)
+        yield message
     for kind, value in message.ListFields():
         texts = kind.type == kind.TYPE_STRING
         if not texts and kind.type != kind.TYPE_MESSAGE:
             continue
         for item in (value,) if isinstance(value, str | bytes | Message) else value:
             if isinstance(item, Message):
-                _require_sound(item)
+                yield from _sound_tensors(item)
             elif not isinstance(item, str):  # protobuf gives such texts as bytes
                 raise ValueError(f"{kind.name} {item!r} is no text")
+
+
+def _is_outside(tensor: onnx.TensorProto) -> bool:
+    """True for a tensor whose values are stored in another file."""
+    return bool(tensor.data_location == tensor.EXTERNAL)
 
 
 def _require_values(tensor: onnx.TensorProto) -> None:
     from onnx.helper import tensor_dtype_to_np_dtype
 
-    if tensor.data_location == tensor.EXTERNAL:  # not read
+    if _is_outside(tensor):  # not read
         return
     count, kind = math.prod(tensor.dims), tensor.data_type
     what = f"tensor {tensor.name} of sizes {list(tensor.dims)}"
@@ -95,12 +128,10 @@ def _require_values(tensor: onnx.TensorProto) -> None:
 
 def files_of_tensors(path: Path) -> tuple[Path, ...]:
     """The files beside an ONNX file that hold its tensors; raises as `load_onnx`."""
-    import onnx
-
     model = load_onnx(path, tensors=False)
     tensors = [*model.graph.initializer]
     tensors += [a.t for node in model.graph.node for a in node.attribute if a.HasField("t")]
-    outside = [t for t in tensors if t.data_location == onnx.TensorProto.EXTERNAL]
+    outside = filter(_is_outside, tensors)
     names = [entry.value for t in outside for entry in t.external_data if entry.key == "location"]
     for name in names:
         if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:

@@ -14,9 +14,12 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scrfdconv.converters.artifact import once_per_file
 from scrfdconv.converters.errors import UsageError
+from scrfdconv.converters.graph.model_file import load_onnx
 
 if TYPE_CHECKING:
     import onnx
@@ -34,6 +37,12 @@ _QUANTIZED = (*TO_BYTES, *_IN_BYTES)
 _TRANSPARENT = ("Identity", "Reshape", "Transpose", "Unsqueeze", "Squeeze")
 _SHRINKING = (*CONVOLUTIONS, "MaxPool", "AveragePool")
 _WEIGHT_SLOT = {"QLinearConv": 3}  # x, scale, zero point, w, ...; 1 for all others
+
+
+@once_per_file
+def precisions_in(path: Path) -> Mapping[str, str]:
+    """`output_precisions` of an ONNX file."""
+    return output_precisions(load_onnx(path))
 
 
 def precision_of(model: onnx.ModelProto) -> str:
@@ -61,13 +70,14 @@ def coarsest(precisions: Iterable[str]) -> str:
 
 def live_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     """The nodes that an output depends on, in the graph's order."""
-    return _ancestors(graph, {value.name for value in graph.output})
+    return _ancestors(graph.node, {value.name for value in graph.output})
 
 
-def _ancestors(graph: onnx.GraphProto, needed: set[str]) -> list[onnx.NodeProto]:
+def _ancestors(nodes: Sequence[onnx.NodeProto], needed: set[str]) -> list[onnx.NodeProto]:
+    """Those of ``nodes``, which are in topological order, that some values depend on."""
     found = []
-    for node in reversed(graph.node):  # topological order is a rule of ONNX
-        if needed & set(node.output):
+    for node in reversed(nodes):
+        if not needed.isdisjoint(node.output):
             needed.update(name for name in node.input if name)
             needed.update(_captured(node))
             found.append(node)
@@ -111,7 +121,7 @@ class Numbers:
 
     def reaching(self, output: str) -> str:
         """The coarsest numbers by whose limits ``output`` is judged."""
-        way = _ancestors(self._graph, {output})
+        way = _ancestors(self.live, {output})
         names = {name for node in way for name in node.output}
         work = [one for one in self._work if one.node.output[0] in names]
         total = sum(one.amount for one in work)
@@ -129,7 +139,7 @@ class Numbers:
 
     def before(self, names: Iterable[str]) -> list[onnx.NodeProto]:
         """The nodes that some values depend on, in the graph's order."""
-        return _ancestors(self._graph, set(names))
+        return _ancestors(self.live, set(names))
 
     def is_constant(self, name: str) -> bool:
         """True for a value that does not depend on the image."""

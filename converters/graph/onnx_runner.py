@@ -16,11 +16,13 @@ from scrfdconv.converters.graph.interface.faces import with_raw_outputs
 from scrfdconv.converters.graph.interface.forms import form_of
 from scrfdconv.converters.graph.interface.kinds import output_kind
 from scrfdconv.converters.graph.interface.preamble import preamble_of
-from scrfdconv.converters.graph.model_file import (
-    IMAGE_RANK,
-    load_onnx,
+from scrfdconv.converters.graph.model_file import IMAGE_RANK, load_onnx
+from scrfdconv.converters.graph.number_types import (
+    coarsest,
+    live_nodes,
+    output_precisions,
+    precisions_in,
 )
-from scrfdconv.converters.graph.number_types import coarsest, live_nodes, output_precisions
 from scrfdconv.converters.graph.providers import CPU, PROBE_SIZE, TYPES, session_on
 from scrfdconv.converters.input_form import PLAIN, InputForm
 from scrfdconv.converters.metadata import architecture_from_metadata, own_metadata
@@ -163,8 +165,9 @@ class OnnxRunner(Runner):
 
     @cached_property
     def _precisions(self) -> dict[str, str]:
-        model = self._with_rows() if self.face_names else load_onnx(self.path)
-        by_own_name = output_precisions(model)
+        by_own_name = (
+            output_precisions(self._with_rows()) if self.face_names else precisions_in(self.path)
+        )
         names = zip(self.interface.outputs, self.output_names, strict=True)
         return {canonical: by_own_name[own] for canonical, own in names}
 

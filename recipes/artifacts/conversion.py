@@ -16,15 +16,13 @@ from scrfdconv.checks.batches import batch_results
 from scrfdconv.checks.results import CheckResult, Report
 from scrfdconv.checks.verification import Demand, verify, verify_simplified
 from scrfdconv.converters.artifact import Artifact, require_distinct
-from scrfdconv.converters.checkpoint.loading import DEFAULT_SEED, Checkpoint, load_source
+from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.errors import ArtifactError, CheckFailed, MissingError, UsageError
 from scrfdconv.converters.formats import (
     Format,
     Instructions,
     Source,
     files_read,
-    format_of,
-    formats,
     open_artifact,
     require_other_files,
 )
@@ -32,9 +30,7 @@ from scrfdconv.converters.graph.interface.kinds import output_kind
 from scrfdconv.converters.input_form import PLAIN
 from scrfdconv.converters.metadata import own_metadata
 from scrfdconv.converters.normalization import (
-    NOTHING_SAID,
     STANDARD,
-    NormalizationOptions,
 )
 from scrfdconv.converters.precision import FLOAT
 from scrfdconv.converters.system.scratch import scratch_folder
@@ -64,44 +60,6 @@ class Planned:
     instructions: Instructions
     lint: Report
     verified: Report | None  # report of the graph; None: not verified, or the graph is the source
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceOptions:
-    """How to read SOURCE, as the command line's options of the same names."""
-
-    architecture: str | None = None
-    config: Path | None = None
-    groups: int | None = None
-    seed: int = DEFAULT_SEED
-    allow_host_code: bool = False  # that engines carry; see converters/system/permissions.py
-    normalization: NormalizationOptions = NOTHING_SAID
-    provider: str | None = None  # of the runtime; None: the format's own choice
-
-
-def open_source(source: str | None, options: SourceOptions | None = None) -> Source:
-    """SOURCE as a checkpoint, or as an artifact if the file is one already."""
-    chosen = options or SourceOptions()
-    if source and Path(source).is_file():
-        found = format_of(Path(source))
-        if found.source is not None:
-            return replace(
-                found.artifact_at(Path(source)),
-                host_code=chosen.allow_host_code,
-                normalization=chosen.normalization,
-                provider=chosen.provider,
-            )
-    if chosen.provider:
-        can = " or ".join(one.title for one in formats().values() if one.has_providers)
-        raise UsageError(f"{source}: torch runs checkpoints; --provider is for {can}.")
-    return load_source(
-        source,
-        architecture=chosen.architecture,
-        config=chosen.config,
-        groups=chosen.groups,
-        seed=chosen.seed,
-        normalization=chosen.normalization,
-    )
 
 
 def convert(

@@ -8,6 +8,7 @@ from scrfdconv.checks.precision import audit
 from scrfdconv.checks.results import Report
 from scrfdconv.converters.artifact import Artifact
 from scrfdconv.converters.formats import formats
+from scrfdconv.converters.metadata import own_metadata
 from scrfdconv.recipes.order import Order, Settled
 
 _NAMED = 3  # nodes that a line names before it counts the rest
@@ -15,10 +16,13 @@ _NAMED = 3  # nodes that a line names before it counts the rest
 
 def settle(order: Order) -> Settled:
     """Find the settings of the precision for this graph and these photographs."""
-    from scrfdconv.recipes.artifacts.fp16 import settle_fp16
-    from scrfdconv.recipes.int8.int8 import settle_int8
+    if order.precision == "int8":  # each without the modules of the other
+        from scrfdconv.recipes.int8.int8 import settle_int8
 
-    return {"fp16": settle_fp16, "int8": settle_int8}[order.precision](order)
+        return settle_int8(order)
+    from scrfdconv.recipes.artifacts.fp16 import settle_fp16
+
+    return settle_fp16(order)
 
 
 def account_of(artifact: Artifact, lint: Report) -> tuple[dict[str, Any], list[str]]:
@@ -40,10 +44,10 @@ def account_of(artifact: Artifact, lint: Report) -> tuple[dict[str, Any], list[s
 
 def kept_nodes(artifact: Artifact) -> dict[str, list[str]]:
     """The nodes that stayed float32 in an artifact of this package, by reason."""
-    from scrfdconv.converters.formats import open_artifact
     from scrfdconv.converters.graph.kept_float import kept_float
+    from scrfdconv.converters.graph.model_file import load_onnx, metadata_of
 
-    return kept_float(open_artifact(artifact.path).metadata)
+    return kept_float(own_metadata(metadata_of(load_onnx(artifact.path))))
 
 
 def _kept_line(reason: str, nodes: list[str]) -> str:

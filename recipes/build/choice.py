@@ -18,7 +18,8 @@ from scrfdconv.converters.checkpoint.loading import Checkpoint
 from scrfdconv.converters.errors import CheckFailed
 from scrfdconv.converters.precision import FLOAT
 from scrfdconv.converters.system.machine import cpu_name, usable_cores
-from scrfdconv.recipes.artifacts.conversion import Made, SourceOptions
+from scrfdconv.recipes.artifacts.conversion import Made
+from scrfdconv.recipes.artifacts.sources import SourceOptions
 from scrfdconv.recipes.bench import BenchOptions, ComparedModel, compare_speed
 from scrfdconv.recipes.build.plan import CandidateJob, StepJob, chosen_name
 from scrfdconv.recipes.optimize import DEFAULT_RUNS, MARGIN, Budget, changed_faces, told

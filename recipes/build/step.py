@@ -23,8 +23,9 @@ from scrfdconv.converters.runner import Interface, Runner, limit_threads
 from scrfdconv.converters.system.permissions import allowing_host_code
 from scrfdconv.converters.system.scratch import temporary_files_in
 from scrfdconv.converters.system.workers import THREADS
-from scrfdconv.recipes.artifacts.conversion import Made, SourceOptions, convert, open_source
+from scrfdconv.recipes.artifacts.conversion import Made, convert
 from scrfdconv.recipes.artifacts.network import GRAPH, network_in
+from scrfdconv.recipes.artifacts.sources import SourceOptions, open_source
 from scrfdconv.recipes.build.choice import fastest_of
 from scrfdconv.recipes.build.digests import FileDigest
 from scrfdconv.recipes.build.observer import Observer, latency

@@ -19,7 +19,7 @@ from scrfdconv.converters.errors import InputFileError, UsageError
 from scrfdconv.converters.formats import Source
 from scrfdconv.converters.runner import Runner
 from scrfdconv.converters.system.workers import on_this_machine
-from scrfdconv.recipes.artifacts.conversion import SourceOptions, open_source
+from scrfdconv.recipes.artifacts.sources import SourceOptions, open_source
 from scrfdconv.recipes.cluster import on_dask
 from scrfdconv.recipes.faces.detection import DEFAULT_SIZE, faults_of
 from scrfdconv.recipes.faces.shared_model import SharedModel, common_to_run, default_workers

@@ -37,7 +37,7 @@ from scrfdconv.converters.network.architecture import BUILTIN, PUBLISHED, Archit
 from scrfdconv.converters.runner import Interface, Runner
 from scrfdconv.converters.structured import to_plain
 from scrfdconv.converters.system.workers import THREADS, on_this_machine
-from scrfdconv.recipes.artifacts.conversion import SourceOptions, open_source
+from scrfdconv.recipes.artifacts.sources import SourceOptions, open_source
 from scrfdconv.recipes.cluster import on_dask
 from scrfdconv.recipes.faces.detection import faults_of, open_runner
 from scrfdconv.recipes.faces.shared_model import SharedModel, common_to_run, default_workers

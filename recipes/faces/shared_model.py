@@ -12,7 +12,7 @@ from scrfdconv.converters.formats import Source, formats
 from scrfdconv.converters.runner import Runner
 from scrfdconv.converters.system.machine import usable_cores
 from scrfdconv.converters.system.workers import THREADS
-from scrfdconv.recipes.artifacts.conversion import SourceOptions, open_source
+from scrfdconv.recipes.artifacts.sources import SourceOptions, open_source
 from scrfdconv.recipes.build.plan import MEASURERS
 from scrfdconv.recipes.cluster import Common
 from scrfdconv.recipes.faces.detection import open_runner, runs_here

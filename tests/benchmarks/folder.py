@@ -20,7 +20,7 @@ import numpy as np
 
 from scrfdconv.checks.faces.images import find_images
 from scrfdconv.converters.system.machine import cpu_name, usable_cores
-from scrfdconv.recipes.artifacts.conversion import open_source
+from scrfdconv.recipes.artifacts.sources import open_source
 from scrfdconv.recipes.faces.detection import DetectOptions, detect_pictures, open_detectors
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -22,7 +22,7 @@ from scrfdconv.converters.formats import formats
 from scrfdconv.converters.formats.onnx import OnnxOptions
 from scrfdconv.converters.network.architecture import BUILTIN, PUBLISHED
 from scrfdconv.converters.options import SizeOptions
-from scrfdconv.recipes.artifacts.conversion import SourceOptions
+from scrfdconv.recipes.artifacts.sources import SourceOptions
 from scrfdconv.recipes.bench import BenchOptions, compare_speed, labels
 
 VGA = (480, 640)  # height, width

@@ -24,7 +24,8 @@ from scrfdconv.checks.faces.matching import agreement
 from scrfdconv.converters.formats.onnx import Onnx, OnnxOptions
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.normalization import STANDARD
-from scrfdconv.recipes.artifacts.conversion import convert, open_source
+from scrfdconv.recipes.artifacts.conversion import convert
+from scrfdconv.recipes.artifacts.sources import open_source
 from scrfdconv.recipes.artifacts.target import target_of
 
 SHAPE = (640, 640)

@@ -7,10 +7,11 @@ import zipfile
 import pytest
 import torch
 
-from scrfdconv.converters.artifact import digest_of, replacing
+from scrfdconv.converters.artifact import digest_of, once_per_file, replacing
 from scrfdconv.converters.errors import ArtifactError, InputFileError, OutputError
 from scrfdconv.converters.formats import format_of, require_format
 from scrfdconv.converters.formats.torchscript.runner import without_deprecation
+from scrfdconv.converters.graph.model_file import load_onnx
 
 
 @pytest.mark.parametrize(
@@ -90,3 +91,32 @@ def test_the_digest_is_sha256_of_the_content(tmp_path):
     path.write_bytes(b"abc")
 
     assert digest_of(path).startswith("ba7816bf8f01cfea")
+
+
+def test_an_answer_is_remembered_until_the_file_is_another_one(tmp_path):
+    asked = []
+
+    @once_per_file
+    def content(path):
+        asked.append(path)
+        return path.read_text()
+
+    path, part = tmp_path / "a", tmp_path / "part"
+    path.write_text("old")
+    part.write_text("new")  # of the same size, put in place as artifacts are
+
+    assert [content(path), content(path)] == ["old", "old"]
+    part.replace(path)
+    assert content(path) == "new"
+    assert len(asked) == 2
+    path.unlink()
+    with pytest.raises(InputFileError, match="no such file"):
+        content(path)
+
+
+def test_a_model_read_twice_belongs_to_each_reader(tiny_onnx):
+    first = load_onnx(tiny_onnx)
+    nodes = len(first.graph.node)
+    del first.graph.node[:]
+
+    assert len(load_onnx(tiny_onnx).graph.node) == nodes > 0

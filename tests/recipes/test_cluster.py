@@ -12,7 +12,7 @@ import pytest
 
 from scrfdconv.converters.errors import InputFileError, MissingError
 from scrfdconv.recipes import cluster
-from scrfdconv.recipes.artifacts.conversion import SourceOptions
+from scrfdconv.recipes.artifacts.sources import SourceOptions
 from scrfdconv.recipes.artifacts.target import target_of
 from scrfdconv.recipes.build.build import BuildOptions, build
 from scrfdconv.recipes.build.recipe import CheckpointEntry, Recipe, TargetEntry

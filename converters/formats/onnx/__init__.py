@@ -275,7 +275,6 @@ class Onnx(Format):
 
     def precision_of(self, path: Path) -> str:
         """The coarsest numbers that the graph computes in."""
-        from scrfdconv.converters.graph.model_file import load_onnx
-        from scrfdconv.converters.graph.number_types import precision_of
+        from scrfdconv.converters.graph.number_types import coarsest, precisions_in
 
-        return precision_of(load_onnx(path))
+        return coarsest(precisions_in(path).values())

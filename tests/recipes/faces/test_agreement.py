@@ -8,7 +8,7 @@ from scrfdconv.converters.errors import CheckFailed, UsageError
 from scrfdconv.converters.formats.onnx import OnnxOptions
 from scrfdconv.converters.formats.onnx.building import onnx_from_checkpoint
 from scrfdconv.converters.graph.model_file import serialised
-from scrfdconv.recipes.artifacts.conversion import SourceOptions
+from scrfdconv.recipes.artifacts.sources import SourceOptions
 from scrfdconv.recipes.faces.agreement import score_agreement
 
 

@@ -28,7 +28,7 @@ from scrfdconv.converters.formats.pytorch.runner import EagerRunner
 from scrfdconv.converters.graph.model_file import serialised
 from scrfdconv.converters.graph.onnx_runner import OnnxRunner
 from scrfdconv.converters.network.architecture import BUILTIN, PUBLISHED
-from scrfdconv.recipes.artifacts.conversion import SourceOptions
+from scrfdconv.recipes.artifacts.sources import SourceOptions
 from scrfdconv.recipes.faces.evaluation import (
     EvaluationPlan,
     published_for,
