@@ -52,6 +52,6 @@ class Settled:
     warnings: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     lines: tuple[str, ...] = ()
-    # Work on the finished artifact: times are measured, a plan is kept.
-    afterwards: Callable[[Artifact], tuple[Mapping[str, Any], tuple[str, ...]]] | None = None
+    # Facts and lines about the time of the finished artifact.
+    timing: Callable[[Artifact], tuple[Mapping[str, Any], tuple[str, ...]]] | None = None
     keep: Callable[[], None] = lambda: None

@@ -177,7 +177,7 @@ def _build(
     from scrfdconv.recipes.artifacts.conversion import convert
 
     source = opened.source
-    made = convert(source, target, path, demand, images=images, stage=output.progress)
+    made = convert(source, target, path, demand, images=images, timed=True, stage=output.progress)
     report = made.report and replace(made.report, notes=(*opened.notes, *made.report.notes))
     made = replace(made, report=report, notes=(*opened.notes, *made.notes))
     show_made(made, {"source": source.name, **_lifted(opened)})

@@ -70,14 +70,16 @@ def convert(
     *,
     images: tuple[Path, ...] = (),
     parent: Source | None = None,
+    timed: bool = False,
     stage: Stage = silent,
 ) -> Made:
     """Build ``out`` as ``target`` says; ``demand`` None skips the verification.
 
     ``images`` are photographs to measure ranges on; ``parent`` is the float graph of ``source``
     with the target's shape, or the dynamic one, where it was made before. The finished artifact is
-    verified against the source itself. Raises CheckFailed, with the report, if the artifact is not
-    its source; ``out`` is untouched then.
+    verified against the source itself; ``timed`` also times a verified INT8 file beside its float
+    graph. Raises CheckFailed, with the report, if the artifact is not its source; ``out`` is
+    untouched then.
     """
     target = target_in_full(target, source)
     maker = target.maker
@@ -94,7 +96,7 @@ def convert(
                 start, out, options, verified.require, target.precision or FLOAT
             )
         settled.keep()
-        more, told = settled.afterwards(artifact) if settled.afterwards else ({}, ())
+        more, told = settled.timing(artifact) if timed and settled.timing else ({}, ())
     artifact = replace(artifact, parents=_parents(source, artifact))
     report = verified.report if demand else None
     facts, lines = account_of(artifact, linted)

@@ -42,7 +42,7 @@ def settle_int8(order: Order) -> Settled:
         warnings=decided.coverage.warnings if decided.coverage else (),
         facts=_facts(decided, conversion),
         lines=(decided.coverage.sentence(),) if decided.coverage else (),
-        afterwards=timed if order.demand else None,
+        timing=timed if order.demand else None,
         keep=keep,
     )
 
