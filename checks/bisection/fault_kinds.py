@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scrfdconv.checks.weights import limit_at_rest
+from scrfdconv.checks.weights import difference_at_rest, limit_at_rest
 from scrfdconv.converters.graph.convolution import Convolution
 
 if TYPE_CHECKING:
@@ -53,9 +54,10 @@ def kind_of_fault(
 def _of_weights(form: Convolution, own: Convolution) -> str:
     a, b = own.weight.astype(np.float64), form.weight.astype(np.float64)
     slope = float((a * b).sum() / ((a * a).sum() or 1.0))
-    away = np.abs(a - b) > EQUAL * np.abs(a)
-    if not away.any():
+    with_own_bias = replace(form, bias=own.bias)
+    if difference_at_rest(with_own_bias, own) <= limit_at_rest(form.precision):
         return "its bias differs"
+    away = np.abs(a - b) > EQUAL * np.abs(a)
     if _explains(a, b, slope * a):
         return f"scale: its weights are {slope:.3g} times those of the reference"
     if _same_in_another_order(a, b):

@@ -20,7 +20,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-MOMENTS = 10  # for each verb, the signals in turn; half of them where onnx has the same code
+MOMENTS = 8  # for each verb, the signals in turn; half of them where onnx has the same code
 ENDS = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}
 SIZE = "--shape 64 64"
 MADE_ALIKE = f"{SIZE} --no-verify"  # verified by the code that onnx runs
