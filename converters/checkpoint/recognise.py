@@ -25,6 +25,10 @@ from scrfdconv.converters.network.architecture import (
 from scrfdconv.converters.network.bounds import LARGEST
 
 Shapes = Mapping[str, tuple[int, ...]]
+Backbone = tuple[Block, tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+
+# What reading raises for names and shapes that are no SCRFD's.
+_UNREADABLE = (KeyError, ValueError, IndexError, ZeroDivisionError, UsageError)
 
 _BOTTOM_UP = ("neck.downsample_convs.", "neck.pafpn_convs.")
 
@@ -50,7 +54,7 @@ def recognise(shapes: Shapes, name: str, groups: int | None = None) -> Architect
     ``groups`` is GroupNorm's number of groups, as the user gave it. Raises CheckpointError where
     the state_dict is no SCRFD, or does not determine what the network computes.
     """
-    known = next((a for a in BUILTIN.values() if parameter_shapes(a) == needed(shapes)), None)
+    known = _known(shapes)
     if known and groups in (None, known.head_groups):
         return known
     fitting = fitting_groups(shapes)
@@ -61,8 +65,23 @@ def recognise(shapes: Shapes, name: str, groups: int | None = None) -> Architect
         )
     try:
         return _read(shapes, name, groups)
-    except (KeyError, ValueError, IndexError, ZeroDivisionError, UsageError) as error:
+    except _UNREADABLE as error:
         raise CheckpointError(f"not an SCRFD that can be recognised ({error})") from error
+
+
+def _known(shapes: Shapes) -> Architecture | None:
+    """The built-in architecture with exactly these parameters, if there is one."""
+    try:
+        backbone = _backbone(shapes)
+    except _UNREADABLE:
+        return None
+    # A network is only built where its backbone fits: to build all takes half a second.
+    fitting = (a for a in BUILTIN.values() if _backbone_of(a) == backbone)
+    return next((a for a in fitting if parameter_shapes(a) == needed(shapes)), None)
+
+
+def _backbone_of(a: Architecture) -> Backbone:
+    return a.block, a.stem_channels, a.stage_blocks, a.stage_channels
 
 
 def only_groups_are_open(shapes: Shapes) -> bool:
@@ -159,9 +178,7 @@ def _has(shapes: Shapes, *prefixes: str) -> bool:
     return any(key.startswith(prefixes) for key in shapes)
 
 
-def _backbone(
-    shapes: Shapes,
-) -> tuple[Block, tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+def _backbone(shapes: Shapes) -> Backbone:
     stages = [f"backbone.layer{i}" for i in range(1, STAGES + 1)]
     blocks = tuple(_count(shapes, stage) for stage in stages)
     if "backbone.layer1.0.conv1.weight" not in shapes:
