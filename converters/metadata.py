@@ -6,7 +6,6 @@ The same keys in every format; in ONNX they carry the prefix ``scrfdconv.``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 
 from scrfdconv.converters.errors import ArtifactError
 from scrfdconv.converters.network.architecture import Architecture
@@ -18,6 +17,8 @@ PREFIX = "scrfdconv."
 
 def installed_version(distribution: str) -> str | None:
     """The version of an installed distribution; None where it is not installed."""
+    from importlib.metadata import PackageNotFoundError, version  # --help needs no versions
+
     try:
         return version(distribution)
     except PackageNotFoundError:
@@ -26,6 +27,8 @@ def installed_version(distribution: str) -> str | None:
 
 def package_version() -> str:
     """The installed version of scrfdconv."""
+    from importlib.metadata import version
+
     return version("scrfdconv")
 
 
