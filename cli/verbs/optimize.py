@@ -121,8 +121,9 @@ def _show(found: Optimized) -> None:
         f"photographs, {allowed} may be lost and {allowed} new; front: no other candidate is "
         "faster and keeps as many"
     )
-    for name, why in found.left_out.items():
-        output.show(f"left out: {name}: {why}")
+    for why in dict.fromkeys(found.left_out.values()):
+        names = [name for name, reason in found.left_out.items() if reason == why]
+        output.show(f"left out: {', '.join(names)}: {why}")
     if found.note:
         output.say(f"note: {found.note}")
     if found.kept:

@@ -8,7 +8,7 @@ import pytest
 from scrfdconv.checks.benchmark import Ratio, Timing
 from scrfdconv.checks.faces.decode import Faces
 from scrfdconv.checks.faces.matching import agreement
-from scrfdconv.checks.reports.front import Point, pareto_front, plot_front
+from scrfdconv.checks.reports.front import Point, lines_of_names, pareto_front, plot_front
 from scrfdconv.recipes.bench import ComparedModel
 from scrfdconv.recipes.optimize import Budget
 
@@ -68,6 +68,16 @@ def test_one_face_may_always_go_but_for_a_budget_of_none():
 
     assert BUDGET.holds(one_lost)
     assert not Budget(0.0).holds(one_lost)
+
+
+def test_names_stand_above_each_other_where_they_would_overlap():
+    def point(name, milliseconds, faces=0):
+        return Point(name=name, milliseconds=milliseconds, faces=faces)
+
+    near = [point("fast", 10), point("fast too", 11), point("slow", 60), point("other", 10, 3)]
+
+    assert lines_of_names(near, 4) == {"slow": 0, "fast too": 0, "fast": 1, "other": 0}
+    assert set(lines_of_names(near, 400).values()) == {0}
 
 
 def test_the_front_is_what_nothing_beats():
