@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from scrfdconv.converters.system.scratch import scratch_folder
 
 _CHUNK = 1 << 20  # bytes read at a time
 _REMEMBERED = 2  # files: what is converted, and what it becomes
+# Clocks of file systems tick every 4 to 10 ms: a file that was written a moment ago may be written
+# again without another time.
+SETTLED_NS = 100_000_000
 
 Answer = TypeVar("Answer")
 
@@ -96,7 +100,8 @@ def once_per_file(function: Callable[[Path], Answer]) -> Callable[[Path], Answer
     """``function``, which answers anew only for a file that is not one of the last it read.
 
     Several steps of a conversion ask the same of a file. A file is the same while its place on
-    the disk, its size and its times are. Answers must not be changed, nor depend on other files.
+    the disk, its size and its times are; of one that is still being written nothing is remembered.
+    Answers must not be changed, nor depend on other files.
     """
 
     @functools.lru_cache(maxsize=_REMEMBERED)
@@ -107,6 +112,8 @@ def once_per_file(function: Callable[[Path], Answer]) -> Callable[[Path], Answer
     def ask(path: Path) -> Answer:
         found = readable(path).stat()
         times = (found.st_mtime_ns, found.st_ctime_ns)
+        if time.time_ns() - max(times) < SETTLED_NS:
+            return function(path)
         return answer(path, (found.st_dev, found.st_ino, found.st_size, *times))
 
     return ask

@@ -7,6 +7,7 @@ import zipfile
 import pytest
 import torch
 
+from scrfdconv.converters import artifact
 from scrfdconv.converters.artifact import digest_of, once_per_file, replacing
 from scrfdconv.converters.errors import ArtifactError, InputFileError, OutputError
 from scrfdconv.converters.formats import format_of, require_format
@@ -93,25 +94,45 @@ def test_the_digest_is_sha256_of_the_content(tmp_path):
     assert digest_of(path).startswith("ba7816bf8f01cfea")
 
 
-def test_an_answer_is_remembered_until_the_file_is_another_one(tmp_path):
-    asked = []
+@pytest.fixture
+def content():
+    """Reads a file, with the list of all readings."""
+    readings = []
 
     @once_per_file
-    def content(path):
-        asked.append(path)
+    def read(path):
+        readings.append(path)
         return path.read_text()
 
+    return read, readings
+
+
+def test_an_answer_is_remembered_until_the_file_is_another_one(content, tmp_path, monkeypatch):
+    monkeypatch.setattr(artifact, "SETTLED_NS", 0)
+    read, readings = content
     path, part = tmp_path / "a", tmp_path / "part"
     path.write_text("old")
     part.write_text("new")  # of the same size, put in place as artifacts are
 
-    assert [content(path), content(path)] == ["old", "old"]
+    assert [read(path), read(path)] == ["old", "old"]
     part.replace(path)
-    assert content(path) == "new"
-    assert len(asked) == 2
+    assert [read(path), read(path)] == ["new", "new"]
+    assert len(readings) == 2
     path.unlink()
     with pytest.raises(InputFileError, match="no such file"):
-        content(path)
+        read(path)
+
+
+def test_of_a_file_that_is_still_being_written_nothing_is_remembered(content, tmp_path):
+    read, readings = content
+    path = tmp_path / "a"
+    found = []
+    for text in "abcdef":  # faster than the clock of the file system
+        path.write_text(text)
+        found.append(read(path))
+
+    assert found == list("abcdef")
+    assert len(readings) == 6
 
 
 def test_a_model_read_twice_belongs_to_each_reader(tiny_onnx):
