@@ -26,6 +26,7 @@ from scrfdconv.converters.metadata import architecture_from_metadata
 from scrfdconv.converters.network.architecture import CHANNELS, SIZE_MULTIPLE
 from scrfdconv.converters.runner import Interface, Runner, canonical_outputs, thread_limit
 from scrfdconv.converters.system.libraries import library
+from scrfdconv.converters.system.machine import usable_cores
 from scrfdconv.converters.trial import require_survival
 
 _CPU = 0  # MNN_FORWARD_CPU
@@ -39,7 +40,8 @@ class MnnRunner(Runner):
 
     def __init__(self, path: Path, threads: int | None = None, *, trial: bool = True) -> None:
         self._path, self._network = path, read_network(path)
-        self._threads = threads or thread_limit()
+        # MNN's own choice is one thread, which is not what other runtimes make of "all".
+        self._threads = threads or thread_limit() or usable_cores()
         with _without_chatter():
             self._mnn = library("MNN", "MNN", "mnn")
         super().__init__(_interface(self._network), self._network.metadata)
@@ -54,9 +56,7 @@ class MnnRunner(Runner):
         return self._network.precision
 
     def _opened(self) -> Any:
-        settings: dict[str, Any] = {"precision": "high", "backend": _CPU}
-        if self._threads:
-            settings["numThread"] = self._threads
+        settings = {"precision": "high", "backend": _CPU, "numThread": self._threads}
         nn, network = self._mnn.nn, self._network
         try:
             self._manager = nn.create_runtime_manager((settings,))

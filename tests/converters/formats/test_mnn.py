@@ -20,6 +20,7 @@ from scrfdconv.converters.formats.mnn.reading import read_network, with_own_uuid
 from scrfdconv.converters.formats.onnx import OnnxOptions
 from scrfdconv.converters.network.architecture import BUILTIN
 from scrfdconv.converters.options import NoOptions
+from scrfdconv.converters.system.machine import usable_cores
 
 pytest.importorskip("_mnncengine", reason="the mnn extra is not installed")
 
@@ -70,6 +71,22 @@ def test_names_and_metadata_are_those_of_the_graph(tiny, small_mnn):
     assert runner.metadata["weights_sha256"] == tiny.weights_digest
     assert runner.interface.shape == (64, 96)
     assert runner.interface.batch == 1
+
+
+@pytest.mark.parametrize(("asked", "used"), [(None, usable_cores()), (1, 1)])
+def test_a_model_uses_all_cores_unless_asked_for_fewer(asked, used, small_mnn, monkeypatch):
+    import MNN
+
+    create, seen = MNN.nn.create_runtime_manager, []
+
+    def watched(settings):
+        seen.extend(one["numThread"] for one in settings)
+        return create(settings)
+
+    monkeypatch.setattr(MNN.nn, "create_runtime_manager", watched)
+    open_artifact(small_mnn, asked)
+
+    assert seen == [used]
 
 
 def test_the_same_graph_gives_the_same_bytes(small_onnx, small_mnn, tmp_path):
