@@ -217,13 +217,11 @@ def test_without_any_candidate_nothing_is_kept(
 
 @pytest.mark.slow
 def test_without_a_candidate_within_the_budget_nothing_is_kept(in_process, place, monkeypatch):
-    from scrfdconv.recipes.artifacts import conversion
+    from scrfdconv.recipes.artifacts import sources
     from scrfdconv.recipes.optimize import Budget
 
-    opened, load = [], conversion.load_source
-    monkeypatch.setattr(
-        conversion, "load_source", lambda *a, **k: opened.append(a) or load(*a, **k)
-    )
+    opened, load = [], sources.load_source
+    monkeypatch.setattr(sources, "load_source", lambda *a, **k: opened.append(a) or load(*a, **k))
     monkeypatch.setattr(Budget, "holds", lambda budget, model: False)
     ran = in_process("optimize", "tiny.pth", "--images", "photos", *FAST, "--candidates",
                      "onnx-fp32", cwd=place)  # fmt: skip
