@@ -82,8 +82,9 @@ def stimuli(batch: int, height: int, width: int, seed: int, channels: int = CHAN
 
 def _structure(draw: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Ramps, blocks and waves of another colour each: smooth areas, edges and texture."""
-    y, x = np.mgrid[0:height, 0:width]
-    ramp = np.stack([x / width, y / height, (x + y) / (width + height)]) * 2 - 1
+    y, x = np.ogrid[0:height, 0:width]
+    ramps = np.broadcast_arrays(x / width, y / height, (x + y) / (width + height))
+    ramp = np.stack(ramps) * 2 - 1
     cells = (height // EDGE_CELL + 1, width // EDGE_CELL + 1)
     blocks = draw.uniform(-1, 1, (CHANNELS, *cells)).repeat(EDGE_CELL, 1).repeat(EDGE_CELL, 2)
     waves = np.sin(x[None] * draw.uniform(0.05, 0.8, (CHANNELS, 1, 1)) + y[None] * 0.1)
@@ -97,7 +98,7 @@ def _faces(
     draw: np.random.Generator, height: int, width: int, places: Sequence[tuple[float, float, float]]
 ) -> np.ndarray:
     """Faces from ellipses before a smooth background, with a little noise."""
-    y, x = np.mgrid[0:height, 0:width]
+    y, x = np.ogrid[0:height, 0:width]
     image = np.stack([np.sin(x / 97 + turn) / 2 + (y / height - 0.5) * 0.8 for turn in range(3)])
     for across, down, size in places:
         _draw_face(image, across * width, down * height, size * min(height, width), draw)
@@ -147,7 +148,7 @@ def _ellipse(
     left, right = max(0, int(x - a - 1)), max(0, int(x + a + 2))
     top, bottom = max(0, int(y - b - 1)), max(0, int(y + b + 2))
     part = image[:, top:bottom, left:right]
-    rows, columns = np.mgrid[top : top + part.shape[1], left : left + part.shape[2]]
+    rows, columns = np.ogrid[top : top + part.shape[1], left : left + part.shape[2]]
     reach = np.hypot((columns - x) / a, (rows - y) / b)  # 1 at the edge
     share = np.clip((1 - reach) * min(a, b) + 0.5, 0, 1)
     part += share * (np.clip(colour, -1, 1)[:, None, None] - part)
