@@ -19,12 +19,7 @@ from scrfdconv.converters.graph.inference import runs_of
 from scrfdconv.converters.graph.interface.forms import form_of
 from scrfdconv.converters.graph.interface.preamble import dims_of, input_dtype
 from scrfdconv.converters.graph.model_file import image_input, load_onnx
-from scrfdconv.converters.graph.number_types import (
-    coarsest,
-    convolutions,
-    precisions_in,
-    weight_name,
-)
+from scrfdconv.converters.graph.number_types import convolutions, precision_in, weight_name
 from scrfdconv.converters.metadata import PREFIX
 from scrfdconv.converters.network.architecture import CHANNELS, require_shape
 
@@ -125,7 +120,7 @@ def audit(path: Path, shape: tuple[int, int] | None = None) -> Audit:
         require_shape(shape)
     model = load_onnx(path)
     image = _image(model, shape or DEFAULT_SHAPE)
-    found, precision = list(convolutions(model)), coarsest(precisions_in(path).values())
+    found, precision = list(convolutions(model)), precision_in(path)
     counts: dict[str, int] = {}
     work: dict[str, int] = {}
     for (_, kind), amount in zip(found, _multiply_adds(model, found, image), strict=True):

@@ -122,9 +122,9 @@ class BiasLimits:
 # that are 10 % too large have a slope of 0.1 and an offset of 0.2 or more, exchanged eyes an offset
 # above 1, a score power of 1.3 a slope of 0.3.
 # INT8 draws the distances of an output towards their mean, by up to 5 %, and not away from it: 10 %
-# too much shows by growth, and in one keypoint alone by skew. Largest with weights
-# of 7 bits: growth 0 (500M_KPS at 320x320, arranged for ONNX Runtime and for OpenVINO), skew 0.022
-# (two trained models).
+# too much shows by growth, and in one keypoint alone by skew. Largest with weights of 7 bits:
+# growth 0 (500M_KPS at 320x320, arranged for ONNX Runtime and for OpenVINO), skew 0.022 (two
+# trained models).
 # float32 alone, ONNX against PyTorch: three trained models at 640x640 with six photographs, 500M
 # and 1G with seeded weights at 160x160. Largest: slope 2.2e-6 (score of 1G), 5.3e-7 (bbox), 1.7e-6
 # (kps), offset 1.1e-6. The limit is 45 times that, and 1000 times below the faults: runtimes that

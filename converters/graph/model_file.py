@@ -39,39 +39,41 @@ def require_valid(model: onnx.ModelProto, where: str) -> None:
         raise ArtifactError(f"{where}: is not valid ONNX: {first}.") from error
 
 
-def load_onnx(path: Path, *, tensors: bool = True) -> onnx.ModelProto:
+def load_onnx(path: Path) -> onnx.ModelProto:
     """Read an ONNX file, its functions written out; raises ArtifactError for anything else.
 
-    All names are text, and every tensor has as many values as its sizes say. Without ``tensors``,
-    those that are stored in other files are not read. The model is the caller's own, to be changed.
+    All names are text, and every tensor has as many values as its sizes say. The model is the
+    caller's own, to be changed.
     """
     import onnx
     import onnx.external_data_helper
 
-    found, outside = _without_other_files(path)
+    found, others = _without_other_files(path)
     model = onnx.ModelProto()
     model.CopyFrom(found)
-    if tensors and outside:
+    if others:
         with _named(path):
             onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
-            list(_sound_tensors(model))
+            list(_sound_tensors(model))  # to the end: the tensors that were read just now, too
     return model
 
 
 @once_per_file
-def _without_other_files(path: Path) -> tuple[onnx.ModelProto, bool]:
-    """The model, and whether some of its tensors are stored in other files."""
+def _without_other_files(path: Path) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """The model, and the names of the other files that some of its tensors are stored in."""
     import onnx
     import onnx.inliner
 
     with _named(path):
         model = onnx.load(str(path), load_external_data=False)
         outside = [tensor for tensor in _sound_tensors(model) if _is_outside(tensor)]
+        places = [entry for tensor in outside for entry in tensor.external_data]
+        others = dict.fromkeys(entry.value for entry in places if entry.key == "location")
         if model.functions:  # this package does not look into functions
             model = onnx.inliner.inline_local_functions(model)
     if not model.graph.node or not model.opset_import:
         raise ArtifactError(f"{path}: is no ONNX model: it has no nodes.")
-    return model, bool(outside)
+    return model, tuple(others)
 
 
 @contextmanager
@@ -128,15 +130,11 @@ def _require_values(tensor: onnx.TensorProto) -> None:
 
 def files_of_tensors(path: Path) -> tuple[Path, ...]:
     """The files beside an ONNX file that hold its tensors; raises as `load_onnx`."""
-    model = load_onnx(path, tensors=False)
-    tensors = [*model.graph.initializer]
-    tensors += [a.t for node in model.graph.node for a in node.attribute if a.HasField("t")]
-    outside = filter(_is_outside, tensors)
-    names = [entry.value for t in outside for entry in t.external_data if entry.key == "location"]
+    _, names = _without_other_files(path)
     for name in names:
         if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
             raise ArtifactError(f"{path}: its tensors are in {name}, which is not beside it.")
-    return tuple(path.parent / name for name in dict.fromkeys(names))
+    return tuple(path.parent / name for name in names)
 
 
 def node_count(path: Path) -> int:

@@ -45,6 +45,11 @@ def precisions_in(path: Path) -> Mapping[str, str]:
     return output_precisions(load_onnx(path))
 
 
+def precision_in(path: Path) -> str:
+    """`precision_of` an ONNX file."""
+    return coarsest(precisions_in(path).values())
+
+
 def precision_of(model: onnx.ModelProto) -> str:
     """``int8``, ``fp16`` or ``fp32``: the coarsest that an output of ``model`` is judged by."""
     return coarsest(output_precisions(model).values())

@@ -29,9 +29,7 @@ from scrfdconv.converters.formats import (
 from scrfdconv.converters.graph.interface.kinds import output_kind
 from scrfdconv.converters.input_form import PLAIN
 from scrfdconv.converters.metadata import own_metadata
-from scrfdconv.converters.normalization import (
-    STANDARD,
-)
+from scrfdconv.converters.normalization import STANDARD
 from scrfdconv.converters.precision import FLOAT
 from scrfdconv.converters.system.scratch import scratch_folder
 from scrfdconv.recipes.artifacts.precision import account_of, settle
@@ -179,10 +177,9 @@ def require_possible(source: Source, target: Target, demand: Demand | None) -> N
 
 
 def _ends_with_faces(source: Artifact) -> bool:
-    from scrfdconv.converters.graph.model_file import load_onnx
+    from scrfdconv.converters.graph.model_file import load_onnx, metadata_of
 
-    said = {p.key: p.value for p in load_onnx(source.path).metadata_props}
-    return output_kind(own_metadata(said)) == "faces"
+    return output_kind(own_metadata(metadata_of(load_onnx(source.path)))) == "faces"
 
 
 def _require_end(source: Source, target: Target) -> None:

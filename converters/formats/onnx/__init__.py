@@ -275,6 +275,6 @@ class Onnx(Format):
 
     def precision_of(self, path: Path) -> str:
         """The coarsest numbers that the graph computes in."""
-        from scrfdconv.converters.graph.number_types import coarsest, precisions_in
+        from scrfdconv.converters.graph.number_types import precision_in
 
-        return coarsest(precisions_in(path).values())
+        return precision_in(path)
